@@ -1,0 +1,115 @@
+// Vector loops over a row, written once for every instruction set (Highway). Include inside a file that
+// foreach_target.h includes again and again; no STL containers here, their weak symbols could replace the portable
+// copy.
+#if defined(NOEMA_CPU_SIMD_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef NOEMA_CPU_SIMD_INL_H_
+#undef NOEMA_CPU_SIMD_INL_H_
+#else
+#define NOEMA_CPU_SIMD_INL_H_
+#endif
+
+#include <hwy/highway.h>
+
+#include <cstdint>
+
+HWY_BEFORE_NAMESPACE();
+namespace noema::cpu::HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+using DF = hn::ScalableTag<float>;
+using VF = hn::Vec<DF>;
+
+/// Reads n < Lanes values; the lanes beyond are zero.
+HWY_INLINE VF load_n(DF d, const float* p, size_t n) {
+    return hn::MaskedLoad(hn::FirstN(d, n), d, p);
+}
+HWY_INLINE void store_n(VF v, DF d, float* p, size_t n) {
+    hn::BlendedStore(v, hn::FirstN(d, n), d, p);
+}
+
+/// Calls body(load, store, i) over [0, n): whole vectors first, then one masked tail. `body` gets a tag with
+/// load(p) and store(v, p) that are right for its step.
+template <class Body>
+HWY_INLINE void for_each_vector(int64_t n, const Body& body) {
+    const DF d;
+    const int64_t L = static_cast<int64_t>(hn::Lanes(d));
+    int64_t i = 0;
+    for (; i + L <= n; i += L)
+        body([&](const float* p) HWY_ATTR { return hn::LoadU(d, p + i); },
+             [&](VF v, float* p) HWY_ATTR { hn::StoreU(v, d, p + i); }, i);
+    if (i < n) {
+        const size_t rest = static_cast<size_t>(n - i);
+        body([&](const float* p) HWY_ATTR { return load_n(d, p + i, rest); },
+             [&](VF v, float* p) HWY_ATTR { store_n(v, d, p + i, rest); }, i);
+    }
+}
+
+HWY_INLINE float sum_of(VF v) {
+    return hn::GetLane(hn::SumOfLanes(DF(), v));
+}
+HWY_INLINE float max_of(VF v) {
+    return hn::GetLane(hn::MaxOfLanes(DF(), v));
+}
+
+/// exp(r) 2^n split of x: the polynomial part (Cephes' coefficients, under 1 ulp) and n as an integral float.
+HWY_INLINE VF exp_reduced(VF x, VF& n) {
+    const DF d;
+    n = hn::Round(hn::Mul(x, hn::Set(d, 1.44269504088896341f)));
+    VF r = hn::NegMulAdd(n, hn::Set(d, 0.693359375f), x);
+    r = hn::NegMulAdd(n, hn::Set(d, -2.12194440e-4f), r);
+    VF y = hn::Set(d, 1.9875691500e-4f);
+    y = hn::MulAdd(y, r, hn::Set(d, 1.3981999507e-3f));
+    y = hn::MulAdd(y, r, hn::Set(d, 8.3334519073e-3f));
+    y = hn::MulAdd(y, r, hn::Set(d, 4.1665795894e-2f));
+    y = hn::MulAdd(y, r, hn::Set(d, 1.6666665459e-1f));
+    y = hn::MulAdd(y, r, hn::Set(d, 5.0000001201e-1f));
+    return hn::MulAdd(hn::Mul(r, r), y, hn::Add(r, hn::Set(d, 1.0f)));
+}
+
+/// 2^n for an integral n in [-127, 128); -127 gives 0.
+HWY_INLINE VF power_of_two(VF n) {
+    const hn::RebindToSigned<DF> di;
+    return hn::BitCast(DF(), hn::ShiftLeft<23>(hn::Add(hn::ConvertTo(di, n), hn::Set(di, 127))));
+}
+
+/// exp(x) for x <= 0 (softmax after the maximum was taken off): below -87.3, -inf included, it is 0.
+HWY_INLINE VF exp_nonpositive(VF x) {
+    const DF d;
+    VF n;
+    const VF y = exp_reduced(hn::Max(x, hn::Set(d, -87.9f)), n);
+    return hn::IfThenElseZero(hn::Ge(x, hn::Set(d, -87.3f)), hn::Mul(y, power_of_two(n)));
+}
+
+/// exp(x) for any x: overflows to inf, underflows to 0 (denormal results are flushed), NaN stays NaN.
+HWY_INLINE VF exp_any(VF x) {
+    const DF d;
+    VF n;
+    const VF clamped = hn::Min(hn::Max(x, hn::Set(d, -87.9f)), hn::Set(d, 89.0f));
+    const VF y = exp_reduced(clamped, n);
+    const VF half = hn::Floor(hn::Mul(n, hn::Set(d, 0.5f)));
+    const VF scaled = hn::Mul(hn::Mul(y, power_of_two(half)), power_of_two(hn::Sub(n, half)));
+    const VF finite = hn::IfThenElseZero(hn::Ge(x, hn::Set(d, -87.3f)), scaled);
+    return hn::IfThenElse(hn::Eq(x, x), finite, x);
+}
+
+/// 1 / (1 + exp(-x)).
+HWY_INLINE VF sigmoid(VF x) {
+    const VF one = hn::Set(DF(), 1.0f);
+    return hn::Div(one, hn::Add(one, exp_any(hn::Neg(x))));
+}
+
+/// Round to bf16 (nearest even) and back.
+HWY_INLINE VF round_to_bf16(VF v) {
+    const DF d;
+    const hn::RebindToUnsigned<DF> du;
+    const auto u = hn::BitCast(du, v);
+    const auto odd = hn::And(hn::ShiftRight<16>(u), hn::Set(du, 1u));
+    const auto rounded = hn::And(hn::Add(hn::Add(u, hn::Set(du, 0x7FFFu)), odd), hn::Set(du, 0xFFFF0000u));
+    return hn::BitCast(d, rounded);
+}
+
+}  // namespace noema::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif

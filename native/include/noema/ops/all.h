@@ -1,0 +1,20 @@
+// Every op's parameters; what ops.def names.
+#pragma once
+
+#include "noema/ops/adamw.h"
+#include "noema/ops/attention.h"
+#include "noema/ops/cast.h"
+#include "noema/ops/cross_entropy.h"
+#include "noema/ops/draw.h"
+#include "noema/ops/embedding.h"
+#include "noema/ops/gated_add.h"
+#include "noema/ops/gelu.h"
+#include "noema/ops/layer_norm.h"
+#include "noema/ops/masked_conv_norm.h"
+#include "noema/ops/matmul.h"
+#include "noema/ops/reduce.h"
+#include "noema/ops/rms_norm.h"
+#include "noema/ops/rope.h"
+#include "noema/ops/row_stats.h"
+#include "noema/ops/sample.h"
+#include "noema/ops/swiglu.h"

@@ -1,0 +1,32 @@
+// The result of everything that can fail. Plain data, so it crosses module edges and instruction sets.
+#pragma once
+
+namespace noema {
+
+enum class Code : unsigned char {
+#define NOEMA_STATUS(name, code, meaning) name,
+#include "noema/status.def"
+#undef NOEMA_STATUS
+};
+
+struct Status {
+    Code code = Code::ok;
+    char text[256] = {};
+
+    bool ok() const { return code == Code::ok; }
+
+    /// Formats like snprintf; a longer text is cut.
+    [[gnu::format(printf, 2, 3)]] static Status error(Code code, const char* format, ...);
+};
+
+/// "ERR_..." for a code, and one line of what it means.
+const char* code_name(Code code);
+const char* code_meaning(Code code);
+
+}  // namespace noema
+
+/// Returns early from a function that itself returns Status.
+#define NOEMA_TRY(expression)                                       \
+    do {                                                            \
+        if (::noema::Status s_ = (expression); !s_.ok()) return s_; \
+    } while (0)
