@@ -1,0 +1,260 @@
+/**
+ * The addon's typed mirror, one to one. Nothing here is public: `lib/model.ts` and its siblings are. Shapes use the letters of
+ * `native/README.md`: B sequences, T positions, R rows, K candidates, V vocabulary. A "row" is a flat position b * T + t.
+ */
+
+import type { MaskedConfig } from "../checkpoint/config.js";
+
+export type Precision = "f32" | "bf16";
+export type BackendName = "cpu" | "reference" | "naive";
+
+/** A tensor in a file (mapped or read by the engine, whose checks repeat the reader's) or in memory. */
+export type NativeTensor =
+  | { name: string; shape: number[]; dtype: "f32" | "bf16" | "f16"; path: string; offset: number }
+  | { name: string; shape: number[]; dtype: "f32"; data: Float32Array };
+
+/** Ends a running call early; the call's promise rejects with ERR_ABORTED. One object may serve several calls. */
+export interface NativeCancellation {
+  cancel(): void;
+}
+
+export interface EngineOptions {
+  backend: BackendName;
+  /** 0: one per core. */
+  threads: number;
+  /** Jobs that may wait; one more rejects with ERR_QUEUE_FULL. */
+  queueLimit: number;
+}
+
+export interface AddonInfo {
+  version: string;
+  backends: string[];
+  isa: string;
+  /** Best first. */
+  isaList: string[];
+  cores: number;
+}
+
+export interface Addon {
+  /** Hands over the class that native errors are thrown as: new (code, message). */
+  initialise(errorClass: new (code: string, message: string) => Error): void;
+  info(): AddonInfo;
+  /** Forces an instruction set for the process (null: the best). Throws ERR_UNSUPPORTED / ERR_UNKNOWN_OPTION. */
+  forceIsa(name: string | null): void;
+  createEngine(options: EngineOptions): NativeEngine;
+  createCancellation(): NativeCancellation;
+  /** rng.h, for the test that compares it with lib/rng.ts. */
+  rngUniform(seed: bigint, stream: number, step: number, row: number, lane: number): number;
+  statusCodes(): { name: string; code: string; meaning: string }[];
+}
+
+export interface EngineStats {
+  backend: string;
+  isa: string;
+  threads: number;
+  /** Jobs waiting now, finished so far. */
+  waiting: number;
+  finished: number;
+  /** Bytes of weights held. */
+  weightBytes: number;
+}
+
+export interface NativeEngine {
+  stats(): EngineStats;
+  loadMasked(config: MaskedConfig, tensors: NativeTensor[], precision: Precision): Promise<NativeMaskedModel>;
+  dispose(): void;
+}
+
+/** B sequences of T positions each. Keys outside [keyStart[b], keyEnd[b]) are hidden from every query (padding). */
+export interface Batch {
+  ids: Int32Array;
+  batch: number;
+  length: number;
+  keyStart?: Int32Array;
+  keyEnd?: Int32Array;
+}
+
+export interface ForwardRequest extends Batch {
+  /** Which arrays to copy out; meant for verification and inspection, not for decoding. */
+  logits?: boolean;
+  hidden?: boolean;
+  cancellation?: NativeCancellation;
+}
+export interface ForwardResult {
+  /** [B*T, V] */
+  logits?: Float32Array;
+  /** [B*T, C] each: the embedding, the residual stream after each block, the final norm. */
+  hidden?: Float32Array[];
+}
+
+export interface LossRequest extends Batch {
+  /** [B*T]; -1: not scored. */
+  targets: Int32Array;
+  /** Takes one id out of the softmax (SUBS); -1: none. */
+  excludedId: number;
+  cancellation?: NativeCancellation;
+}
+
+export interface SessionOptions {
+  batch: number;
+  length: number;
+  /** [B*T] the canvas: fixed tokens, mask tokens elsewhere. */
+  ids: Int32Array;
+  keyStart?: Int32Array;
+  keyEnd?: Int32Array;
+  /** One per sequence. */
+  seeds: BigUint64Array;
+  /** Classifier-free guidance: logits = u + (scale + 1)(c - u), where u sees mask tokens at the positions marked 1 in `prompt`. */
+  guidance?: { scale: number; prompt: Uint8Array };
+}
+
+export type DrawKind = "argmax" | "gumbel" | "categorical";
+
+export interface Draw {
+  kind: DrawKind;
+  temperature: number;
+  topK: number;
+  topP: number;
+}
+
+/** The convolutional normalisation in its ancestral form (op masked_conv_norm, then op draw). */
+export interface ConvolutionalDraw {
+  kernel: number;
+  multiplier: number;
+  shape: "tanh" | "linear" | "exponential";
+  /** Candidates per row; the released code takes K + 1 and puts MASK in the last one's place: so does this. */
+  candidates: number;
+  /** Probability mass that may move in this step, t - s, and that of staying masked, s. */
+  move: number;
+  stay: number;
+  temperature: number;
+  /** [R, candidates + 1], in [0, 1): given randomness instead of the seeds (verification). */
+  uniforms?: Float32Array;
+}
+
+export interface StepRequest {
+  /** Counts the forward passes of the whole generation; draws are keyed by it. */
+  step: number;
+  /** What the last step decided: rows and their new ids (mask tokens may be put back). */
+  setRows: Int32Array;
+  setIds: Int32Array;
+  /** Rows to look at: ascending. */
+  rows: Int32Array;
+  draw: Draw;
+  /** The id that may never be drawn (the mask token), or -1. */
+  excludedId: number;
+  entropy?: boolean;
+  margin?: boolean;
+  /** K best tokens of each row. */
+  top?: number;
+  /** s_i = g(multiplier * unmasked neighbours) of each row (confidence form). */
+  neighbourhood?: { kernel: number; multiplier: number; shape: "tanh" | "linear" | "exponential" };
+  /** Draws by the ancestral convolutional rule instead of `draw`; a row that stays masked gets the mask token. */
+  convolution?: ConvolutionalDraw;
+  cancellation?: NativeCancellation;
+}
+
+export interface StepResult {
+  /** [R] */
+  tokens: Int32Array;
+  /** [R] softmax probability of the token, untempered, over the allowed tokens. */
+  confidence: Float32Array;
+  entropy?: Float32Array;
+  margin?: Float32Array;
+  /** [R, K] */
+  topIds?: Int32Array;
+  topProbabilities?: Float32Array;
+  /** [R] */
+  neighbourhood?: Float32Array;
+}
+
+/** A plan that needs no observation: at step i, rows[i] are drawn and committed. One crossing for all steps. */
+export interface PlanRequest {
+  firstStep: number;
+  setRows: Int32Array;
+  setIds: Int32Array;
+  /** All steps' rows, one after the other; counts[i] of them belong to step i. */
+  rows: Int32Array;
+  counts: Int32Array;
+  draw: Draw;
+  excludedId: number;
+  /** Called on the main thread after steps; several finished steps may arrive at once. */
+  onSteps?: (steps: number) => void;
+  cancellation?: NativeCancellation;
+}
+export interface PlanResult {
+  /** In the order of `rows`. When aborted, what was made so far is on the session (`canvas()`). */
+  tokens: Int32Array;
+  confidence: Float32Array;
+}
+
+export interface NativeSession {
+  step(request: StepRequest): Promise<StepResult>;
+  run(request: PlanRequest): Promise<PlanResult>;
+  /** A copy of the ids as they stand; steps of a running plan appear as they finish. */
+  canvas(): Int32Array;
+  dispose(): void;
+}
+
+export interface AccumulateRequest extends Batch {
+  /** [B*T]; -1: not scored. */
+  targets: Int32Array;
+  /** [B*T] factor on each position's loss. */
+  weights: Float32Array;
+  excludedId: number;
+  cancellation?: NativeCancellation;
+}
+export interface AccumulateResult {
+  /** sum of weight * loss over all rows, in double. */
+  lossSum: number;
+  /** [B*T] unweighted -log p; 0 where not scored. */
+  tokenLoss: Float32Array;
+}
+
+export interface OptimiserStep {
+  rate: number;
+  beta1: number;
+  beta2: number;
+  epsilon: number;
+  /** Applies to matrices; norms are never decayed. */
+  weightDecay: number;
+  /** <= 0: no clipping. */
+  maxNorm: number;
+  /** Multiplies the accumulated gradient first (1 / accumulation). */
+  gradientScale: number;
+  /** 0: no average is kept. */
+  emaDecay: number;
+  /** Counts from 1. */
+  step: number;
+}
+
+export type TrainerBuffer = "parameter" | "gradient" | "m" | "v" | "average";
+
+export interface NativeTrainer {
+  /** Adds gradients. Rejects with ERR_NON_FINITE when the loss is not finite (gradients are then as before the call's start or worse: call discard()). */
+  accumulate(request: AccumulateRequest): Promise<AccumulateResult>;
+  /** One AdamW step over all parameters, then gradients are zero. A non-finite norm rejects with ERR_NON_FINITE and changes nothing. */
+  step(request: OptimiserStep): Promise<{ gradientNorm: number }>;
+  /** Zeroes the gradients. */
+  discard(): Promise<void>;
+  /** Per-row losses with the current parameters, or with their average; no gradients. */
+  losses(request: LossRequest & { source: "parameter" | "average" }): Promise<Float32Array>;
+  /** Puts the current parameters (or their average) into the model, so that it generates with them. */
+  publish(source: "parameter" | "average"): Promise<void>;
+  names(): { name: string; shape: number[] }[];
+  /** A copy of one tensor of a buffer. */
+  read(buffer: TrainerBuffer, name: string): Promise<Float32Array>;
+  write(buffer: TrainerBuffer, name: string, data: Float32Array): Promise<void>;
+  dispose(): void;
+}
+
+export interface NativeMaskedModel {
+  info(): { parameters: number; weightBytes: number; precision: Precision };
+  forward(request: ForwardRequest): Promise<ForwardResult>;
+  /** [B*T] -log p of the targets, 0 where not scored; the vocabulary projection runs for scored rows only. */
+  losses(request: LossRequest): Promise<Float32Array>;
+  session(options: SessionOptions): NativeSession;
+  /** Needs f32 tensors. keepAverage: also holds an exponential moving average. */
+  trainer(options: { keepAverage: boolean }): NativeTrainer;
+  dispose(): void;
+}
