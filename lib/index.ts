@@ -1,0 +1,3 @@
+/** The whole public API. */
+
+export { type ErrorCode, errorMeanings, NoemaError } from "./errors.js";
