@@ -14,168 +14,168 @@ const PIECE_CHARACTERS = 1 << 16;
 const BAD_BYTES_PER_BYTE = 1e-3;
 
 export interface TextOptions {
-    /** A line that consists of this ends a document; it is never part of one. "" makes every file one document. */
-    separator?: string;
+  /** A line that consists of this ends a document; it is never part of one. "" makes every file one document. */
+  separator?: string;
 }
 
 /** Part of a document; `last` closes the document. Every document has at least one non-empty piece. */
 export interface TextPiece {
-    text: string;
-    last: boolean;
+  text: string;
+  last: boolean;
 }
 
 export interface TextFileSummary {
-    path: string;
-    bytes: number;
-    sha256: string;
+  path: string;
+  bytes: number;
+  sha256: string;
 }
 
 /** Reads the whole file once: its size and hash. Refuses what is not text: empty files, and NULs or malformed UTF-8 above a rate. */
 export async function inspectTextFile(path: string): Promise<TextFileSummary> {
-    const hash = createHash("sha256");
-    const bad = { count: 0, first: -1 };
-    let bytes = 0;
-    let tail: Buffer = Buffer.alloc(0);
-    for await (const chunk of readChunks(path)) {
-        hash.update(chunk);
-        const block = tail.length > 0 ? Buffer.concat([tail, chunk]) : chunk;
-        const complete = completeLength(block);
-        countBadBytes(block.subarray(0, complete), bytes - tail.length, bad);
-        tail = Buffer.from(block.subarray(complete));
-        bytes += chunk.length;
-    }
-    if (bytes === 0) throw new NoemaError("ERR_BAD_CORPUS", `${path}: the file is empty`, { path });
-    if (tail.length > 0) countBadBytes(tail, bytes - tail.length, bad);
-    if (bad.count > bytes * BAD_BYTES_PER_BYTE) throw notText(path, bytes, bad);
-    return { path, bytes, sha256: hash.digest("hex") };
+  const hash = createHash("sha256");
+  const bad = { count: 0, first: -1 };
+  let bytes = 0;
+  let tail: Buffer = Buffer.alloc(0);
+  for await (const chunk of readChunks(path)) {
+    hash.update(chunk);
+    const block = tail.length > 0 ? Buffer.concat([tail, chunk]) : chunk;
+    const complete = completeLength(block);
+    countBadBytes(block.subarray(0, complete), bytes - tail.length, bad);
+    tail = Buffer.from(block.subarray(complete));
+    bytes += chunk.length;
+  }
+  if (bytes === 0) throw new NoemaError("ERR_BAD_CORPUS", `${path}: the file is empty`, { path });
+  if (tail.length > 0) countBadBytes(tail, bytes - tail.length, bad);
+  if (bad.count > bytes * BAD_BYTES_PER_BYTE) throw notText(path, bytes, bad);
+  return { path, bytes, sha256: hash.digest("hex") };
 }
 
 /** The documents of a file in pieces. Line ends become "\n"; blank lines around a document and empty documents are dropped. */
 export async function* readPieces(path: string, options: TextOptions = {}): AsyncGenerator<TextPiece> {
-    const separator = options.separator ?? DEFAULT_SEPARATOR;
-    const document = new PieceBuilder();
-    for await (const line of readLines(path)) {
-        if (separator !== "" && line.text.trim() === separator) yield* document.finish();
-        else yield* document.append(line);
-    }
-    yield* document.finish();
+  const separator = options.separator ?? DEFAULT_SEPARATOR;
+  const document = new PieceBuilder();
+  for await (const line of readLines(path)) {
+    if (separator !== "" && line.text.trim() === separator) yield* document.finish();
+    else yield* document.append(line);
+  }
+  yield* document.finish();
 }
 
 interface Line {
-    text: string;
-    /** False when the line was too long to hold and goes on in the next Line. */
-    ended: boolean;
+  text: string;
+  /** False when the line was too long to hold and goes on in the next Line. */
+  ended: boolean;
 }
 
 /** Collects lines into pieces. Line breaks are held back until text follows, so trailing ones never come out. */
 class PieceBuilder {
-    #text = "";
-    #breaks = 0;
-    #started = false;
-    /** A finished piece waits for its successor: only the successor's absence makes it the last. */
-    #waiting: string | undefined;
+  #text = "";
+  #breaks = 0;
+  #started = false;
+  /** A finished piece waits for its successor: only the successor's absence makes it the last. */
+  #waiting: string | undefined;
 
-    *append(line: Line): Generator<TextPiece> {
-        if (line.text !== "") {
-            if (this.#started) this.#text += "\n".repeat(this.#breaks);
-            this.#started = true;
-            this.#breaks = 0;
-            if (this.#text.length + line.text.length > PIECE_CHARACTERS) yield* this.#cut();
-            this.#text += line.text;
-        }
-        if (line.ended) this.#breaks++;
+  *append(line: Line): Generator<TextPiece> {
+    if (line.text !== "") {
+      if (this.#started) this.#text += "\n".repeat(this.#breaks);
+      this.#started = true;
+      this.#breaks = 0;
+      if (this.#text.length + line.text.length > PIECE_CHARACTERS) yield* this.#cut();
+      this.#text += line.text;
     }
+    if (line.ended) this.#breaks++;
+  }
 
-    *finish(): Generator<TextPiece> {
-        if (this.#text !== "") yield* this.#cut();
-        if (this.#waiting !== undefined) yield { text: this.#waiting, last: true };
-        this.#waiting = undefined;
-        this.#started = false;
-        this.#breaks = 0;
-    }
+  *finish(): Generator<TextPiece> {
+    if (this.#text !== "") yield* this.#cut();
+    if (this.#waiting !== undefined) yield { text: this.#waiting, last: true };
+    this.#waiting = undefined;
+    this.#started = false;
+    this.#breaks = 0;
+  }
 
-    *#cut(): Generator<TextPiece> {
-        if (this.#text === "") return;
-        if (this.#waiting !== undefined) yield { text: this.#waiting, last: false };
-        this.#waiting = this.#text;
-        this.#text = "";
-    }
+  *#cut(): Generator<TextPiece> {
+    if (this.#text === "") return;
+    if (this.#waiting !== undefined) yield { text: this.#waiting, last: false };
+    this.#waiting = this.#text;
+    this.#text = "";
+  }
 }
 
 async function* readLines(path: string): AsyncGenerator<Line> {
-    const decoder = new TextDecoder("utf-8");
-    let rest = "";
-    for await (const chunk of readChunks(path)) {
-        rest += decoder.decode(chunk, { stream: true });
-        const lines = rest.split("\n");
-        rest = lines.pop() ?? "";
-        for (const text of lines) yield* cutLine(text.endsWith("\r") ? text.slice(0, -1) : text, true);
-        if (rest.length > PIECE_CHARACTERS) {
-            // A "\r" or half of a surrogate pair at the very end must wait for what follows it.
-            yield* cutLine(rest.slice(0, -1), false);
-            rest = rest.slice(-1);
-        }
+  const decoder = new TextDecoder("utf-8");
+  let rest = "";
+  for await (const chunk of readChunks(path)) {
+    rest += decoder.decode(chunk, { stream: true });
+    const lines = rest.split("\n");
+    rest = lines.pop() ?? "";
+    for (const text of lines) yield* cutLine(text.endsWith("\r") ? text.slice(0, -1) : text, true);
+    if (rest.length > PIECE_CHARACTERS) {
+      // A "\r" or half of a surrogate pair at the very end must wait for what follows it.
+      yield* cutLine(rest.slice(0, -1), false);
+      rest = rest.slice(-1);
     }
-    rest += decoder.decode();
-    if (rest !== "") yield* cutLine(rest, true);
+  }
+  rest += decoder.decode();
+  if (rest !== "") yield* cutLine(rest, true);
 }
 
 function* cutLine(text: string, ended: boolean): Generator<Line> {
-    let start = 0;
-    while (text.length - start > PIECE_CHARACTERS) {
-        let end = start + PIECE_CHARACTERS;
-        const unit = text.charCodeAt(end);
-        if (unit >= 0xdc00 && unit <= 0xdfff) end--; // never between the halves of a surrogate pair
-        yield { text: text.slice(start, end), ended: false };
-        start = end;
-    }
-    yield { text: text.slice(start), ended };
+  let start = 0;
+  while (text.length - start > PIECE_CHARACTERS) {
+    let end = start + PIECE_CHARACTERS;
+    const unit = text.charCodeAt(end);
+    if (unit >= 0xdc00 && unit <= 0xdfff) end--; // never between the halves of a surrogate pair
+    yield { text: text.slice(start, end), ended: false };
+    start = end;
+  }
+  yield { text: text.slice(start), ended };
 }
 
 async function* readChunks(path: string): AsyncGenerator<Buffer> {
-    try {
-        for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20 })) yield chunk as Buffer;
-    } catch (error) {
-        if (error instanceof NoemaError) throw error;
-        throw new NoemaError("ERR_IO", `${path}: ${(error as Error).message}`, { path });
-    }
+  try {
+    for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20 })) yield chunk as Buffer;
+  } catch (error) {
+    if (error instanceof NoemaError) throw error;
+    throw new NoemaError("ERR_IO", `${path}: ${(error as Error).message}`, { path });
+  }
 }
 
 /** How many bytes of the block are whole characters: the start of one that the next block may finish is left out. */
 function completeLength(block: Buffer): number {
-    for (let back = 1; back <= Math.min(3, block.length); back++) {
-        const byte = block[block.length - back] ?? 0;
-        if ((byte & 0xc0) === 0x80) continue; // a continuation byte: its lead is further back
-        const needed = byte >= 0xf0 ? 4 : byte >= 0xe0 ? 3 : byte >= 0xc0 ? 2 : 1;
-        return needed > back ? block.length - back : block.length;
-    }
-    return block.length;
+  for (let back = 1; back <= Math.min(3, block.length); back++) {
+    const byte = block[block.length - back] ?? 0;
+    if ((byte & 0xc0) === 0x80) continue; // a continuation byte: its lead is further back
+    const needed = byte >= 0xf0 ? 4 : byte >= 0xe0 ? 3 : byte >= 0xc0 ? 2 : 1;
+    return needed > back ? block.length - back : block.length;
+  }
+  return block.length;
 }
 
 function countBadBytes(block: Buffer, offset: number, bad: { count: number; first: number }): void {
-    if (isUtf8(block) && !block.includes(0)) return;
-    for (let i = 0; i < block.length; ) {
-        const length = block[i] === 0 ? 0 : characterLength(block, i);
-        if (length === 0) {
-            if (bad.first < 0) bad.first = offset + i;
-            bad.count++;
-        }
-        i += Math.max(1, length);
+  if (isUtf8(block) && !block.includes(0)) return;
+  for (let i = 0; i < block.length; ) {
+    const length = block[i] === 0 ? 0 : characterLength(block, i);
+    if (length === 0) {
+      if (bad.first < 0) bad.first = offset + i;
+      bad.count++;
     }
+    i += Math.max(1, length);
+  }
 }
 
 /** Length of the well-formed character that starts at i, 0 when there is none. */
 function characterLength(block: Buffer, i: number): number {
-    const lead = block[i] ?? 0;
-    if (lead < 0x80) return 1;
-    const length = lead >= 0xf0 ? 4 : lead >= 0xe0 ? 3 : 2;
-    return i + length <= block.length && isUtf8(block.subarray(i, i + length)) ? length : 0;
+  const lead = block[i] ?? 0;
+  if (lead < 0x80) return 1;
+  const length = lead >= 0xf0 ? 4 : lead >= 0xe0 ? 3 : 2;
+  return i + length <= block.length && isUtf8(block.subarray(i, i + length)) ? length : 0;
 }
 
 function notText(path: string, bytes: number, bad: { count: number; first: number }): NoemaError {
-    return new NoemaError(
-        "ERR_BAD_CORPUS",
-        `${path}: not a text file: ${bad.count} of ${bytes} bytes are NUL or not UTF-8, the first at offset ${bad.first}`,
-        { path, offset: bad.first, badBytes: bad.count, bytes },
-    );
+  return new NoemaError(
+    "ERR_BAD_CORPUS",
+    `${path}: not a text file: ${bad.count} of ${bytes} bytes are NUL or not UTF-8, the first at offset ${bad.first}`,
+    { path, offset: bad.first, badBytes: bad.count, bytes },
+  );
 }
