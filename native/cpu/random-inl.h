@@ -1,0 +1,143 @@
+// The counter-based random numbers of noema/rng.h and the logarithm of Gumbel noise, a vector at a time. Include inside
+// a file that foreach_target.h includes again and again, after simd-inl.h.
+#if defined(NOEMA_CPU_RANDOM_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef NOEMA_CPU_RANDOM_INL_H_
+#undef NOEMA_CPU_RANDOM_INL_H_
+#else
+#define NOEMA_CPU_RANDOM_INL_H_
+#endif
+
+#include <hwy/highway.h>
+
+#include <cstdint>
+
+#include "cpu/simd-inl.h"
+#include "noema/rng.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace noema::cpu::HWY_NAMESPACE {
+
+/// log(x) for positive normal x (Cephes' coefficients): relative error of about 1 ulp, also next to 1.
+HWY_INLINE VF log_positive(VF x) {
+    const DF d;
+    const hn::RebindToSigned<DF> di;
+    // m in [sqrt(1/2), sqrt(2)), x = m 2^e.
+    const auto bits = hn::Add(hn::BitCast(di, x), hn::Set(di, 0x3F800000 - 0x3F3504F3));
+    const VF e = hn::ConvertTo(d, hn::Sub(hn::ShiftRight<23>(bits), hn::Set(di, 127)));
+    const auto mantissa = hn::Add(hn::And(bits, hn::Set(di, 0x007FFFFF)), hn::Set(di, 0x3F3504F3));
+    const VF f = hn::Sub(hn::BitCast(d, mantissa), hn::Set(d, 1.0f));
+    const VF z = hn::Mul(f, f);
+    VF y = hn::Set(d, 7.0376836292e-2f);
+    y = hn::MulAdd(y, f, hn::Set(d, -1.1514610310e-1f));
+    y = hn::MulAdd(y, f, hn::Set(d, 1.1676998740e-1f));
+    y = hn::MulAdd(y, f, hn::Set(d, -1.2420140846e-1f));
+    y = hn::MulAdd(y, f, hn::Set(d, 1.4249322787e-1f));
+    y = hn::MulAdd(y, f, hn::Set(d, -1.6668057665e-1f));
+    y = hn::MulAdd(y, f, hn::Set(d, 2.0000714765e-1f));
+    y = hn::MulAdd(y, f, hn::Set(d, -2.4999993993e-1f));
+    y = hn::MulAdd(y, f, hn::Set(d, 3.3333331174e-1f));
+    y = hn::Mul(hn::Mul(y, f), z);
+    y = hn::MulAdd(e, hn::Set(d, -2.12194440e-4f), y);
+    y = hn::NegMulAdd(hn::Set(d, 0.5f), z, y);
+    return hn::MulAdd(e, hn::Set(d, 0.693359375f), hn::Add(f, y));
+}
+
+/// -log(-log u), u in (0, 1).
+HWY_INLINE VF gumbel_of(VF u) {
+    return hn::Neg(log_positive(hn::Neg(log_positive(u))));
+}
+
+#if HWY_TARGET == HWY_SCALAR
+
+/// Uniforms of consecutive lanes of one row.
+class RowUniforms {
+ public:
+    RowUniforms(uint64_t seed, RngStream stream, uint32_t step, uint32_t row)
+        : seed_(seed), stream_(stream), step_(step), row_(row) {}
+
+    void next(uint32_t first, VF& low, VF& high) const {
+        low = hn::Set(DF(), rng_uniform(seed_, stream_, step_, row_, first));
+        high = hn::Set(DF(), rng_uniform(seed_, stream_, step_, row_, first + 1));
+    }
+
+ private:
+    uint64_t seed_;
+    RngStream stream_;
+    uint32_t step_, row_;
+};
+
+#else
+
+/// Uniforms of consecutive lanes of one row, bit-equal to rng_uniform.
+///
+/// One block per 64-bit lane: the multiply reads only the low halves, and what the exclusive ors leave in the high
+/// halves never comes back, so no masks are needed: per round and vector 2 multiplies, 2 shifts, 4 exclusive ors.
+class RowUniforms {
+ public:
+    using D64 = hn::Repartition<uint64_t, DF>;
+    using D32 = hn::Repartition<uint32_t, DF>;
+    using V64 = hn::Vec<D64>;
+
+    HWY_INLINE RowUniforms(uint64_t seed, RngStream stream, uint32_t step, uint32_t row)
+        : seed_(seed), stream_(static_cast<uint32_t>(stream)), step_(step), row_(row) {}
+
+    /// The lanes first .. first + 2 Lanes(DF) - 1, in order; `first` is a multiple of their number.
+    HWY_INLINE void next(uint32_t first, VF& low, VF& high) const {
+        const D64 d;
+        const D32 d32;
+        V64 x[4];
+        blocks(first / 4, x);
+        const V64 mask = hn::Set(d, 0xFFFFFFFFu);
+        const V64 x01 = hn::Or(hn::And(x[0], mask), hn::ShiftLeft<32>(x[1]));
+        const V64 x23 = hn::Or(hn::And(x[2], mask), hn::ShiftLeft<32>(x[3]));
+        low = uniform(hn::BitCast(d32, hn::InterleaveLower(d, x01, x23)));
+        high = uniform(hn::BitCast(d32, hn::InterleaveUpper(d, x01, x23)));
+    }
+
+ private:
+    // Interleaving takes even 64-bit lanes to the low result and odd ones to the high result, so even lanes count the
+    // first half of the blocks.
+    HWY_INLINE void blocks(uint32_t block, V64 x[4]) const {
+        const D64 d;
+        const V64 lane = hn::Iota(d, 0);
+        const V64 half = hn::Set(d, hn::Lanes(d) / 2);
+        const V64 odd = hn::And(lane, hn::Set(d, 1));
+        const V64 order = hn::Add(hn::ShiftRight<1>(lane), hn::IfThenElseZero(hn::Eq(odd, hn::Set(d, 1)), half));
+        V64 c0 = hn::Add(hn::Set(d, block), order), c1 = hn::Set(d, row_);
+        V64 c2 = hn::Set(d, step_), c3 = hn::Set(d, stream_);
+        uint32_t k0 = static_cast<uint32_t>(seed_), k1 = static_cast<uint32_t>(seed_ >> 32);
+        for (int round = 0; round < 10; ++round) {
+            const V64 p0 = multiply(c0, 0xD2511F53u), p1 = multiply(c2, 0xCD9E8D57u);
+            c0 = hn::Xor(hn::ShiftRight<32>(p1), hn::Xor(c1, hn::Set(d, k0)));
+            c2 = hn::Xor(hn::ShiftRight<32>(p0), hn::Xor(c3, hn::Set(d, k1)));
+            c1 = p1;
+            c3 = p0;
+            k0 += 0x9E3779B9u;
+            k1 += 0xBB67AE85u;
+        }
+        x[0] = c0;
+        x[1] = c1;
+        x[2] = c2;
+        x[3] = c3;
+    }
+    static HWY_INLINE V64 multiply(V64 low_halves, uint32_t by) {
+        const D32 d32;
+        return hn::MulEven(hn::BitCast(d32, low_halves), hn::Set(d32, by));
+    }
+    static HWY_INLINE VF uniform(hn::Vec<D32> bits) {
+        const DF d;
+        const hn::RebindToSigned<DF> di;
+        const VF cell = hn::ConvertTo(d, hn::BitCast(di, hn::ShiftRight<9>(bits)));
+        return hn::Mul(hn::Add(cell, hn::Set(d, 0.5f)), hn::Set(d, 1.0f / 8388608.0f));
+    }
+
+    uint64_t seed_;
+    uint32_t stream_, step_, row_;
+};
+
+#endif
+
+}  // namespace noema::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif

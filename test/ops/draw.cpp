@@ -1,0 +1,130 @@
+#include <cmath>
+
+#include "doctest/doctest.h"
+#include "native/harness.h"
+#include "noema/rng.h"
+
+using namespace noema;
+using namespace noema::test;
+
+namespace {
+
+double uniform_of(const Tensors& t, int64_t r, int64_t j, int64_t step) {
+    if (const View u = t["uniforms"]) return t.values("uniforms")[r * u.shape[1] + j];
+    return rng_uniform(static_cast<uint64_t>(t["seeds"].as<int64_t>()[r]), RngStream::remask,
+                       static_cast<uint32_t>(step), static_cast<uint32_t>(t["positions"].as<int32_t>()[r]),
+                       static_cast<uint32_t>(j));
+}
+
+// The pick must be the reference's, or within f32 rounding of the reference's score.
+std::string judge(const Tensors& truth, const Tensors& measured, int64_t step, double temperature) {
+    const std::vector<double> expected = truth.values("index"), got = measured.values("index");
+    const std::vector<double> weight = truth.values("weight");
+    const int64_t K = truth["weight"].shape[1];
+    for (size_t r = 0; r < got.size(); ++r) {
+        if (got[r] == expected[r]) continue;
+        const auto score = [&](double j) {
+            const double u = uniform_of(truth, static_cast<int64_t>(r), static_cast<int64_t>(j), step);
+            return std::log(weight[r * K + static_cast<size_t>(j)]) -
+                   temperature * std::log(1e-10 - std::log(u + 1e-10));
+        };
+        if (got[r] < 0 || got[r] >= K || !(score(got[r]) > score(expected[r]) - 1e-5 * std::max(1.0, temperature)))
+            return "row " + std::to_string(r) + " picked " + std::to_string(got[r]) + ", the best is " +
+                   std::to_string(expected[r]);
+    }
+    return "";
+}
+
+OpCase draw_case(std::vector<Field> fields, const std::string& what, int64_t step, float temperature) {
+    OpCase c{"draw " + what + " temperature " + std::to_string(temperature), std::move(fields),
+             [=](const Tensors& t, Context& c) {
+                 return draw({.weight = t["weight"],
+                              .uniforms = t["uniforms"],
+                              .seeds = t["seeds"],
+                              .positions = t["positions"],
+                              .index = t["index"],
+                              .step = step,
+                              .temperature = temperature},
+                             c);
+             }};
+    c.judge = [=](const Tensors& truth, const Tensors& measured) { return judge(truth, measured, step, temperature); };
+    return c;
+}
+
+OpCase given(int64_t R, int64_t K, float temperature) {
+    return draw_case({input("weight", {R, K}, {.scale = 0.1, .shift = 1}),
+                      input("uniforms", {R, K}, {.scale = 0.1, .shift = 0.5}), output("index", {R}, DType::i32)},
+                     "given " + std::to_string(R) + "x" + std::to_string(K), 0, temperature);
+}
+
+OpCase seeded(int64_t R, int64_t K, float temperature, int64_t step = 3) {
+    return draw_case({input("weight", {R, K}, {.scale = 0.1, .shift = 1}), ids("seeds", {R}, 0, 1 << 30, DType::i64),
+                      ids("positions", {R}, 0, 4096), output("index", {R}, DType::i32)},
+                     "seeded " + std::to_string(R) + "x" + std::to_string(K), step, temperature);
+}
+
+/// One row by hand: the index that every instruction set picks.
+int64_t pick(std::vector<double> weight, std::vector<double> uniforms, float temperature) {
+    OpCase c = given(1, static_cast<int64_t>(weight.size()), temperature);
+    c.fields[0].fill.values = std::move(weight);
+    c.fields[1].fill.values = std::move(uniforms);
+    check(c);
+    ThreadTeam one(1);
+    const Tensors t = make_tensors(c.fields, c.title, false, false);
+    REQUIRE(run_on(c, t, "cpu", one).ok());
+    return static_cast<int64_t>(t.values("index")[0]);
+}
+
+}  // namespace
+
+TEST_CASE("draw") {
+    for (const float temperature : {0.0f, 0.5f, 1.0f, 2.0f}) {
+        for (int64_t K : {1, 2, 5, 16, 33, 100}) check(given(7, K, temperature));
+        for (int64_t K : {1, 3, 8, 31, 32, 65, 300}) check(seeded(9, K, temperature));
+    }
+    check(seeded(0, 4, 1));
+    check(seeded(1300, 3, 1));
+}
+
+TEST_CASE("draw at the edges of its numbers") {
+    CHECK(pick({0.2, 0.7, 0.7, 0.1}, {0.9, 0.1, 0.9, 0.99}, 0) == 1);  // ties go to the lowest
+    CHECK(pick({0, 0, 0}, {0.1, 0.9, 0.5}, 1) == 0);
+    CHECK(pick({0, 1e-30, 0}, {0.99, 0, 0.99}, 1) == 1);
+    CHECK(pick({0, 1e-30, 0}, {0.99, 0, 0.99}, 3) == 1);
+    // 1e-10 - log(u + 1e-10) next to 1: 5.96e-8 and 1.19e-7, so half the weight is more than enough.
+    CHECK(pick({1, 0.51}, {1 - 0x1p-23, 1 - 0x1p-24}, 1) == 1);
+    CHECK(pick({1, 0.49}, {1 - 0x1p-23, 1 - 0x1p-24}, 1) == 0);
+    CHECK(pick({1e-20, 1}, {1 - 0x1p-24, 0}, 40) == 0);  // powers would overflow
+}
+
+// Gumbel's trick draws j with probability weight_j / sum: chi-square over 20,000 rows, 4 degrees of freedom.
+TEST_CASE("draw follows the weights") {
+    constexpr int64_t R = 20000, K = 5;
+    const double weight[K] = {0.1, 0.2, 0.05, 0.4, 0.25};
+    OpCase c = seeded(R, K, 1, 11);
+    for (int64_t r = 0; r < R; ++r) {
+        c.fields[0].fill.values.insert(c.fields[0].fill.values.end(), weight, weight + K);
+        c.fields[1].fill.values.push_back(static_cast<double>(77 + r / 100));
+        c.fields[2].fill.values.push_back(static_cast<double>(r % 100));
+    }
+    ThreadTeam one(1);
+    const Tensors t = make_tensors(c.fields, c.title, false, false);
+    REQUIRE(run_on(c, t, "cpu", one).ok());
+    double seen[K] = {}, chi_square = 0;
+    for (const double j : t.values("index")) ++seen[static_cast<int64_t>(j)];
+    for (int64_t j = 0; j < K; ++j) chi_square += std::pow(seen[j] - R * weight[j], 2) / (R * weight[j]);
+    CHECK(chi_square < 23.5);  // exceeded once in 10,000 seeds
+}
+
+TEST_CASE("draw refuses") {
+    OpCase c = given(2, 3, 1);
+    c.fields.push_back(ids("seeds", {2}, 0, 9, DType::i64));
+    c.fields.push_back(ids("positions", {2}, 0, 9));
+    check_refused(c, Code::invalid_argument, "uniforms must be given, or else seeds and positions");
+    c = seeded(2, 3, 1);
+    c.fields.erase(c.fields.begin() + 2);
+    check_refused(c, Code::invalid_argument, "positions has shape [], expected [2]");
+    check_refused(given(2, 0, 1), Code::invalid_argument, "at least one candidate");
+    check_refused(given(2, 3, -1), Code::invalid_argument, "temperature");
+    check_refused(seeded(2, 3, 1, int64_t{1} << 32), Code::invalid_argument, "step");
+}

@@ -1,0 +1,139 @@
+#include <cmath>
+
+#include "doctest/doctest.h"
+#include "native/harness.h"
+
+using namespace noema;
+using namespace noema::test;
+
+namespace {
+
+struct Options {
+    int64_t kernel = 9;
+    float multiplier = 0.3f;
+    ConvShape shape = ConvShape::tanh;
+    ConvNumerator numerator = ConvNumerator::masked_count;
+    ConvScope scope = ConvScope::sequence;
+    bool in_place = false;
+};
+
+std::string title(int64_t B, int64_t T, int64_t K, const Options& o) {
+    return "masked_conv_norm " + std::to_string(B) + "x" + std::to_string(T) + "x" + std::to_string(K) + " kernel " +
+           std::to_string(o.kernel) + " shape " + std::to_string(static_cast<int>(o.shape));
+}
+
+MaskedConvNorm call(const Tensors& t, const Options& o) {
+    return {.masked = t["masked"],
+            .p = t[o.in_place ? "p_conv" : "p"],
+            .p_conv = t["p_conv"],
+            .count = t["count"],
+            .s = t["s"],
+            .normaliser = t["normaliser"],
+            .kernel = o.kernel,
+            .multiplier = o.multiplier,
+            .shape = o.shape,
+            .numerator = o.numerator,
+            .scope = o.scope};
+}
+
+OpCase whole(int64_t B, int64_t T, int64_t K, Options o) {
+    const Fill positive{.scale = 0.01, .shift = 0.2};
+    const int64_t S = o.scope == ConvScope::batch ? 1 : B;
+    std::vector<Field> fields{ids("masked", {B, T}, 0, 2, DType::u8), output("count", {B, T}), output("s", {B, T}),
+                              output("normaliser", {S})};
+    if (!o.in_place) fields.push_back(input("p", {B, T, K}, positive));
+    fields.push_back(o.in_place ? in_out("p_conv", {B, T, K}, positive) : output("p_conv", {B, T, K}));
+    fields[0].contiguous = false;
+    OpCase c{title(B, T, K, o), fields, [o](const Tensors& t, Context& c) { return masked_conv_norm(call(t, o), c); }};
+    // tanh, expm1 of the C library: an ulp of their own, which S multiplies.
+    c.roundings = 16;
+    return c;
+}
+
+OpCase counts_only(int64_t B, int64_t T, Options o) {
+    return {title(B, T, 0, o),
+            {ids("masked", {B, T}, 0, 2, DType::u8), output("s", {B, T})},
+            [o](const Tensors& t, Context& c) { return masked_conv_norm(call(t, o), c); }};
+}
+
+/// Masked flags and p given by hand.
+OpCase by_hand(std::vector<double> masked, std::vector<double> p, Options o) {
+    const int64_t T = static_cast<int64_t>(masked.size()), K = static_cast<int64_t>(p.size()) / T;
+    OpCase c = whole(1, T, K, o);
+    for (Field& f : c.fields) {
+        if (f.name == "masked") f.fill.values = masked;
+        if (f.name == "p") f.fill.values = p;
+    }
+    return c;
+}
+
+}  // namespace
+
+TEST_CASE("masked_conv_norm") {
+    for (const ConvShape shape : {ConvShape::tanh, ConvShape::linear, ConvShape::exponential})
+        for (const ConvScope scope : {ConvScope::sequence, ConvScope::batch})
+            check(whole(3, 37, 5, {.shape = shape, .scope = scope}));
+    for (int64_t T : {0, 1, 2, 3, 8, 9, 10, 61}) check(whole(2, T, 3, {.kernel = 9, .multiplier = 0.05f}));
+    for (int64_t kernel : {1, 3, 37, 73, 75, 1001}) check(whole(2, 37, 2, {.kernel = kernel}));
+    for (int64_t K : {0, 1, 15, 16, 17, 40}) check(whole(2, 19, K, {.numerator = ConvNumerator::masked_mass}));
+    check(whole(0, 5, 2, {}));
+    check(whole(0, 5, 2, {.scope = ConvScope::batch}));
+    check(whole(3, 21, 33000, {.numerator = ConvNumerator::masked_mass, .scope = ConvScope::batch}));
+    check(whole(2, 30, 6, {.in_place = true}));
+    check(counts_only(2, 50, {.kernel = 5}));
+}
+
+TEST_CASE("masked_conv_norm without text in reach, and without masks") {
+    check(by_hand(std::vector<double>(12, 1), std::vector<double>(24, 0.5), {.kernel = 3}));
+    check(by_hand(std::vector<double>(12, 0), std::vector<double>(24, 0.5), {.kernel = 3}));
+}
+
+// Checked against the released code (ybseo-ac/Conv, _ddpm_convolution_update) in double: tanh, kernel 3, multiplier 0.5.
+TEST_CASE("masked_conv_norm keeps the mass of the masked positions") {
+    const Options o{.kernel = 3, .multiplier = 0.5f};
+    OpCase c = by_hand({0, 1, 1, 1, 0, 1}, {.1, .2, .3, .4, .5, .1, .2, .2, .6, .1, .7, .2}, o);
+    check(c);
+    ThreadTeam one(1);
+    const Tensors t = make_tensors(c.fields, c.title, false, false);
+    REQUIRE(run_on(c, t, "cpu", one).ok());
+    CHECK(t.values("count") == std::vector<double>{1, 1, 0, 1, 1, 1});
+    const double s = std::tanh(0.5), S = 4 / (s * (0.7 + 0.4 + 0.9));
+    CHECK(t.values("normaliser")[0] == doctest::Approx(S));
+    const std::vector<double> expected{0,          0,          .3 * s * S, .4 * s * S, 0,          0,
+                                       .2 * s * S, .2 * s * S, 0,          0,          .7 * s * S, .2 * s * S};
+    const std::vector<double> got = t.values("p_conv");
+    for (size_t i = 0; i < got.size(); ++i) CHECK(got[i] == doctest::Approx(expected[i]));
+}
+
+TEST_CASE("masked_conv_norm: a sequence does not depend on the others") {
+    ThreadTeam one(1);
+    OpCase both = whole(2, 40, 7, {});
+    const Tensors all = make_tensors(both.fields, both.title, false, false);
+    REQUIRE(run_on(both, all, "cpu", one).ok());
+    OpCase second = whole(1, 40, 7, {});
+    for (Field& f : second.fields) {
+        if (f.role == Role::output) continue;
+        const std::vector<double> values = all.values(f.name);
+        f.fill.values.assign(values.begin() + static_cast<int64_t>(values.size()) / 2, values.end());
+    }
+    const Tensors alone = make_tensors(second.fields, second.title, false, false);
+    REQUIRE(run_on(second, alone, "cpu", one).ok());
+    const std::vector<double> a = all.values("p_conv"), b = alone.values("p_conv");
+    for (size_t i = 0; i < b.size(); ++i) CHECK(a[a.size() / 2 + i] == b[i]);
+}
+
+TEST_CASE("masked_conv_norm refuses") {
+    check_refused(whole(2, 8, 2, {.kernel = 4}), Code::invalid_argument, "kernel must be odd");
+    check_refused(whole(2, 8, 2, {.multiplier = NAN}), Code::invalid_argument, "multiplier");
+    OpCase c = whole(2, 8, 2, {});
+    c.fields.back() = output("p_conv", {2, 8, 3});
+    check_refused(c, Code::invalid_argument, "p_conv has shape [2, 8, 3], expected [2, 8, 2]");
+    c.fields.pop_back();
+    check_refused(c, Code::invalid_argument, "exactly when p is");
+    OpCase n = counts_only(2, 8, {});
+    n.fields.push_back(output("normaliser", {2}));
+    check_refused(n, Code::invalid_argument, "normaliser needs p");
+    OpCase batch = whole(2, 8, 2, {.scope = ConvScope::batch});
+    batch.fields[3] = output("normaliser", {2});
+    check_refused(batch, Code::invalid_argument, "normaliser has shape [2], expected [1]");
+}
