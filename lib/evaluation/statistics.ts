@@ -1,0 +1,59 @@
+/** Totals of window estimates, and how far they may be off. */
+
+import { NoemaError } from "../errors.js";
+import type { WindowBound } from "./bound.js";
+
+export interface BoundSummary {
+  /** Sum over all scored tokens, in nats. */
+  nats: number;
+  tokens: number;
+  /** Nats per token. */
+  bound: number;
+  /** Of `bound`, over sequences (windows): what another sample of text of this kind would change. NaN for a single sequence. */
+  standardError: number;
+  /** Of `bound`, over the draws alone: what other draws on the same text would change. NaN for a single draw. */
+  drawError: number;
+  sequences: number;
+}
+
+/**
+ * The ratio estimator: sequences may differ in length, so the bound is total nats / total tokens, and its error comes from
+ * the residuals nats_i - bound * tokens_i.
+ */
+export class BoundTotals {
+  #nats = 0;
+  #tokens = 0;
+  #count = 0;
+  #natsNats = 0;
+  #natsTokens = 0;
+  #tokensTokens = 0;
+  #variance = 0;
+
+  add({ nats, tokens, variance }: WindowBound): void {
+    if (!Number.isFinite(nats))
+      throw new NoemaError("ERR_NON_FINITE", `the loss of sequence ${this.#count} is ${nats}`, {
+        sequence: this.#count,
+      });
+    this.#nats += nats;
+    this.#tokens += tokens;
+    this.#count++;
+    this.#natsNats += nats * nats;
+    this.#natsTokens += nats * tokens;
+    this.#tokensTokens += tokens * tokens;
+    this.#variance += variance;
+  }
+
+  summary(draws: number): BoundSummary {
+    const bound = this.#nats / this.#tokens;
+    const residuals = this.#natsNats - 2 * bound * this.#natsTokens + bound * bound * this.#tokensTokens;
+    const n = this.#count;
+    return {
+      nats: this.#nats,
+      tokens: this.#tokens,
+      bound,
+      standardError: n > 1 ? Math.sqrt(Math.max(0, residuals) * (n / (n - 1))) / this.#tokens : Number.NaN,
+      drawError: draws > 1 ? Math.sqrt(this.#variance) / this.#tokens : Number.NaN,
+      sequences: n,
+    };
+  }
+}

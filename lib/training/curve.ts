@@ -1,0 +1,133 @@
+/** The loss curve of a run as one self-contained SVG that reads well on light and dark ground. */
+
+import type { Metric } from "./metrics.js";
+
+interface Point {
+  x: number;
+  y: number;
+  /** Half the height of the error bar. */
+  error?: number;
+}
+
+interface Scale {
+  from: number;
+  to: number;
+  /** Pixels at `from` and at `to`. */
+  begin: number;
+  end: number;
+}
+
+const WIDTH = 720;
+const HEIGHT = 400;
+const PLOT = { left: 64, right: WIDTH - 20, top: 36, bottom: HEIGHT - 52 };
+
+/** More points than pixels say nothing more: a training curve is drawn as at most this many averages. */
+const MAX_POINTS = 240;
+
+/** Draws loss over steps: training (averaged, for single batches are noisy) and held-out with its standard error. */
+export function lossCurve(metrics: readonly Metric[], title = "Loss"): string {
+  const train = average(
+    metrics.flatMap((metric) => (metric.kind === "step" ? { x: metric.step, y: metric.loss } : [])),
+  );
+  const heldOut = metrics.flatMap((metric) =>
+    metric.kind === "held-out" ? { x: metric.step, y: metric.bound, error: metric.standardError } : [],
+  );
+  const x: Scale = { ...range([...train, ...heldOut].map((point) => point.x)), begin: PLOT.left, end: PLOT.right };
+  const y: Scale = { ...range([...train, ...heldOut].map((point) => point.y)), begin: PLOT.bottom, end: PLOT.top };
+  return [
+    `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${HEIGHT}" width="${WIDTH}" height="${HEIGHT}" role="img" aria-label="${escapeXml(title)}">`,
+    STYLE,
+    `<text class="title" x="${PLOT.left}" y="22">${escapeXml(title)}</text>`,
+    ...horizontalTicks(y),
+    ...verticalTicks(x),
+    `<text x="${(PLOT.left + PLOT.right) / 2}" y="${HEIGHT - 12}" text-anchor="middle">step</text>`,
+    `<text transform="translate(16 ${(PLOT.top + PLOT.bottom) / 2}) rotate(-90)" text-anchor="middle">nats per token (upper bound)</text>`,
+    line(train, x, y, "train"),
+    ...errorBars(heldOut, x, y),
+    line(heldOut, x, y, "held"),
+    ...heldOut.map((point) => `<circle class="held-dot" cx="${at(x, point.x)}" cy="${at(y, point.y)}" r="2.5"/>`),
+    ...legend(),
+    "</svg>",
+    "",
+  ].join("\n");
+}
+
+// Mid-tone colours and translucent greys: both have contrast on white and on near-black.
+const STYLE = `<style>
+text { font: 12px system-ui, sans-serif; fill: #7a7f87; }
+.title { font-size: 14px; font-weight: 600; }
+.grid { stroke: #7a7f87; stroke-opacity: 0.25; }
+.train { fill: none; stroke: #4a90d9; stroke-width: 1.5; }
+.held { fill: none; stroke: #e07b39; stroke-width: 2; }
+.held-dot { fill: #e07b39; }
+</style>`;
+
+function average(points: readonly Point[]): Point[] {
+  const size = Math.ceil(points.length / MAX_POINTS);
+  const groups = Math.ceil(points.length / Math.max(1, size));
+  return Array.from({ length: groups }, (_, group) => {
+    const part = points.slice(group * size, (group + 1) * size);
+    const mean = (of: (point: Point) => number) => part.reduce((sum, point) => sum + of(point), 0) / part.length;
+    return { x: mean((point) => point.x), y: mean((point) => point.y) };
+  });
+}
+
+function range(values: readonly number[]): { from: number; to: number } {
+  const finite = values.filter(Number.isFinite);
+  if (finite.length === 0) return { from: 0, to: 1 };
+  const from = finite.reduce((least, value) => Math.min(least, value));
+  const to = finite.reduce((most, value) => Math.max(most, value));
+  return from === to ? { from: from - 0.5, to: to + 0.5 } : { from, to };
+}
+
+function at(scale: Scale, value: number): string {
+  const fraction = (value - scale.from) / (scale.to - scale.from);
+  return (scale.begin + fraction * (scale.end - scale.begin)).toFixed(1);
+}
+
+/** About five round numbers (1, 2 or 5 times a power of ten apart) inside the range. */
+export function ticks(from: number, to: number): number[] {
+  const rough = (to - from) / 5;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = power * ([1, 2, 5, 10].find((factor) => factor * power >= rough) ?? 10);
+  const first = Math.ceil(from / step - 1e-9);
+  const last = Math.floor(to / step + 1e-9);
+  return Array.from({ length: last - first + 1 }, (_, i) => Number(((first + i) * step).toPrecision(12)));
+}
+
+function horizontalTicks(y: Scale): string[] {
+  return ticks(y.from, y.to).flatMap((value) => [
+    `<line class="grid" x1="${PLOT.left}" x2="${PLOT.right}" y1="${at(y, value)}" y2="${at(y, value)}"/>`,
+    `<text x="${PLOT.left - 8}" y="${at(y, value)}" dy="4" text-anchor="end">${value}</text>`,
+  ]);
+}
+
+function verticalTicks(x: Scale): string[] {
+  return ticks(x.from, x.to).map(
+    (value) => `<text x="${at(x, value)}" y="${PLOT.bottom + 18}" text-anchor="middle">${value}</text>`,
+  );
+}
+
+function line(points: readonly Point[], x: Scale, y: Scale, style: string): string {
+  const drawn = points.filter((point) => Number.isFinite(point.y));
+  return `<polyline class="${style}" points="${drawn.map((point) => `${at(x, point.x)},${at(y, point.y)}`).join(" ")}"/>`;
+}
+
+function errorBars(points: readonly Point[], x: Scale, y: Scale): string[] {
+  return points.map((point) => {
+    const error = point.error ?? 0;
+    return `<line class="held" x1="${at(x, point.x)}" x2="${at(x, point.x)}" y1="${at(y, point.y - error)}" y2="${at(y, point.y + error)}"/>`;
+  });
+}
+
+function legend(): string[] {
+  const entry = (style: string, label: string, offset: number) => [
+    `<line class="${style}" x1="${PLOT.right - offset}" x2="${PLOT.right - offset + 20}" y1="18" y2="18"/>`,
+    `<text x="${PLOT.right - offset + 26}" y="22">${label}</text>`,
+  ];
+  return [...entry("train", "train", 160), ...entry("held", "held-out", 84)];
+}
+
+function escapeXml(text: string): string {
+  return text.replace(/[&<>"]/g, (character) => `&#${character.charCodeAt(0)};`);
+}
