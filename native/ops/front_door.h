@@ -60,4 +60,12 @@ inline int64_t dim(const View& v, int i) {
     return i < v.rank ? v.shape[i] : 0;
 }
 
+/// Two tensors of one shape that start at different places, or are one tensor: what element-wise work in place needs.
+inline bool apart_or_same(const View& a, const View& b) {
+    if (a.data != b.data || !a.data) return true;
+    for (int i = 0; i < a.rank; ++i)
+        if (a.shape[i] > 1 && a.stride[i] != b.stride[i]) return false;
+    return true;
+}
+
 }  // namespace noema
