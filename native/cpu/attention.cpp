@@ -1,0 +1,209 @@
+// Forward driver. A task owns a range of queries of all heads that share one key/value head of one sequence: it packs
+// each key block once and takes every block of its queries through it, so packing is paid once per task.
+#include <algorithm>
+#include <cmath>
+
+#include "cpu/attention_kernels.h"
+
+namespace noema::cpu {
+
+const AttentionKernels& attention_kernels(Precision precision) {
+    return attention_kernels_f32(precision == Precision::bf16);
+}
+
+KeyRun visible_keys(const AttentionMask& mask, int64_t b, int64_t i, int64_t Tk) {
+    const int64_t position = mask.query_offset + i;
+    KeyRun run{0, Tk};
+    if (mask.key_start) run.low = mask.key_start.as<int32_t>()[b];
+    if (mask.key_end) run.high = mask.key_end.as<int32_t>()[b];
+    if (mask.causal) run.high = std::min(run.high, position + 1);
+    if (mask.causal && mask.window > 0) run.low = std::max(run.low, position - mask.window + 1);
+    return run.low < run.high ? run : KeyRun{0, 0};
+}
+
+VisibleBlock cut_to_block(const KeyRun* runs, int64_t rows, int64_t n, int32_t* low, int32_t* high) {
+    int64_t first = kKeys, last = 0;
+    bool whole = true;
+    for (int64_t r = 0; r < rows; ++r) {
+        const int64_t l = std::clamp(runs[r].low - n * kKeys, int64_t{0}, kKeys);
+        const int64_t h = std::clamp(runs[r].high - n * kKeys, l, kKeys);
+        low[r] = static_cast<int32_t>(l);
+        high[r] = static_cast<int32_t>(h);
+        whole = whole && l == 0 && h == kKeys;
+        if (l == h) continue;
+        first = std::min(first, l);
+        last = std::max(last, h);
+    }
+    if (first >= last) return {rows, 0, 0, low, high, true};
+    return {rows, first / kPad * kPad, (last + kPad - 1) / kPad * kPad, low, high, !whole};
+}
+
+namespace {
+
+struct Plan {
+    AttentionShape shape;
+    int64_t queries;  // per task
+    int64_t ranges;   // of queries per sequence
+    int64_t rows() const { return queries * shape.group; }
+    int64_t tasks() const { return shape.B * shape.Hkv * ranges; }
+};
+
+// Enough tasks for 64 workers when there is enough work for them, but at least 96 rows, over which packing a key (about
+// 2 D moves) is small beside using it (2 D multiply-adds per row); at most 256 KB of queries, for the L2 cache.
+Plan plan_of(const AttentionShape& s) {
+    const auto over = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
+    const int64_t wanted_ranges = over(64, std::max<int64_t>(1, s.B * s.Hkv));
+    const int64_t least = over(96, s.group);
+    const int64_t most = std::max(over(kQueries, s.group), 65536 / (s.padded * s.group));
+    const int64_t queries = std::min({std::max(over(s.Tq, wanted_ranges), least), most, std::max<int64_t>(s.Tq, 1)});
+    return {s, queries, over(s.Tq, queries)};
+}
+
+/// What a worker needs for one task. Counted and cut by the same lines.
+struct Scratch {
+    float *queries, *out, *max, *sum, *keys, *values, *scores, *weights;
+    KeyRun* runs;
+
+    template <class Take>
+    void lay_out(const Plan& plan, const Take& take) {
+        const int64_t padded = plan.shape.padded, rows = plan.rows();
+        take(queries, rows * padded);
+        take(out, rows * padded);
+        take(max, rows);
+        take(sum, rows);
+        take(keys, plan.shape.D * kKeys);
+        take(values, kKeys * padded);
+        take(scores, kQueries * kKeys);
+        take(weights, kQueries * kKeys);
+        take(runs, rows);
+    }
+};
+
+struct Measure {
+    size_t* bytes;
+    template <class T>
+    void operator()(T*&, int64_t n) const {
+        *bytes += workspace_bytes<T>(n);
+    }
+};
+
+struct Cut {
+    Workspace* from;
+    template <class T>
+    void operator()(T*& pointer, int64_t n) const {
+        pointer = from->take<T>(n);
+    }
+};
+
+class Task {
+ public:
+    Task(const Attention& p, const Plan& plan, const Scratch& scratch, int64_t index)
+        : p_(p),
+          s_(plan.shape),
+          kernels_(attention_kernels(p.precision)),
+          x_(scratch),
+          b_(index / plan.ranges / s_.Hkv),
+          g_(index / plan.ranges % s_.Hkv),
+          first_(index % plan.ranges * plan.queries),
+          queries_(std::min(plan.queries, s_.Tq - first_)),
+          rows_(queries_ * s_.group) {}
+
+    void run() {
+        load_queries();
+        for (int64_t n = seen_.low / kKeys; n * kKeys < seen_.high; ++n) {
+            load_keys(n);
+            for (int64_t row = 0; row < rows_; row += kQueries) block(row, n);
+        }
+        for (int64_t row = 0; row < rows_; ++row) finish(row);
+    }
+
+ private:
+    int64_t head(int64_t row) const { return g_ * s_.group + row / queries_; }
+    int64_t query(int64_t row) const { return first_ + row % queries_; }
+
+    void load_queries() {
+        seen_ = {s_.Tk, 0};
+        for (int64_t row = 0; row < rows_; ++row) {
+            const KeyRun run = x_.runs[row] = visible_keys(p_.mask, b_, query(row), s_.Tk);
+            if (run.low == run.high) continue;
+            seen_ = {std::min(seen_.low, run.low), std::max(seen_.high, run.high)};
+        }
+        for (int64_t h = 0; h < s_.group; ++h)
+            kernels_.pack_left({p_.q.at<float>(b_, first_, g_ * s_.group + h), p_.q.stride[1], 0, queries_, s_.D},
+                               queries_, x_.queries + h * queries_ * s_.padded / kernels_.per_word);
+        std::fill_n(x_.out, rows_ * s_.padded, 0.0f);
+        std::fill_n(x_.max, rows_, -3.402823466e38f);
+        std::fill_n(x_.sum, rows_, 0.0f);
+    }
+
+    /// Keys that no query of the task sees are neither read nor multiplied: caches may hold anything there.
+    HeadRows key_rows(const View& v, int64_t n) const {
+        const int64_t start = n * kKeys;
+        return {v.as<float>() + b_ * v.stride[0] + start * v.stride[1] + g_ * v.stride[2], v.stride[1],
+                std::max<int64_t>(0, seen_.low - start), std::min(kKeys, seen_.high - start), s_.D};
+    }
+
+    void load_keys(int64_t n) {
+        kernels_.pack_transposed(key_rows(p_.k, n), x_.keys);
+        kernels_.pack_right(key_rows(p_.v, n), kKeys, x_.values);
+    }
+
+    void block(int64_t row, int64_t n) {
+        const int64_t rows = std::min(kQueries, rows_ - row), padded = s_.padded, per_word = kernels_.per_word;
+        int32_t low[kQueries], high[kQueries];
+        const VisibleBlock visible = cut_to_block(x_.runs + row, rows, n, low, high);
+        const int64_t first = visible.first, columns = visible.last - visible.first;
+        if (!columns) return;
+        float* out = x_.out + row * padded;
+        kernels_.product({rows, columns, kernels_.words(s_.D), x_.queries + row * padded / per_word, padded / per_word,
+                          1, x_.keys + first, kKeys, x_.scores + first, kKeys, false});
+        float* weights = per_word == 1 ? x_.scores : x_.weights;
+        kernels_.softmax({visible, p_.scale, x_.scores, weights, x_.max + row, x_.sum + row, out, padded});
+        kernels_.product({rows, padded, columns / per_word, weights + first / per_word, kKeys / per_word, 1,
+                          x_.values + first / per_word * padded, padded, out, padded, true});
+    }
+
+    void finish(int64_t row) {
+        const float sum = x_.sum[row];
+        const int64_t i = query(row), h = head(row);
+        kernels_.scale_row(x_.out + row * s_.padded, sum == 0 ? 0.0f : 1.0f / sum, s_.D, p_.out.at<float>(b_, i, h));
+        if (p_.lse) *p_.lse.at<float>(b_, h, i) = sum == 0 ? -HUGE_VALF : x_.max[row] * p_.scale + std::log(sum);
+    }
+
+    const Attention& p_;
+    const AttentionShape& s_;
+    const AttentionKernels& kernels_;
+    const Scratch& x_;
+    int64_t b_, g_, first_, queries_, rows_;
+    KeyRun seen_{};
+};
+
+size_t scratch_bytes(const Plan& plan) {
+    size_t bytes = 0;
+    Scratch().lay_out(plan, Measure{&bytes});
+    return bytes;
+}
+
+size_t forward_workspace(const Attention& p, const Stream& stream) {
+    return scratch_bytes(plan_of(AttentionShape(p.q, p.k))) * stream.threads;
+}
+
+Status forward(const Attention& p, const Stream& stream, Workspace workspace) {
+    const Plan plan = plan_of(AttentionShape(p.q, p.k));
+    const size_t bytes = scratch_bytes(plan);
+    parallel_for(stream, plan.tasks(), [&](int64_t index, int worker) {
+        Workspace mine{workspace.data + worker * bytes, bytes};
+        Scratch scratch;
+        scratch.lay_out(plan, Cut{&mine});
+        Task(p, plan, scratch, index).run();
+    });
+    return {};
+}
+
+}  // namespace
+
+Op<Attention> attention_entry() {
+    return {forward, forward_workspace};
+}
+
+}  // namespace noema::cpu
