@@ -1,9 +1,259 @@
-#include "cpu.h"
+#include "cpu/matmul_packing.h"
 
+#include <cstring>
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "cpu/matmul_packing.cpp"
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+
+#include <algorithm>
+
+#include "cpu/cpu.h"
+#include "cpu/simd-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace noema::cpu::HWY_NAMESPACE {
+
+// Unnamed: other ops have helpers of the same names.
+namespace {
+
+using DU = hn::RebindToUnsigned<DF>;
+using VU = hn::Vec<DU>;
+constexpr int64_t kLanes = static_cast<int64_t>(hn::MaxLanes(DF()));
+
+// The bf16 nearest to each value (even on ties), in the upper half of its lane; NaN stays NaN.
+HWY_INLINE VU upper_bf16(VF v) {
+    const DU d;
+    const VU u = hn::BitCast(d, v);
+    const VU odd = hn::And(hn::ShiftRight<16>(u), hn::Set(d, 1u));
+    const VU rounded = hn::Add(hn::Add(u, hn::Set(d, 0x7FFFu)), odd);
+    const VU quiet = hn::Or(u, hn::Set(d, 0x400000u));
+    return hn::And(hn::IfThenElse(hn::RebindMask(d, hn::Eq(v, v)), rounded, quiet), hn::Set(d, 0xFFFF0000u));
+}
+
+HWY_INLINE VF load_bf16(const uint16_t* p) {
+    const hn::Rebind<uint16_t, DF> dh;
+    return hn::BitCast(DF(), hn::ShiftLeft<16>(hn::PromoteTo(DU(), hn::LoadU(dh, p))));
+}
+
+// Reads kLanes values, the last of them from behind `n` as zero.
+HWY_INLINE VF load_values(const float* p, int64_t n) {
+    return n >= kLanes ? hn::LoadU(DF(), p) : load_n(DF(), p, static_cast<size_t>(n));
+}
+HWY_INLINE VF load_values(const uint16_t* p, int64_t n) {
+    if (n >= kLanes) return load_bf16(p);
+    uint16_t padded[kLanes] = {};
+    std::memcpy(padded, p, static_cast<size_t>(n) * 2);
+    return load_bf16(padded);
+}
+
+// Lanes 2i and 2i+1 of a|b become lane i: two bf16 side by side.
+HWY_INLINE VU paired(VF a, VF b) {
+#if HWY_TARGET == HWY_SCALAR
+    const VF even = a, odd = b;
+#else
+    const VF even = hn::ConcatEven(DF(), b, a), odd = hn::ConcatOdd(DF(), b, a);
+#endif
+    return hn::Or(upper_bf16(odd), hn::ShiftRight<16>(upper_bf16(even)));
+}
+
+// One line of n values that lie side by side -> its steps, zero-filled up to `steps`.
+template <class T>
+void pack_line(const T* p, int64_t n, Packing packing, int64_t steps, uint32_t* out) {
+    const DU d;
+    if (packing == Packing::bf16_pairs) {
+        for (int64_t s = 0; s < steps; s += kLanes) {
+            const int64_t rest = n - 2 * s;
+            const VF a = rest > 0 ? load_values(p + 2 * s, rest) : hn::Zero(DF());
+            const VF b = rest > kLanes ? load_values(p + 2 * s + kLanes, rest - kLanes) : hn::Zero(DF());
+            hn::StoreU(paired(a, b), d, out + s);
+        }
+        return;
+    }
+    const int64_t values = packing == Packing::f32 ? steps : 2 * steps;
+    for (int64_t i = 0; i < values; i += kLanes) {
+        const VF v = i < n ? load_values(p + i, n - i) : hn::Zero(DF());
+        hn::StoreU(packing == Packing::f32 ? hn::BitCast(d, v) : upper_bf16(v), d, out + i);
+    }
+}
+
+// Sixteen lines that lie side by side -> one step of a panel; `next` is the second k of a pair, null beyond K.
+template <class T>
+HWY_INLINE void pack_step(const T* p, const T* next, int64_t lines, bool pairs, uint32_t* out) {
+    const DU d;
+    for (int64_t i = 0; i < kPanelColumns; i += kLanes) {
+        const VF v = i < lines ? load_values(p + i, lines - i) : hn::Zero(DF());
+        VU u = hn::BitCast(d, v);
+        if (pairs) {
+            const VF w = next && i < lines ? load_values(next + i, lines - i) : hn::Zero(DF());
+            u = hn::Or(upper_bf16(w), hn::ShiftRight<16>(upper_bf16(v)));
+        }
+        hn::StoreU(u, d, out + i);
+    }
+}
+
+template <class T>
+void pack_steps(const Factor& f, Packing packing, const Part& part, uint32_t* out) {
+    const int64_t depth = step_depth(packing);
+    const int64_t lines = std::min(kPanelColumns, part.lines);
+    for (int64_t s = 0; s < part.steps; ++s, out += kPanelColumns) {
+        const int64_t k = (part.step + s) * depth;
+        if (k >= f.K) {
+            std::memset(out, 0, kStepBytes);
+            continue;
+        }
+        const T* p = static_cast<const T*>(f.data) + k * f.pitch + part.line;
+        pack_step(p, depth == 2 && k + 1 < f.K ? p + f.pitch : nullptr, lines, depth == 2, out);
+    }
+}
+
+// 4x4 of `from` (pitch in u32) -> transposed into `to`.
+HWY_INLINE void transpose4(const uint32_t* from, int64_t from_pitch, uint32_t* to, int64_t to_pitch) {
+#if HWY_TARGET == HWY_SCALAR
+    for (int i = 0; i < 4; ++i)
+        for (int j = 0; j < 4; ++j) to[i * to_pitch + j] = from[j * from_pitch + i];
+#else
+    const hn::CappedTag<uint32_t, 4> d;
+    const hn::RepartitionToWide<decltype(d)> dw;
+    const auto r0 = hn::LoadU(d, from), r1 = hn::LoadU(d, from + from_pitch);
+    const auto r2 = hn::LoadU(d, from + 2 * from_pitch), r3 = hn::LoadU(d, from + 3 * from_pitch);
+    const auto a = hn::BitCast(dw, hn::InterleaveLower(d, r0, r1)), b = hn::BitCast(dw, hn::InterleaveLower(d, r2, r3));
+    const auto c = hn::BitCast(dw, hn::InterleaveUpper(d, r0, r1)), e = hn::BitCast(dw, hn::InterleaveUpper(d, r2, r3));
+    hn::StoreU(hn::BitCast(d, hn::InterleaveLower(dw, a, b)), d, to);
+    hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(dw, a, b)), d, to + to_pitch);
+    hn::StoreU(hn::BitCast(d, hn::InterleaveLower(dw, c, e)), d, to + 2 * to_pitch);
+    hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(dw, c, e)), d, to + 3 * to_pitch);
+#endif
+}
+
+// Steps are packed in runs of this length when they pass through a transposition: 16 lines of it fit the first-level
+// cache together with their result.
+constexpr int64_t kRun = 64;
+
+template <class T>
+void pack_panel_from_lines(const Factor& f, Packing packing, const Part& part, uint32_t* out) {
+    alignas(64) uint32_t lines[kPanelColumns][kRun + 16] = {};
+    const int64_t depth = step_depth(packing), count = std::min(kPanelColumns, part.lines);
+    for (int64_t s = 0; s < part.steps; s += kRun) {
+        const int64_t steps = std::min(kRun, part.steps - s), k = (part.step + s) * depth;
+        for (int64_t i = 0; i < count; ++i)
+            pack_line(static_cast<const T*>(f.data) + (part.line + i) * f.pitch + k, std::min(f.K - k, steps * depth),
+                      packing, steps, lines[i]);
+        int64_t t = 0;
+        for (; t + 4 <= steps; t += 4)
+            for (int64_t i = 0; i < kPanelColumns; i += 4)
+                transpose4(&lines[i][t], kRun + 16, out + (s + t) * kPanelColumns + i, kPanelColumns);
+        for (; t < steps; ++t)
+            for (int64_t i = 0; i < kPanelColumns; ++i) out[(s + t) * kPanelColumns + i] = lines[i][t];
+    }
+}
+
+template <class T>
+void pack_panels_of(const Factor& f, Packing packing, const Part& part, std::byte* out, int64_t panel_bytes) {
+    for (int64_t i = 0; i < part.lines; i += kPanelColumns, out += panel_bytes) {
+        const Part panel{part.line + i, part.lines - i, part.step, part.steps};
+        uint32_t* to = reinterpret_cast<uint32_t*>(out);
+        if (f.depth_is_last)
+            pack_panel_from_lines<T>(f, packing, panel, to);
+        else
+            pack_steps<T>(f, packing, panel, to);
+    }
+}
+
+// Rows whose values lie a pitch apart: steps of 16 rows first, then transposed. f32_of_bf16 needs two values per step
+// where a panel holds one, so it is made of single values.
+template <class T>
+void pack_rows_across(const Factor& f, Packing packing, const Part& part, std::byte* out) {
+    const bool rounded = packing == Packing::f32_of_bf16;
+    const Packing inner = packing == Packing::bf16_pairs ? packing : Packing::f32;
+    const int64_t scale = rounded ? 2 : 1, values = part.steps * scale, pitch = row_pitch(packing) / 4;
+    alignas(64) uint32_t steps[kRun][kPanelColumns] = {}, turned[kPanelColumns][kRun];
+    for (int64_t i = 0; i < part.lines; i += kPanelColumns) {
+        const int64_t count = std::min(kPanelColumns, part.lines - i);
+        for (int64_t s = 0; s < values; s += kRun) {
+            const int64_t n = std::min(kRun, values - s);
+            pack_steps<T>(f, inner, {part.line + i, count, part.step * scale + s, n}, steps[0]);
+            for (int64_t t = 0; t < n; t += 4)
+                for (int64_t r = 0; r < kPanelColumns; r += 4)
+                    transpose4(&steps[t][r], kPanelColumns, &turned[r][t], kRun);
+            for (int64_t r = 0; r < count; ++r) {
+                uint32_t* to = reinterpret_cast<uint32_t*>(out) + (i + r) * pitch + s;
+                if (rounded)
+                    pack_line(reinterpret_cast<const float*>(turned[r]), n, packing, n / 2, to);
+                else
+                    std::memcpy(to, turned[r], static_cast<size_t>(n) * 4);
+            }
+        }
+    }
+}
+
+template <class T>
+void pack_rows_of(const Factor& f, Packing packing, const Part& part, std::byte* out) {
+    if (!f.depth_is_last) return pack_rows_across<T>(f, packing, part, out);
+    const int64_t depth = step_depth(packing), k = part.step * depth;
+    for (int64_t i = 0; i < part.lines; ++i)
+        pack_line(static_cast<const T*>(f.data) + (part.line + i) * f.pitch + k, std::min(f.K - k, part.steps * depth),
+                  packing, part.steps, reinterpret_cast<uint32_t*>(out + i * row_pitch(packing)));
+}
+
+void pack_panels_any(const Factor& f, Packing packing, const Part& part, std::byte* out, int64_t panel_bytes) {
+    if (f.dtype == DType::bf16)
+        pack_panels_of<uint16_t>(f, packing, part, out, panel_bytes);
+    else
+        pack_panels_of<float>(f, packing, part, out, panel_bytes);
+}
+
+void pack_rows_any(const Factor& f, Packing packing, const Part& part, std::byte* out) {
+    if (f.dtype == DType::bf16)
+        pack_rows_of<uint16_t>(f, packing, part, out);
+    else
+        pack_rows_of<float>(f, packing, part, out);
+}
+
+}  // namespace
+}  // namespace noema::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
 namespace noema::cpu {
 
-size_t packed_bytes(const View&, Precision) {
-    return 0;
+namespace {
+
+HWY_EXPORT(pack_panels_any);
+HWY_EXPORT(pack_rows_any);
+
+Status pack(const MatmulPack& p, const Stream& stream, Workspace) {
+    const int64_t N = p.weight.shape[0], K = p.weight.shape[1];
+    const Packing packing = panel_packing(p.precision);
+    const int64_t steps = panel_steps(K, packing);
+    const Factor factor{p.weight.data, p.weight.dtype, p.weight.stride[0], true, N, K};
+    parallel_for(stream, divide_up(N, kPanelColumns), [&](int64_t i, int) {
+        const int64_t line = i * kPanelColumns;
+        pack_panels(factor, packing, {line, std::min(kPanelColumns, N - line), 0, steps},
+                    static_cast<std::byte*>(p.packed) + i * steps * kStepBytes, steps * kStepBytes);
+    });
+    return {};
+}
+
+}  // namespace
+
+void pack_panels(const Factor& b, Packing packing, const Part& part, std::byte* out, int64_t panel_bytes) {
+    HWY_DYNAMIC_DISPATCH(pack_panels_any)(b, packing, part, out, panel_bytes);
+}
+
+void pack_rows(const Factor& a, Packing packing, const Part& part, std::byte* out) {
+    HWY_DYNAMIC_DISPATCH(pack_rows_any)(a, packing, part, out);
+}
+
+size_t packed_bytes(const View& weight, Precision precision) {
+    const int64_t steps = panel_steps(weight.shape[1], panel_packing(precision));
+    return static_cast<size_t>(divide_up(weight.shape[0], kPanelColumns) * steps * kStepBytes);
+}
+
+Op<MatmulPack> matmul_pack_entry() {
+    return {pack, nullptr};
 }
 
 }  // namespace noema::cpu
+#endif

@@ -1,0 +1,45 @@
+// The inner part of every product on the CPU: a block of packed rows times some packed panels, summed over one block of
+// steps. For one instruction set and precision every element is one chain of additions in the order of k, whatever the
+// block's size and wherever it was cut; so a row's result depends neither on the other rows nor on the threads.
+#pragma once
+
+#include "cpu/matmul_packing.h"
+
+namespace noema::cpu {
+
+struct BlockProduct {
+    const std::byte* a;   // `rows` packed rows of one block, row_pitch apart
+    const std::byte* b;   // first panel, at the block's first step
+    int64_t panel_bytes;  // from a panel to the next
+    float* sums;          // [rows, pitch]: 16 columns per panel
+    int64_t pitch;
+    int64_t rows;
+    int64_t panels;
+    int64_t steps;  // at most kBlockSteps
+    bool first;     // sums are assigned, else continued
+};
+
+/// The kernel for a precision on the instruction set in force, and how it wants its rows.
+struct BlockKernel {
+    Packing rows;
+    Packing panels;
+    void (*multiply)(const BlockProduct&);
+};
+BlockKernel block_kernel(Precision precision);
+
+/// y[m,n] of the header's epilogue for rows [row, row + rows) and columns [column, column + columns) from their sums.
+struct BlockResult {
+    const float* sums;
+    int64_t pitch;
+    int64_t row;
+    int64_t rows;
+    int64_t column;
+    int64_t columns;
+};
+void finish_block(const Matmul& p, const BlockResult& block);
+
+// What block_kernel chooses from.
+void multiply_f32(const BlockProduct& p);
+void multiply_widened(const BlockProduct& p);
+
+}  // namespace noema::cpu

@@ -1,0 +1,260 @@
+#include <cmath>
+
+#include "doctest/doctest.h"
+#include "native/harness.h"
+
+using namespace noema;
+using namespace noema::test;
+
+namespace {
+
+struct Shape {
+    int64_t M, N, K;
+};
+
+struct Options {
+    Precision precision = Precision::f32;
+    bool transpose_a = false;
+    bool transpose_b = true;
+    bool packed = false;
+    DType a = DType::f32;
+    DType b = DType::f32;
+    bool bias = false;
+    bool gate = false;
+    bool residual = false;
+    bool accumulate = false;
+    Activation activation = Activation::none;
+    double scale = 1;
+};
+
+std::string title_of(const Shape& s, const Options& o) {
+    auto number = [](auto v) { return std::to_string(static_cast<long long>(v)); };
+    std::string t = "matmul " + number(s.M) + "x" + number(s.N) + "x" + number(s.K);
+    t += o.precision == Precision::bf16 ? " bf16 " : " f32 ";
+    t += o.transpose_a ? "T" : "N";
+    t += o.transpose_b ? "T" : "N";
+    t += " a " + std::string(dtype_name(o.a)) + " b " + dtype_name(o.b);
+    if (o.packed) t += " packed";
+    if (o.bias) t += " bias";
+    if (o.gate) t += " gate";
+    if (o.residual) t += " residual";
+    if (o.accumulate) t += " accumulate";
+    if (o.activation != Activation::none) t += " activation " + number(o.activation);
+    return t;
+}
+
+Matmul arguments(const Tensors& t, const Options& o) {
+    return {.a = t["a"],
+            .b = t["b"],
+            .c = t["c"],
+            .bias = t["bias"],
+            .gate = t["gate"],
+            .residual = t["residual"],
+            .precision = o.precision,
+            .activation = o.activation,
+            .transpose_a = o.transpose_a,
+            .transpose_b = o.transpose_b,
+            .accumulate = o.accumulate};
+}
+
+/// Packs b where the backend has an arrangement (into the arena, behind the op's back), then multiplies.
+Status run_matmul(const Tensors& t, Context& c, const Options& o) {
+    Matmul p = arguments(t, o);
+    ArenaScope scope(*c.arena);
+    if (o.packed) {
+        const size_t bytes = c.backend->packed_bytes(p.b, o.precision);
+        void* room = bytes ? c.arena->take(bytes) : nullptr;
+        if (bytes) NOEMA_TRY(matmul_pack({.weight = p.b, .packed = room, .precision = o.precision}, c));
+        p.packed_b = room;
+    }
+    return matmul(p, c);
+}
+
+OpCase multiply(const Shape& s, const Options& o) {
+    const Fill small{.scale = o.scale};
+    std::vector<Field> fields = {input("a", o.transpose_a ? std::vector{s.K, s.M} : std::vector{s.M, s.K}, small, o.a),
+                                 input("b", o.transpose_b ? std::vector{s.N, s.K} : std::vector{s.K, s.N}, small, o.b),
+                                 o.accumulate ? in_out("c", {s.M, s.N}) : output("c", {s.M, s.N})};
+    if (o.bias) fields.push_back(input("bias", {s.N}));
+    if (o.gate) fields.push_back(input("gate", {s.M, s.N}));
+    if (o.residual) fields.push_back(input("residual", {s.M, s.N}));
+    return {title_of(s, o), fields, [o](const Tensors& t, Context& c) { return run_matmul(t, c, o); }};
+}
+
+/// Every transposition, precision and packing.
+void check_forms(const Shape& s) {
+    for (const Precision precision : {Precision::f32, Precision::bf16}) {
+        for (const bool ta : {false, true})
+            for (const bool tb : {false, true})
+                check(multiply(s, {.precision = precision, .transpose_a = ta, .transpose_b = tb}));
+        check(multiply(s, {.precision = precision, .packed = true}));
+    }
+}
+
+std::vector<double> product_of(const Tensors& t, const Options& o) {
+    static ThreadTeam one(1);
+    OpCase op{"", {}, [&](const Tensors& tensors, Context& c) { return run_matmul(tensors, c, o); }};
+    const Status status = run_on(op, t, "cpu", one);
+    REQUIRE_MESSAGE(status.ok(), status.text);
+    return t.values("c");
+}
+
+/// Rows [first, first + count) of a big product against the same rows multiplied alone.
+void check_rows_alone(const Shape& s, const Options& o, int64_t count) {
+    const OpCase whole = multiply(s, o);
+    const Tensors big = make_tensors(whole.fields, whole.title, false, false);
+    const std::vector<double> all = product_of(big, o);
+    const std::vector<double> a = big.values("a");
+    for (const int64_t first : {int64_t{0}, (s.M - count) / 2, s.M - count}) {
+        OpCase part = multiply({count, s.N, s.K}, o);
+        for (int64_t i = 0; i < count * s.K; ++i) {
+            const int64_t m = first + (o.transpose_a ? i % count : i / s.K), k = o.transpose_a ? i / count : i % s.K;
+            part.fields[0].fill.values.push_back(a[o.transpose_a ? k * s.M + m : m * s.K + k]);
+        }
+        for (Field& f : part.fields)
+            if (f.name == "b" || f.name == "bias") f.fill.values = big.values(f.name);
+        const Tensors few = make_tensors(part.fields, part.title, false, false);
+        const std::vector<double> rows = product_of(few, o);
+        const std::vector<double> expected(all.begin() + first * s.N, all.begin() + (first + count) * s.N);
+        CHECK_MESSAGE(rows == expected, title_of(s, o), ": rows ", first, " + ", count,
+                      " differ from the same rows alone");
+    }
+}
+
+}  // namespace
+
+TEST_CASE("matmul sizes") {
+    for (int64_t K : awkward_sizes(131)) check_forms({5, 18, K});
+    for (int64_t N : awkward_sizes(131)) check_forms({3, N, 19});
+    for (int64_t M : awkward_sizes(131)) check_forms({M, 17, 21});
+    for (int64_t M = 4; M <= 14; ++M) check_forms({M, 130, 9});
+}
+
+TEST_CASE("matmul across blocks") {
+    // Over one block of K (256 f32, 512 bf16), over one slab (1024, 2048), over one tile and one chunk of rows and columns.
+    check_forms({7, 33, 531});
+    check_forms({101, 20, 1100});
+    for (const Precision precision : {Precision::f32, Precision::bf16}) {
+        check(multiply({98, 17, 2100}, {.precision = precision, .accumulate = true}));
+        check(multiply({98, 1041, 5}, {.precision = precision, .transpose_b = false}));
+        check(multiply({1160, 3, 6}, {.precision = precision}));
+    }
+}
+
+TEST_CASE("matmul epilogues") {
+    for (const Precision precision : {Precision::f32, Precision::bf16})
+        for (const bool packed : {false, true})
+            for (const Activation activation : {Activation::none, Activation::gelu_erf, Activation::gelu_tanh}) {
+                Options o{.precision = precision, .packed = packed, .activation = activation};
+                check(multiply({4, 35, 24}, o));
+                o.bias = true;
+                check(multiply({4, 35, 24}, o));
+                o.gate = true;
+                check(multiply({100, 35, 24}, o));
+                o.residual = true;
+                check(multiply({4, 35, 0}, o));
+                o.accumulate = true;
+                check(multiply({4, 35, 24}, o));
+            }
+    for (const Activation activation : {Activation::gelu_erf, Activation::gelu_tanh})
+        for (const double scale : {1e-3, 3.0, 1e12})
+            check(multiply({3, 64, 8}, {.activation = activation, .scale = scale}));
+}
+
+TEST_CASE("matmul in place of the residual") {
+    OpCase op = multiply({9, 40, 1300}, {});
+    op.fields[2] = in_out("c", {9, 40});
+    op.run = [](const Tensors& t, Context& c) {
+        Matmul p = arguments(t, {});
+        p.residual = p.c;
+        return matmul(p, c);
+    };
+    check(op);
+}
+
+TEST_CASE("matmul operand types") {
+    for (const Precision precision : {Precision::f32, Precision::bf16})
+        for (const bool transposed : {false, true})
+            for (const DType a : {DType::f32, DType::bf16}) {
+                Options o{.precision = precision, .transpose_a = transposed, .transpose_b = !transposed, .a = a};
+                o.b = DType::bf16;
+                check(multiply({6, 45, 77}, o));
+                check(multiply({99, 45, 77}, o));
+            }
+    check(multiply({6, 45, 77}, {.packed = true, .b = DType::bf16}));
+    check(multiply({6, 45, 77}, {.precision = Precision::bf16, .packed = true, .b = DType::bf16}));
+}
+
+TEST_CASE("matmul rows do not depend on each other") {
+    EachIsa isas;
+    for (const std::string& isa : isas.names) {
+        EachIsa::use(isa);
+        INFO("instruction set ", isa);
+        for (const Precision precision : {Precision::f32, Precision::bf16})
+            for (const bool packed : {false, true})
+                for (const int64_t count : {1, 2, 4, 5, 9, 33})
+                    check_rows_alone({113, 150, 1090}, {.precision = precision, .packed = packed, .bias = true}, count);
+        check_rows_alone({113, 40, 70}, {.transpose_a = true, .transpose_b = false}, 3);
+    }
+}
+
+TEST_CASE("matmul keeps what is not finite") {
+    EachIsa isas;
+    for (const std::string& isa : isas.names) {
+        EachIsa::use(isa);
+        for (const Precision precision : {Precision::f32, Precision::bf16}) {
+            OpCase op = multiply({3, 20, 40}, {.precision = precision});
+            op.fields[0].fill.values.assign(3 * 40, 1.0);
+            op.fields[0].fill.values[5] = NAN;
+            op.fields[0].fill.values[40 + 7] = INFINITY;
+            const std::vector<double> c =
+                product_of(make_tensors(op.fields, op.title, false, false), {.precision = precision});
+            for (int n = 0; n < 20; ++n) {
+                CHECK(std::isnan(c[n]));
+                CHECK(std::isinf(c[20 + n]));
+                CHECK(std::isfinite(c[40 + n]));
+            }
+        }
+    }
+}
+
+TEST_CASE("matmul refuses") {
+    OpCase op = multiply({2, 3, 4}, {});
+    op.fields[1] = input("b", {3, 5});
+    check_refused(op, Code::invalid_argument, "b has shape [3, 5], expected [3, 4]");
+    op = multiply({2, 3, 4}, {.bias = true});
+    op.fields[3] = input("bias", {4});
+    check_refused(op, Code::invalid_argument, "bias has shape [4], expected [3]");
+    op = multiply({2, 3, 4}, {});
+    op.fields[0] = input("a", {2, 4}, {}, DType::f16);
+    check_refused(op, Code::invalid_argument, "a is f16, expected f32 or bf16");
+
+    op = multiply({4, 4, 4}, {});
+    auto refuse = [&](auto change, const char* mentions) {
+        op.run = [=](const Tensors& t, Context& c) {
+            Matmul p = arguments(t, {});
+            change(p);
+            return matmul(p, c);
+        };
+        check_refused(op, Code::invalid_argument, mentions);
+    };
+    refuse([](Matmul& p) { p.c = p.a; }, "c may not overlap a");
+    refuse([](Matmul& p) { p.c = p.b; }, "c may not overlap b");
+    refuse([](Matmul& p) { p.c.stride[0] = 3; }, "c has rows that overlap");
+    refuse([](Matmul& p) { p.packed_b = p.b.as<std::byte>() + 1; }, "packed_b must be 64-byte aligned");
+    refuse([](Matmul& p) { p.transpose_b = false, p.packed_b = &p; }, "packed_b needs transpose_b");
+    refuse([](Matmul& p) { p.residual = p.c, p.residual.data = p.c.as<float>() + 1; }, "residual may be c but");
+}
+
+TEST_CASE("matmul takes windows of one buffer") {
+    // The columns 0..3 of a row are a, the columns 4..7 are c.
+    OpCase op{
+        "matmul windows", {input("b", {4, 4}), contiguous(in_out("both", {5, 8}))}, [](const Tensors& t, Context& c) {
+            View a = t["both"];
+            a.shape[1] = 4;
+            View out = a;
+            out.data = a.as<std::byte>() + 4 * dtype_size(a.dtype);
+            return matmul({.a = a, .b = t["b"], .c = out}, c);
+        }};
+    check(op);
+}
