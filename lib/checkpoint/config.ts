@@ -1,0 +1,93 @@
+/** config.json: reading it from an untrusted folder, and getters whose refusals name file, key, found and expected. */
+
+import { NoemaError } from "../errors.js";
+import { readLimited } from "../files.js";
+import { describe, type JsonObject, parseObject } from "./json.js";
+
+/** A masked-diffusion transformer, whatever the layout that it was stored in. */
+export interface MaskedConfig {
+  layout: "llada";
+  /** Rows of the embedding and of the head: ids are below this. */
+  vocabSize: number;
+  /** C = numHeads * D. */
+  hiddenSize: number;
+  numLayers: number;
+  numHeads: number;
+  /** Divides numHeads. */
+  numKvHeads: number;
+  /** F. */
+  intermediateSize: number;
+  maxPositions: number;
+  ropeTheta: number;
+  rmsNormEps: number;
+  maskTokenId: number;
+  eosTokenId?: number;
+  padTokenId?: number;
+  tiedEmbeddings: boolean;
+}
+
+export interface ConfigFile {
+  readonly path: string;
+  readonly values: Readonly<JsonObject>;
+}
+
+/** Published ones are a few KiB. */
+const CONFIG_LIMIT = 1 << 20;
+
+export async function readConfig(path: string): Promise<ConfigFile> {
+  const bytes = await readLimited(path, CONFIG_LIMIT, "ERR_BAD_CHECKPOINT");
+  return { path, values: parseObject(bytes, path, "ERR_BAD_CHECKPOINT") };
+}
+
+/** The refusal of a key's value. */
+export function badValue({ path, values }: ConfigFile, key: string, expected: string): NoemaError {
+  const found = Object.hasOwn(values, key) ? describe(values[key]) : "nothing";
+  return new NoemaError("ERR_BAD_CHECKPOINT", `${path}: "${key}": found ${found}, expected ${expected}`, {
+    path,
+    key,
+    found: values[key],
+  });
+}
+
+/** The key's own value; null and a missing key are both undefined. */
+function given({ values }: ConfigFile, key: string): unknown {
+  return Object.hasOwn(values, key) ? (values[key] ?? undefined) : undefined;
+}
+
+export interface Range {
+  min: number;
+  max: number;
+}
+
+export function integer(config: ConfigFile, key: string, range: Range): number {
+  const value = optionalInteger(config, key, range);
+  if (value === undefined) throw badValue(config, key, `an integer ${range.min} .. ${range.max}`);
+  return value;
+}
+
+/** Undefined when the key is missing or null. */
+export function optionalInteger(config: ConfigFile, key: string, { min, max }: Range): number | undefined {
+  const value = given(config, key);
+  if (value === undefined) return undefined;
+  if (Number.isSafeInteger(value) && (value as number) >= min && (value as number) <= max) return value as number;
+  throw badValue(config, key, `an integer ${min} .. ${max}`);
+}
+
+export function number(config: ConfigFile, key: string, { min, max }: Range): number {
+  const value = given(config, key);
+  if (typeof value === "number" && value >= min && value <= max) return value;
+  throw badValue(config, key, `a number ${min} .. ${max}`);
+}
+
+export function boolean(config: ConfigFile, key: string): boolean {
+  const value = given(config, key);
+  if (typeof value === "boolean") return value;
+  throw badValue(config, key, "true or false");
+}
+
+/** The key must say what the layout does; with `absent`, saying nothing (or null) is as good. */
+export function requires(config: ConfigFile, key: string, wanted: string | number | boolean, absent = false): void {
+  const value = given(config, key);
+  if (value === wanted || (absent && value === undefined)) return;
+  throw badValue(config, key, `${JSON.stringify(wanted)}, all that this layout does`);
+}

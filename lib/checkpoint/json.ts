@@ -1,0 +1,69 @@
+/** JSON from untrusted files: UTF-8 without a byte-order mark, no duplicate keys, an object at the top. */
+
+import { type ErrorCode, NoemaError } from "../errors.js";
+
+export type JsonObject = Record<string, unknown>;
+
+export function isObject(value: unknown): value is JsonObject {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+/** Parses the bytes; whatever is wrong is `code` with a message that starts with `what`. */
+export function parseObject(bytes: Uint8Array, what: string, code: ErrorCode): JsonObject {
+  let text: string;
+  let value: unknown;
+  try {
+    text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
+    value = JSON.parse(text);
+  } catch (error) {
+    throw new NoemaError(code, `${what}: not valid JSON: ${(error as Error).message}`, {}, { cause: error });
+  }
+  if (!isObject(value)) {
+    throw new NoemaError(code, `${what}: found ${describe(value)}, expected an object`);
+  }
+  const duplicate = duplicateKey(text);
+  if (duplicate !== undefined) throw new NoemaError(code, `${what}: the key "${duplicate}" occurs twice in one object`);
+  return value;
+}
+
+/** A value in a message: short, and with its type where that is not obvious. */
+export function describe(value: unknown): string {
+  if (Array.isArray(value)) return "an array";
+  if (isObject(value)) return "an object";
+  if (value === undefined) return "nothing";
+  const text = JSON.stringify(value) ?? String(value);
+  return text.length > 80 ? `${text.slice(0, 77)}...` : text;
+}
+
+/**
+ * The first key that one object holds twice. The text is known to be valid JSON, so strings and brackets suffice: a string
+ * is a key when it follows "{", or a "," whose innermost bracket is an object's.
+ */
+function duplicateKey(text: string): string | undefined {
+  const open: (Set<string> | undefined)[] = []; // the keys of each enclosing object; undefined for an array
+  let expectsKey = false;
+  for (let i = 0; i < text.length; i++) {
+    const character = text[i];
+    if (character === '"') {
+      const start = i;
+      i = stringEnd(text, i);
+      const keys = open.at(-1);
+      if (!expectsKey || keys === undefined) continue;
+      const key: string = JSON.parse(text.slice(start, i + 1));
+      if (keys.has(key)) return key;
+      keys.add(key);
+    } else if (character === "{" || character === "[") open.push(character === "{" ? new Set() : undefined);
+    else if (character === "}" || character === "]") open.pop();
+    else if (character !== ",") continue;
+    expectsKey = character === "{" || (character === "," && open.at(-1) !== undefined);
+  }
+  return undefined;
+}
+
+/** Where the string that starts at `start` has its closing quote. */
+function stringEnd(text: string, start: number): number {
+  for (let i = start + 1; ; i++) {
+    if (text[i] === "\\") i++;
+    else if (text[i] === '"') return i;
+  }
+}

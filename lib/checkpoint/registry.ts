@@ -1,0 +1,27 @@
+/** Every checkpoint layout, one line each. */
+
+import { NoemaError } from "../errors.js";
+import type { ConfigFile } from "./config.js";
+import { describe } from "./json.js";
+import type { Layout } from "./layout.js";
+import { llada } from "./llada.js";
+
+export const layouts: readonly Layout[] = [
+  llada, //
+];
+
+/** The layout that recognises this config.json. */
+export function findLayout({ path, values }: ConfigFile): Layout {
+  const layout = layouts.find((candidate) => candidate.sniff(values));
+  if (layout !== undefined) return layout;
+  const known = layouts.map(({ name }) => name).join(", ");
+  const message = `${path}: no layout reads this model: "model_type" is ${describe(values.model_type)}; known: ${known}`;
+  throw new NoemaError("ERR_UNSUPPORTED", message, { path, modelType: values.model_type });
+}
+
+/** The layout of this name; it exists, the name's type says so. */
+export function layoutNamed(name: Layout["name"]): Layout {
+  const layout = layouts.find((candidate) => candidate.name === name);
+  if (layout === undefined) throw new NoemaError("ERR_INVALID_ARGUMENT", `there is no checkpoint layout "${name}"`);
+  return layout;
+}
