@@ -1,0 +1,300 @@
+/**
+ * Runs a policy on a native session: closed policies step by step, open ones as one plan in a single crossing. All
+ * sequences of a session have one length, and each takes its n-th step in the session's n-th, so what becomes of a
+ * sequence does not depend on its company.
+ */
+
+import { NoemaError } from "../errors.js";
+import type { Draw, NativeCancellation, NativeSession, StepResult } from "../native/addon.js";
+import type { ClosedPolicy, Moment, OpenPolicy, Question } from "./policy.js";
+import type { DecodingSettings } from "./resolve.js";
+import { Sequence, type SequenceStart } from "./sequence.js";
+
+export interface DecodeTask {
+  readonly session: NativeSession;
+  readonly starts: readonly SequenceStart[];
+  readonly settings: DecodingSettings;
+  readonly maskId: number;
+  readonly eosId: number;
+  readonly cancellation?: NativeCancellation;
+  /** Runs an open policy step by step too, so that every step is reported with its confidences. */
+  readonly stepwise?: boolean;
+  readonly onStep?: (step: number) => void;
+  /** The token that is never drawn; without it, MASK. */
+  readonly excludedId?: number;
+  /** False: masks that a policy leaves stay. */
+  readonly fill?: boolean;
+  readonly maxSteps?: number;
+  /** Given randomness for the convolutional draw of a step (verification). */
+  readonly uniforms?: (step: number, positions: readonly number[]) => Float32Array;
+}
+
+/** One sequence's part in a step. */
+interface Turn {
+  readonly at: number;
+  readonly sequence: Sequence;
+  readonly moment: Moment;
+  /** Positions to look at. */
+  readonly positions: readonly number[];
+  readonly question: Question;
+  readonly draw: Draw;
+}
+
+const greedy: Draw = { kind: "argmax", temperature: 0, topK: 0, topP: 1 };
+
+export class Decoder {
+  readonly sequences: readonly Sequence[];
+  readonly #task: DecodeTask;
+  readonly #length: number;
+  readonly #decidedRows: number[] = [];
+  readonly #decidedIds: number[] = [];
+
+  constructor(task: DecodeTask) {
+    const { settings, maskId, fill = true } = task;
+    this.#task = task;
+    this.#length = task.starts[0]?.ids.length ?? 0;
+    this.sequences = task.starts.map((start) => new Sequence(start, { settings, maskId, fill }));
+    if (settings.stopAtEos) for (const sequence of this.sequences) sequence.stopAt(task.eosId);
+  }
+
+  /** Resolves when every sequence is finished. What was made so far can be read from `sequences` at any time. */
+  async run(): Promise<void> {
+    const { policy } = this.#task.settings;
+    if (policy.kind === "open" && !this.#task.stepwise) await this.#runPlan(policy);
+    else await this.#runSteps();
+  }
+
+  async #runSteps(): Promise<void> {
+    const { maxSteps = Number.POSITIVE_INFINITY, onStep } = this.#task;
+    for (let step = 0; step < maxSteps && this.sequences.some((sequence) => !sequence.finished); step++) {
+      const turns = this.#turns(step);
+      for (const group of grouped(turns)) await this.#take(step, group);
+      this.#finishStep();
+      onStep?.(step);
+    }
+  }
+
+  #turns(step: number): Turn[] {
+    return this.sequences.flatMap((sequence, at) => {
+      if (sequence.finished) return [];
+      const turn = this.#turn(at, sequence, sequence.moment(step));
+      return turn.positions.length > 0 ? [turn] : [];
+    });
+  }
+
+  #turn(at: number, sequence: Sequence, moment: Moment): Turn {
+    const { policy, draw } = this.#task.settings;
+    const { positions } = moment;
+    if (sequence.filling) return { at, sequence, moment, positions, question: {}, draw: greedy };
+    if (policy.kind === "open") {
+      const picked = policy.pick(moment).sort((a, b) => a - b);
+      return { at, sequence, moment, positions: picked, question: {}, draw };
+    }
+    const idle = moment.count === 0 && !policy.leavesMasks && !policy.adaptive;
+    return { at, sequence, moment, positions: idle ? [] : positions, question: policy.ask(moment), draw };
+  }
+
+  /** One forward pass for turns that ask the same. */
+  async #take(step: number, turns: readonly Turn[]): Promise<void> {
+    const { session, maskId, excludedId = maskId, cancellation, uniforms } = this.#task;
+    const { question, draw, positions } = turns[0]!;
+    const { convolution, ...statistics } = question;
+    const given = convolution && uniforms ? { uniforms: uniforms(step, positions) } : {};
+    const result = await session.step({
+      step,
+      setRows: Int32Array.from(this.#decidedRows.splice(0)),
+      setIds: Int32Array.from(this.#decidedIds.splice(0)),
+      rows: Int32Array.from(turns.flatMap((turn) => this.#rows(turn))),
+      draw,
+      excludedId,
+      ...statistics,
+      ...(convolution ? { convolution: { ...convolution, ...given } } : {}),
+      ...(cancellation ? { cancellation } : {}),
+    });
+    let offset = 0;
+    for (const turn of turns) {
+      this.#apply(turn, slice(result, offset, turn.positions.length));
+      offset += turn.positions.length;
+    }
+  }
+
+  #rows({ at, positions }: Turn): number[] {
+    return positions.map((position) => at * this.#length + position);
+  }
+
+  #apply(turn: Turn, seen: StepResult): void {
+    const { sequence, moment, positions } = turn;
+    const { policy } = this.#task.settings;
+    sequence.passes++;
+    sequence.look(positions, seen.tokens, seen.confidence);
+    if (sequence.filling) sequence.filled += positions.length;
+    const all = sequence.filling || policy.kind === "open";
+    const chosen = all ? positions : keep(policy as ClosedPolicy, moment, seen);
+    this.#decide(turn.at, chosen);
+  }
+
+  #decide(at: number, positions: readonly number[]): void {
+    const sequence = this.sequences[at]!;
+    sequence.decide(positions);
+    for (const position of positions) {
+      this.#decidedRows.push(at * this.#length + position);
+      this.#decidedIds.push(sequence.ids[position]!);
+    }
+  }
+
+  #finishStep(): void {
+    const { settings, eosId } = this.#task;
+    for (const sequence of this.sequences) {
+      if (sequence.finished) continue;
+      if (settings.stopAtEos) sequence.stopAt(eosId);
+      if (!sequence.finished) sequence.advance();
+    }
+  }
+
+  async #runPlan(policy: OpenPolicy): Promise<void> {
+    const plan = this.#layOut(policy);
+    if (plan.length === 0) return;
+    const { session, settings, maskId, excludedId = maskId, cancellation } = this.#task;
+    const follower = new PlanFollower(plan, this.sequences, this.#length, this.#task);
+    try {
+      const rows = plan.flat();
+      const result = await session.run({
+        firstStep: 0,
+        setRows: new Int32Array(0),
+        setIds: new Int32Array(0),
+        rows: Int32Array.from(rows),
+        counts: Int32Array.from(plan, (step) => step.length),
+        draw: settings.draw,
+        excludedId,
+        onSteps: () => follower.follow(session.canvas()),
+        ...(cancellation ? { cancellation } : {}),
+      });
+      const canvas = session.canvas();
+      follower.follow(canvas);
+      follower.confidences(rows, result.confidence);
+    } catch (error) {
+      follower.followIfPossible(session);
+      if (!follower.stopped) throw error;
+    }
+  }
+
+  /** The rows of every step. Nothing depends on tokens, so any token stands for one. */
+  #layOut(policy: OpenPolicy): number[][] {
+    const { maskId, settings } = this.#task;
+    const rehearsal = this.#task.starts.map(
+      ({ ids, seed }) => new Sequence({ ids, seed, eosFrom: -1 }, { settings, maskId, fill: false }),
+    );
+    const plan: number[][] = [];
+    for (let step = 0; rehearsal.some((sequence) => !sequence.finished); step++) {
+      const rows: number[] = [];
+      rehearsal.forEach((sequence, at) => {
+        if (sequence.finished || this.sequences[at]!.finished) return;
+        const picked = policy.pick(sequence.moment(step)).sort((a, b) => a - b);
+        sequence.look(
+          picked,
+          picked.map(() => (maskId === 0 ? 1 : 0)),
+          picked,
+        );
+        sequence.decide(picked);
+        rows.push(...picked.map((position) => at * this.#length + position));
+      });
+      for (const sequence of rehearsal) if (!sequence.finished) sequence.advance();
+      plan.push(rows);
+    }
+    return plan;
+  }
+}
+
+/** Brings the sequences up to what a running plan has written. Steps finish in order. */
+class PlanFollower {
+  /** Every sequence has ended at its end-of-text token, so the rest of the plan was called off. */
+  stopped = false;
+  #done = 0;
+
+  constructor(
+    readonly plan: readonly number[][],
+    readonly sequences: readonly Sequence[],
+    readonly length: number,
+    readonly task: DecodeTask,
+  ) {}
+
+  follow(canvas: Int32Array): void {
+    const { plan, task } = this;
+    while (this.#done < plan.length && plan[this.#done]!.every((row) => canvas[row] !== task.maskId)) {
+      this.#finish(plan[this.#done]!, canvas);
+      task.onStep?.(this.#done);
+      this.#done++;
+    }
+    if (this.stopped || this.#done === plan.length || !this.sequences.every((sequence) => sequence.cut >= 0)) return;
+    this.stopped = true;
+    task.cancellation?.cancel();
+  }
+
+  followIfPossible(session: NativeSession): void {
+    try {
+      this.follow(session.canvas());
+    } catch (error) {
+      // The session went away with its model: what was reported before is all there is.
+      if (!(error instanceof NoemaError) || error.code !== "ERR_DISPOSED") throw error;
+    }
+  }
+
+  confidences(rows: readonly number[], values: Float32Array): void {
+    rows.forEach((row, i) => {
+      this.sequences[Math.floor(row / this.length)]!.confidence[row % this.length] = values[i]!;
+    });
+  }
+
+  #finish(rows: readonly number[], canvas: Int32Array): void {
+    this.sequences.forEach((sequence, at) => {
+      if (sequence.finished) return;
+      const first = at * this.length;
+      const positions = rows.filter((row) => row >= first && row < first + this.length).map((row) => row - first);
+      if (positions.length > 0) {
+        sequence.passes++;
+        for (const position of positions) sequence.draft[position] = canvas[first + position]!;
+        sequence.decide(positions);
+      }
+      if (this.task.settings.stopAtEos) sequence.stopAt(this.task.eosId);
+      if (!sequence.finished) sequence.advance();
+    });
+  }
+}
+
+/** Turns that ask the same share a forward pass; as a rule all do. */
+function grouped(turns: readonly Turn[]): Turn[][] {
+  const groups = new Map<string, Turn[]>();
+  for (const turn of turns) {
+    const key = JSON.stringify([turn.question, turn.draw.kind, turn.draw.temperature]);
+    const group = groups.get(key);
+    if (group) group.push(turn);
+    else groups.set(key, [turn]);
+  }
+  return [...groups.values()];
+}
+
+function keep(policy: ClosedPolicy, moment: Moment, seen: StepResult): number[] {
+  const { tokens, confidence, entropy, margin, neighbourhood } = seen;
+  const chosen = policy.choose({
+    ...moment,
+    tokens,
+    confidence,
+    ...(entropy ? { entropy } : {}),
+    ...(margin ? { margin } : {}),
+    ...(neighbourhood ? { neighbourhood } : {}),
+  });
+  return chosen.map((i) => moment.positions[i]!);
+}
+
+/** The results of `count` rows from `offset` on. */
+function slice(result: StepResult, offset: number, count: number): StepResult {
+  const end = offset + count;
+  const { tokens, confidence, entropy, margin, neighbourhood } = result;
+  return {
+    tokens: tokens.subarray(offset, end),
+    confidence: confidence.subarray(offset, end),
+    ...(entropy ? { entropy: entropy.subarray(offset, end) } : {}),
+    ...(margin ? { margin: margin.subarray(offset, end) } : {}),
+    ...(neighbourhood ? { neighbourhood: neighbourhood.subarray(offset, end) } : {}),
+  };
+}
