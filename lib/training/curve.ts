@@ -27,10 +27,10 @@ const MAX_POINTS = 240;
 /** Draws loss over steps: training (averaged, for single batches are noisy) and held-out with its standard error. */
 export function lossCurve(metrics: readonly Metric[], title = "Loss"): string {
   const train = average(
-    metrics.flatMap((metric) => (metric.kind === "step" ? { x: metric.step, y: metric.loss } : [])),
+    metrics.flatMap((metric) => (metric.type === "step" ? { x: metric.step, y: metric.loss } : [])),
   );
   const heldOut = metrics.flatMap((metric) =>
-    metric.kind === "held-out" ? { x: metric.step, y: metric.bound, error: metric.standardError } : [],
+    metric.type === "held-out" ? { x: metric.step, y: metric.bound, error: metric.standardError } : [],
   );
   const x: Scale = { ...range([...train, ...heldOut].map((point) => point.x)), begin: PLOT.left, end: PLOT.right };
   const y: Scale = { ...range([...train, ...heldOut].map((point) => point.y)), begin: PLOT.bottom, end: PLOT.top };

@@ -3,11 +3,11 @@
  * state does not know (a run killed between two saves wrote them), so the file always tells the story of one unbroken run.
  */
 
-import { readFile } from "node:fs/promises";
-import { NoemaError } from "../errors.js";
+import { appendFile, readFile } from "node:fs/promises";
+import { ioError, writeAll, writeAtomically } from "../files.js";
 
 export interface TrainingMetric {
-  kind: "step";
+  type: "step";
   step: number;
   /** Nats per token: an unbiased, noisy estimate of the bound on the batch. */
   loss: number;
@@ -19,7 +19,7 @@ export interface TrainingMetric {
 }
 
 export interface HeldOutMetric {
-  kind: "held-out";
+  type: "held-out";
   step: number;
   /** Which parameters were judged. */
   source: "parameter" | "average";
@@ -32,7 +32,7 @@ export interface HeldOutMetric {
 }
 
 export interface SampleMetric {
-  kind: "sample";
+  type: "sample";
   step: number;
   prompt: string;
   seed: number;
@@ -41,30 +41,74 @@ export interface SampleMetric {
 
 export type Metric = TrainingMetric | HeldOutMetric | SampleMetric;
 
+/** A run's metrics, in memory and in the file. */
+export class MetricsLog {
+  readonly path: string;
+  readonly #metrics: Metric[];
+  readonly #unwritten: Metric[] = [];
+  /** Whether the file holds all that came before. Not so at first (lines may be dropped) and after a failed append: then it is rewritten. */
+  #whole = false;
+
+  private constructor(path: string, metrics: Metric[]) {
+    this.path = path;
+    this.#metrics = metrics;
+  }
+
+  /** The log of a run that goes on after `lastStep`: later lines are forgotten. */
+  static async open(path: string, lastStep: number): Promise<MetricsLog> {
+    return new MetricsLog(
+      path,
+      (await readMetrics(path)).filter((metric) => metric.step <= lastStep),
+    );
+  }
+
+  get all(): readonly Metric[] {
+    return this.#metrics;
+  }
+
+  has(type: Metric["type"], step: number): boolean {
+    return this.#metrics.findLast((metric) => metric.step <= step && metric.type === type)?.step === step;
+  }
+
+  add(metric: Metric): void {
+    this.#metrics.push(metric);
+    this.#unwritten.push(metric);
+  }
+
+  /** Writes what was added; after a failure everything is still in memory, and the next call writes it. */
+  async flush(): Promise<void> {
+    const text = (this.#whole ? this.#unwritten : this.#metrics)
+      .map((metric) => `${JSON.stringify(metric)}\n`)
+      .join("");
+    try {
+      if (this.#whole) {
+        this.#whole = false;
+        await appendFile(this.path, text);
+      } else {
+        await writeAtomically(this.path, (handle) => writeAll(handle, Buffer.from(text)));
+      }
+      this.#whole = true;
+      this.#unwritten.length = 0;
+    } catch (error) {
+      throw ioError("writing metrics", this.path, error);
+    }
+  }
+}
+
 /** The metrics of a file; a line cut short by a kill is left out. Absent file: none. */
 export async function readMetrics(path: string): Promise<Metric[]> {
-  return (await readLines(path)).flatMap((line) => parse(line) ?? []);
-}
-
-/** The text that remains of a metrics file for a run that goes on after `lastStep`. */
-export async function metricsUpTo(path: string, lastStep: number): Promise<string> {
-  const kept = (await readLines(path)).filter((line) => (parse(line)?.step ?? Number.POSITIVE_INFINITY) <= lastStep);
-  return kept.map((line) => `${line}\n`).join("");
-}
-
-async function readLines(path: string): Promise<string[]> {
   try {
-    return (await readFile(path, "utf8")).split("\n").filter((line) => line !== "");
+    return (await readFile(path, "utf8")).split("\n").flatMap((line) => parse(line) ?? []);
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === "ENOENT") return [];
-    throw new NoemaError("ERR_IO", `${path}: ${(error as Error).message}`, { path }, { cause: error });
+    throw ioError("reading", path, error);
   }
 }
 
 function parse(line: string): Metric | undefined {
   try {
     const value = JSON.parse(line) as Metric;
-    return typeof value?.step === "number" && typeof value.kind === "string" ? value : undefined;
+    return typeof value?.step === "number" && typeof value.type === "string" ? value : undefined;
   } catch {
     return undefined;
   }

@@ -1,12 +1,12 @@
-import { mkdtemp, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import test from "ava";
 import { lossCurve, ticks } from "../../../lib/training/curve.js";
-import { type Metric, metricsUpTo, readMetrics } from "../../../lib/training/metrics.js";
+import { type Metric, MetricsLog, readMetrics } from "../../../lib/training/metrics.js";
 
 const step = (at: number): Metric => ({
-  kind: "step",
+  type: "step",
   step: at,
   loss: 8 - at / 100,
   rate: 1,
@@ -15,7 +15,7 @@ const step = (at: number): Metric => ({
   seconds: at,
 });
 const heldOut = (at: number): Metric => ({
-  kind: "held-out",
+  type: "held-out",
   step: at,
   source: "average",
   bound: 7 - at / 100,
@@ -33,9 +33,35 @@ async function file(text: string): Promise<string> {
 
 test("lines after the state's step, and a line cut short by a kill, are dropped", async (t) => {
   const lines = [step(1), heldOut(1), step(2), step(3)].map((metric) => JSON.stringify(metric));
-  const path = await file(`${lines.join("\n")}\n{"kind":"step","st`);
+  const path = await file(`${lines.join("\n")}\n{"type":"step","st`);
   t.deepEqual(await readMetrics(path), [step(1), heldOut(1), step(2), step(3)]);
-  t.is(await metricsUpTo(path, 2), `${lines.slice(0, 3).join("\n")}\n`);
+  const log = await MetricsLog.open(path, 2);
+  t.deepEqual(log.all, [step(1), heldOut(1), step(2)]);
+  log.add(step(3));
+  await log.flush();
+  t.deepEqual(await readMetrics(path), [step(1), heldOut(1), step(2), step(3)]);
+  t.true(log.has("held-out", 1));
+  t.false(log.has("held-out", 2));
+  t.true(log.has("step", 3));
+});
+
+test("a failed write loses nothing: the next flush writes it all", async (t) => {
+  const path = await file("");
+  const log = await MetricsLog.open(path, 0);
+  log.add(step(1));
+  await log.flush();
+  await rm(path);
+  await mkdir(path);
+  log.add(step(2));
+  await t.throwsAsync(log.flush(), { code: "ERR_IO" });
+  log.add(step(3));
+  await t.throwsAsync(log.flush(), { code: "ERR_IO" });
+  await rm(path, { recursive: true });
+  await log.flush();
+  log.add(step(4));
+  await log.flush();
+  t.deepEqual(await readMetrics(path), [step(1), step(2), step(3), step(4)]);
+  t.is((await readFile(path, "utf8")).split("\n").length, 5);
 });
 
 test("no file: no metrics", async (t) => {

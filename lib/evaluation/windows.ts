@@ -1,0 +1,95 @@
+/** Cuts text into windows of the model's length. */
+
+import { NoemaError } from "../errors.js";
+import { readPieces, type TextOptions } from "../training/text.js";
+import type { Window } from "./bound.js";
+
+/** What is asked of a tokenizer here. */
+export interface Encoder {
+  encode(text: string): ArrayLike<number>;
+}
+
+export interface WindowOptions extends TextOptions {
+  length: number;
+  /** Ends every document; counts as a token. Undefined: documents follow one another without a mark. */
+  eosId?: number | undefined;
+  /**
+   * "packed": all documents in one row, cut every `length` tokens, as training sees them; what is left at the end is one
+   * shorter window. "documents": every document is cut by itself.
+   */
+  packing?: "packed" | "documents";
+  /** No more than this many windows. */
+  limit?: number | undefined;
+}
+
+/** How much text the windows so far cover: every character and byte whose tokens are in a window, or begin in one. */
+export interface TextCount {
+  characters: number;
+  bytes: number;
+}
+
+/** Windows of the files, in order. `count` is kept up to date while windows come out. */
+export async function* windowsOfFiles(
+  paths: readonly string[],
+  encoder: Encoder,
+  options: WindowOptions,
+  count: TextCount = { characters: 0, bytes: 0 },
+): AsyncGenerator<Window> {
+  const cutter = new Cutter(options.length);
+  for (const path of paths) {
+    for await (const { text, last } of readPieces(path, options)) {
+      count.characters += [...text].length;
+      count.bytes += Buffer.byteLength(text);
+      cutter.append(encoder.encode(text));
+      if (last && options.eosId !== undefined) cutter.append([options.eosId]);
+      yield* cutter.whole(options.limit);
+      if (last && options.packing === "documents") yield* cutter.rest(options.limit);
+      if (cutter.count >= (options.limit ?? Number.POSITIVE_INFINITY)) return;
+    }
+  }
+  yield* cutter.rest(options.limit);
+  if (cutter.count === 0) throw new NoemaError("ERR_BAD_CORPUS", `${paths.join(", ")}: no text`, { paths });
+}
+
+/** Windows of one text. The first one starts with the context, whose tokens are given, not scored. */
+export function windowsOfIds(ids: ArrayLike<number>, length: number, context: ArrayLike<number> = []): Window[] {
+  if (context.length >= length) {
+    const message = `a context of ${context.length} tokens leaves nothing of the model's ${length} positions to score`;
+    throw new NoemaError("ERR_PROMPT_TOO_LONG", message, { context: context.length, length });
+  }
+  const cutter = new Cutter(length);
+  cutter.append(context);
+  cutter.append(ids);
+  const windows = [...cutter.whole(), ...cutter.rest()];
+  if (windows[0] && context.length > 0) windows[0].context = context.length;
+  return windows;
+}
+
+class Cutter {
+  count = 0;
+  #ids: number[] = [];
+
+  constructor(readonly length: number) {}
+
+  append(ids: ArrayLike<number>): void {
+    for (let i = 0; i < ids.length; i++) this.#ids.push(ids[i]!);
+  }
+
+  *whole(limit = Number.POSITIVE_INFINITY): Generator<Window> {
+    let start = 0;
+    while (this.#ids.length - start >= this.length && this.count < limit) {
+      yield this.#window(this.#ids.slice(start, start + this.length));
+      start += this.length;
+    }
+    this.#ids = this.#ids.slice(start);
+  }
+
+  *rest(limit = Number.POSITIVE_INFINITY): Generator<Window> {
+    if (this.#ids.length > 0 && this.count < limit) yield this.#window(this.#ids);
+    this.#ids = [];
+  }
+
+  #window(ids: readonly number[]): Window {
+    return { index: this.count++, ids: Int32Array.from(ids) };
+  }
+}

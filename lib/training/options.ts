@@ -1,0 +1,209 @@
+/** The options of a training run: one table from which checks, the command line's flags and the saved state's comparison follow. */
+
+import { NoemaError, unknownOption } from "../errors.js";
+import { timeSamplings } from "./corruption.js";
+import { scheduleShapes } from "./schedule.js";
+
+interface NumberEntry {
+  kind: "integer" | "number";
+  default: number;
+  least: number;
+  most: number;
+  /** Decides what the run computes: a resumed run must agree. */
+  fixed: boolean;
+  help: string;
+}
+
+interface ChoiceEntry {
+  kind: "choice";
+  default: string;
+  choices: readonly string[];
+  fixed: boolean;
+  help: string;
+}
+
+export type OptionEntry = NumberEntry | ChoiceEntry;
+
+type Limits = readonly [least: number, most: number];
+const MANY = 2 ** 31 - 1;
+
+function entry<K extends "integer" | "number">(kind: K, fixed: boolean) {
+  return (value: number, [least, most]: Limits, help: string) =>
+    ({ kind, default: value, least, most, fixed, help }) as const;
+}
+function choice<const C extends readonly string[]>(choices: C, value: C[number], help: string) {
+  return { kind: "choice", choices, default: value, fixed: true, help } as const;
+}
+
+const integer = entry("integer", true);
+const number = entry("number", true);
+const freeInteger = entry("integer", false);
+
+/** Every numeric and choice option, with its default. */
+export const optionTable = {
+  steps: integer(1000, [1, MANY], "optimiser steps of the whole run; the schedule ends there"),
+  stopAt: freeInteger(0, [0, MANY], "stop (and save) at this step, to go on later; 0: at the last"),
+  batch: integer(32, [1, 65536], "sequences per optimiser step"),
+  microBatch: integer(
+    0,
+    [0, 65536],
+    "sequences per native call, gradients are accumulated; 0: as many as 4096 positions",
+  ),
+  length: integer(256, [2, 65536], "positions per sequence"),
+  rate: number(1e-3, [0, 10], "peak learning rate"),
+  warmup: integer(100, [0, MANY], "steps of linear warm-up"),
+  schedule: choice(scheduleShapes, "cosine", "what the learning rate does after the warm-up"),
+  floor: number(0.1, [0, 1], "final learning rate, as a fraction of the peak"),
+  decay: integer(0, [0, MANY], "steps of the final fall of the stable schedule; 0: a fifth of the run"),
+  beta1: number(0.9, [0, 0.9999999], "AdamW: decay of the gradient's mean"),
+  beta2: number(0.95, [0, 0.9999999], "AdamW: decay of the gradient's mean square"),
+  epsilon: number(1e-8, [1e-30, 1], "AdamW: added to the root of the mean square"),
+  weightDecay: number(0.1, [0, 10], "decoupled weight decay of matrices"),
+  clip: number(1, [0, 1e9], "largest gradient norm; 0: no clipping"),
+  ema: number(0.999, [0, 0.9999999], "decay of the moving average of the weights; 0: none"),
+  times: choice(timeSamplings, "low-variance", "how the times of a batch are drawn"),
+  precision: choice(["bf16", "f32"] as const, "bf16", "of matrix products; weights and optimiser are f32"),
+  seed: integer(0, [0, Number.MAX_SAFE_INTEGER], "of the initial weights, the order of the data and the masks"),
+  evaluateEvery: freeInteger(250, [0, MANY], "steps between held-out evaluations; 0: never"),
+  evaluateSequences: freeInteger(128, [1, MANY], "held-out sequences to evaluate"),
+  evaluateDraws: freeInteger(4, [1, 1024], "corruptions of each held-out sequence"),
+  saveEvery: freeInteger(250, [1, MANY], "steps between saved states"),
+  sampleEvery: freeInteger(0, [0, MANY], "steps between sample texts; 0: never"),
+  sampleLength: freeInteger(128, [1, 65536], "tokens of a sample text"),
+} as const satisfies Record<string, OptionEntry>;
+
+export type OptionName = keyof typeof optionTable;
+export const optionNames = Object.keys(optionTable) as OptionName[];
+
+/** The value of every option of the table. */
+export type TrainSettings = {
+  [K in OptionName]: (typeof optionTable)[K] extends { choices: readonly (infer C)[] } ? C : number;
+};
+
+/** The network of a fresh model. */
+export interface ModelShape {
+  hidden: number;
+  layers: number;
+  heads: number;
+  kvHeads: number;
+  intermediate: number;
+  ropeTheta: number;
+}
+
+/** A text file of the corpus; sequences are drawn from the files in proportion to weight * tokens. */
+export interface WeightedFile {
+  path: string;
+  weight?: number;
+}
+
+/** What `train` takes: the table's options, and these. */
+export interface TrainOptions extends Partial<TrainSettings> {
+  /** The run's folder: checkpoint, state, metrics and curve. If it has a state, the run goes on from there. */
+  run: string;
+  corpus: readonly (string | WeightedFile)[];
+  /** Text for held-out evaluation; never trained on. */
+  heldOut?: readonly string[];
+  /** A tokenizer.json; not needed with `init`. */
+  tokenizer?: string;
+  /** A checkpoint folder to start from instead of fresh weights. */
+  init?: string;
+  shape?: Partial<ModelShape>;
+  samplePrompts?: readonly string[];
+  /** Where tokenised text is kept between runs. Default: in the run's folder. */
+  cache?: string;
+  /** Fixed options that may differ from the saved state's. */
+  changes?: readonly string[];
+  signal?: AbortSignal | undefined;
+}
+
+export const shapeDefaults: ModelShape = {
+  hidden: 256,
+  layers: 8,
+  heads: 4,
+  kvHeads: 0,
+  intermediate: 0,
+  ropeTheta: 10_000,
+};
+const shapeNames = Object.keys(shapeDefaults);
+
+const otherNames = [
+  "run",
+  "corpus",
+  "heldOut",
+  "tokenizer",
+  "init",
+  "shape",
+  "samplePrompts",
+  "cache",
+  "changes",
+  "signal",
+];
+
+/** All options with their defaults filled in; ERR_UNKNOWN_OPTION or ERR_INVALID_ARGUMENT naming the first that is wrong. */
+export function resolveOptions(options: TrainOptions): TrainSettings {
+  const allowed = [...optionNames, ...otherNames];
+  for (const name of Object.keys(options)) if (!allowed.includes(name)) throw unknownOption(name, allowed);
+  for (const name of options.changes ?? [])
+    if (!optionNames.some((known) => known === name && optionTable[known].fixed))
+      throw unknownOption(name, fixedNames, "change");
+  checkOthers(options);
+  const settings = Object.fromEntries(
+    optionNames.map((name) => [name, checked(name, options[name] ?? optionTable[name].default)]),
+  ) as TrainSettings;
+  return completed(settings);
+}
+
+export const fixedNames: readonly OptionName[] = optionNames.filter((name) => optionTable[name].fixed);
+
+/** Options that stand for others get their values: a state then holds what was really done. */
+function completed(settings: TrainSettings): TrainSettings {
+  const microBatch = settings.microBatch || Math.max(1, Math.floor(4096 / settings.length));
+  return {
+    ...settings,
+    microBatch: Math.min(microBatch, settings.batch),
+    stopAt: Math.min(settings.stopAt || settings.steps, settings.steps),
+  };
+}
+
+function checked(name: OptionName, value: unknown): number | string {
+  const rule: OptionEntry = optionTable[name];
+  if (rule.kind === "choice") {
+    if (typeof value !== "string") throw wrong(name, value, `one of ${rule.choices.join(", ")}`);
+    if (!rule.choices.includes(value)) throw unknownOption(value, rule.choices, name);
+    return value;
+  }
+  const fits = typeof value === "number" && value >= rule.least && value <= rule.most;
+  if (!fits || (rule.kind === "integer" && !Number.isInteger(value)))
+    throw wrong(name, value, `${rule.kind === "integer" ? "an integer" : "a number"} ${rule.least} .. ${rule.most}`);
+  return value;
+}
+
+function checkOthers({ run, corpus, shape, init, tokenizer }: TrainOptions): void {
+  if (typeof run !== "string" || run === "") throw wrong("run", run, "the path of a folder");
+  if (!Array.isArray(corpus) || corpus.length === 0) throw wrong("corpus", corpus, "at least one text file");
+  if (init === undefined && tokenizer === undefined)
+    throw wrong("tokenizer", tokenizer, "the path of a tokenizer.json (or init, a checkpoint)");
+  if (init !== undefined && shape !== undefined) throw wrong("shape", shape, "nothing, for init brings its own");
+  for (const [name, value] of Object.entries(shape ?? {})) {
+    if (!shapeNames.includes(name)) throw unknownOption(name, shapeNames, "shape option");
+    if (typeof value !== "number" || !(value >= 0)) throw wrong(`shape.${name}`, value, "a positive number");
+  }
+}
+
+function wrong(name: string, value: unknown, expected: string): NoemaError {
+  const given = typeof value === "string" ? `"${value}"` : String(value);
+  return new NoemaError("ERR_INVALID_ARGUMENT", `train: ${name} is ${given}, expected ${expected}`, {
+    option: name,
+    value,
+  });
+}
+
+/** The head width nearest 64 that the sizes allow is the caller's business; SwiGLU's width is 8/3 C rounded up to 32. */
+export function completeShape(shape: Partial<ModelShape> = {}): ModelShape {
+  const full = { ...shapeDefaults, ...shape };
+  return {
+    ...full,
+    kvHeads: full.kvHeads || full.heads,
+    intermediate: full.intermediate || Math.ceil((full.hidden * 8) / 3 / 32) * 32,
+  };
+}
