@@ -8,6 +8,7 @@
 namespace noema::cpu {
 
 const AttentionKernels& attention_kernels(Precision precision) {
+    if (precision == Precision::bf16 && current_isa() >= Isa::avx512_bf16) return attention_kernels_bf16();
     return attention_kernels_f32(precision == Precision::bf16);
 }
 
@@ -71,7 +72,7 @@ struct Scratch {
         take(out, rows * padded);
         take(max, rows);
         take(sum, rows);
-        take(keys, plan.shape.D * kKeys);
+        take(keys, kKeys * padded);
         take(values, kKeys * padded);
         take(scores, kQueries * kKeys);
         take(weights, kQueries * kKeys);

@@ -19,8 +19,8 @@ struct Scratch {
     template <class Take>
     void lay_out(const AttentionShape& s, const Take& take) {
         const int64_t keys_padded = s.key_blocks() * kKeys;
-        for (float** whole_head : {&keys_t, &values_t}) take(*whole_head, keys_padded * s.D);
-        for (float** whole_head : {&keys, &d_keys, &d_values}) take(*whole_head, keys_padded * s.padded);
+        for (float** whole_head : {&keys_t, &keys, &values_t, &d_keys, &d_values})
+            take(*whole_head, keys_padded * s.padded);
         for (float** rows : {&queries, &queries_right, &d_out, &d_out_right, &d_queries})
             take(*rows, kQueries * s.padded);
         for (float** square : {&scores, &d_weights, &weights_t, &d_scores_t, &d_scores})
@@ -88,11 +88,11 @@ class Task {
     }
 
     void load_keys(int64_t n) {
-        const int64_t at = n * kKeys * s_.padded, at_t = n * kKeys * s_.D;
+        const int64_t at = n * kKeys * s_.padded;
         std::fill_n(x_.d_keys + at, kKeys * s_.padded, 0.0f);
         std::fill_n(x_.d_values + at, kKeys * s_.padded, 0.0f);
-        kernels_.pack_transposed(key_rows(p_.k, n), x_.keys_t + at_t);
-        kernels_.pack_transposed(key_rows(p_.v, n), x_.values_t + at_t);
+        kernels_.pack_transposed(key_rows(p_.k, n), x_.keys_t + at);
+        kernels_.pack_transposed(key_rows(p_.v, n), x_.values_t + at);
         kernels_.pack_right(key_rows(p_.k, n), kKeys, x_.keys + at);
     }
 
@@ -125,9 +125,9 @@ class Task {
         const VisibleBlock visible = cut_to_block(x_.runs, rows, n, low, high);
         if (visible.first == visible.last) return;
         const int64_t first = visible.first, columns = visible.last - first, padded = s_.padded;
-        const int64_t per_word = kernels_.per_word, at = (n * kKeys + first) * padded, at_t = n * kKeys * s_.D + first;
-        scores(visible, x_.queries, x_.keys_t + at_t, x_.scores);
-        scores(visible, x_.d_out, x_.values_t + at_t, x_.d_weights);
+        const int64_t per_word = kernels_.per_word, start = n * kKeys * padded, at = start + first * padded;
+        scores(visible, x_.queries, x_.keys_t + start + first, x_.scores);
+        scores(visible, x_.d_out, x_.values_t + start + first, x_.d_weights);
         const bool narrow = per_word == 1;
         float* weights_t = narrow ? x_.scores : x_.weights_t;
         float* d_scores_t = narrow ? x_.d_weights : x_.d_scores_t;
@@ -140,8 +140,7 @@ class Task {
         kernels_.product({columns, padded, row_words, d_scores_t + first, 1, kKeys, x_.queries_right, padded,
                           x_.d_keys + at, padded, true});
         kernels_.product({rows, padded, columns / per_word, d_scores + first / per_word, kKeys / per_word, 1,
-                          x_.keys + n * kKeys * padded + first / per_word * padded, padded, x_.d_queries, padded,
-                          true});
+                          x_.keys + start + first / per_word * padded, padded, x_.d_queries, padded, true});
     }
 
     void scores(const VisibleBlock& visible, const float* left, const float* right, float* c) {

@@ -3,8 +3,7 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
-#include <algorithm>
-#include <cstring>
+#include <cmath>
 
 #include "cpu/attention_kernels.h"
 #include "cpu/simd-inl.h"
@@ -94,7 +93,8 @@ void pack_rows(const HeadRows& from, int64_t count, void* to) {
         const float* row = present ? from.data + r * from.stride : nullptr;
         for (int64_t c = 0; c < padded; c += kLanes) {
             VF v = hn::Zero(d);
-            if (present && c < from.D) v = load_n(d, row + c, static_cast<size_t>(std::min(kLanes, from.D - c)));
+            if (present && c < from.D)
+                v = load_n(d, row + c, static_cast<size_t>(from.D - c < kLanes ? from.D - c : kLanes));
             hn::StoreU(operand<kRounding>(v), d, packed + c);
         }
     }

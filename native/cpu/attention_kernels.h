@@ -20,6 +20,8 @@ constexpr int64_t kKeys = 128;
 constexpr int64_t kQueries = 48;
 /// Packed rows are padded to whole vectors of the widest instruction set.
 constexpr int64_t kPad = 16;
+/// The widest head.
+constexpr int64_t kWidest = 256;
 
 /// Rows [begin, end) of a block of D values each, `stride` apart. Rows outside read as zero and are never touched.
 struct HeadRows {
@@ -81,7 +83,7 @@ struct AttentionKernels {
     int64_t per_word;  // values in a word: 1 or 2
     /// [rows][padded D], a left operand summed over D. Writes all rows in [0, count).
     void (*pack_left)(const HeadRows&, int64_t count, void* to);
-    /// [D words][kKeys], a right operand summed over D.
+    /// [D words][kKeys], a right operand summed over D; may write up to padded D words.
     void (*pack_transposed)(const HeadRows&, void* to);
     /// [row words][padded D], a right operand summed over `count` rows.
     void (*pack_right)(const HeadRows&, int64_t count, void* to);
@@ -98,6 +100,8 @@ struct AttentionKernels {
 
 /// Highway's, f32 words; `rounding` rounds operands to bf16 on machines that lack bf16 products.
 const AttentionKernels& attention_kernels_f32(bool rounding);
+/// AVX512-BF16's, words of two bf16. Only where current_isa() has it.
+const AttentionKernels& attention_kernels_bf16();
 /// The kernels in force for a precision.
 const AttentionKernels& attention_kernels(Precision precision);
 
