@@ -1,0 +1,173 @@
+#include "ops/ceilings.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "ops/ceilings.cpp"
+#include <hwy/cache_control.h>
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+
+#include "cpu/cpu.h"
+#include "cpu/simd-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace noema::cpu::HWY_NAMESPACE {
+
+namespace {
+
+// 12 chains: an FMA takes 4 cycles and two start per cycle; 16 registers hold them with their factor.
+constexpr int kChains = 12;
+constexpr int kRounds = 20000;
+
+double fma_burst(float seed) {
+    const DF d;
+    VF sums[kChains];
+#pragma GCC unroll 16
+    for (int i = 0; i < kChains; ++i) sums[i] = hn::Set(d, seed + static_cast<float>(i));
+    const VF factor = hn::Set(d, 0.999f + seed * 1e-9f);
+    for (int round = 0; round < kRounds; ++round)
+#pragma GCC unroll 16
+        for (int i = 0; i < kChains; ++i) sums[i] = hn::MulAdd(sums[i], factor, factor);
+    VF total = sums[0];
+    for (int i = 1; i < kChains; ++i) total = hn::Add(total, sums[i]);
+    volatile float sink = sum_of(total);
+    (void)sink;
+    return 2.0 * kChains * kRounds * static_cast<double>(hn::Lanes(d));
+}
+
+// Values from a buffer of the first-level cache, four independent evaluations at a time.
+double exp_burst(float seed) {
+    const DF d;
+    constexpr int kValues = 1024;
+    alignas(64) float x[kValues];
+    for (int i = 0; i < kValues; ++i) x[i] = -seed - static_cast<float>(i) * 0.01f;
+    const int L = static_cast<int>(hn::Lanes(d));
+    VF total[4] = {hn::Zero(d), hn::Zero(d), hn::Zero(d), hn::Zero(d)};
+    constexpr int kPasses = 600;
+    for (int pass = 0; pass < kPasses; ++pass)
+        for (int i = 0; i < kValues; i += 4 * L)
+#pragma GCC unroll 4
+            for (int j = 0; j < 4; ++j) total[j] = hn::Add(total[j], exp_nonpositive(hn::Load(d, x + i + j * L)));
+    volatile float sink = sum_of(hn::Add(hn::Add(total[0], total[1]), hn::Add(total[2], total[3])));
+    (void)sink;
+    return 1.0 * kPasses * kValues;
+}
+
+// Four streams through a part, as a kernel with several panels reads.
+float read_part(const float* p, int64_t n) {
+    const DF d;
+    const int64_t L = static_cast<int64_t>(hn::Lanes(d)), quarter = n / 4 / (2 * L) * (2 * L);
+    VF a[8];
+    for (auto& v : a) v = hn::Zero(d);
+    for (int64_t i = 0; i < quarter; i += 2 * L)
+#pragma GCC unroll 4
+        for (int s = 0; s < 4; ++s) {
+            const float* line = p + s * quarter + i;
+            hwy::Prefetch(line + 256);
+            a[2 * s] = hn::Add(a[2 * s], hn::Load(d, line));
+            a[2 * s + 1] = hn::Add(a[2 * s + 1], hn::Load(d, line + L));
+        }
+    VF total = a[0];
+    for (int i = 1; i < 8; ++i) total = hn::Add(total, a[i]);
+    return sum_of(total);
+}
+
+}  // namespace
+}  // namespace noema::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace noema::cpu {
+
+namespace {
+
+HWY_EXPORT(fma_burst);
+HWY_EXPORT(exp_burst);
+HWY_EXPORT(read_part);
+
+double one_fma_burst() {
+    return HWY_DYNAMIC_DISPATCH(fma_burst)(1.0f);
+}
+double one_exp_burst() {
+    return HWY_DYNAMIC_DISPATCH(exp_burst)(1.0f);
+}
+
+constexpr int64_t kLargestRead = int64_t{256} << 20;
+
+// The buffer that reads go through, of 1.0 so that sums stay normal numbers.
+const float* read_buffer() {
+    static const float* buffer = [] {
+        float* p = static_cast<float*>(std::aligned_alloc(64, kLargestRead + 4096));
+        std::fill(p, p + kLargestRead / 4, 1.0f);
+        return p;
+    }();
+    return buffer;
+}
+
+}  // namespace
+
+float read_through(const float* p, int64_t n) {
+    return HWY_DYNAMIC_DISPATCH(read_part)(p, n);
+}
+
+}  // namespace noema::cpu
+
+namespace noema::bench {
+
+namespace {
+
+constexpr double kSlice = 1e-3;
+
+// Every thread repeats bursts for one slice; rates are per thread's own time and added up.
+double rate_of(const Stream& stream, double (*burst)()) {
+    double rates[256] = {};
+    parallel_for(stream, std::min(stream.threads, 256), [&](int64_t i, int) {
+        double done = 0;
+        const double start = seconds_now();
+        double now = start;
+        for (; now - start < kSlice; now = seconds_now()) done += burst();
+        rates[i] = done / (now - start);
+    });
+    double sum = 0;
+    for (double rate : rates) sum += rate;
+    return sum;
+}
+
+}  // namespace
+
+double seconds_now() {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+double flops_slice(const Stream& stream, Precision precision) {
+    const cpu::Isa isa = cpu::current_isa();
+    if (precision == Precision::bf16 && isa == cpu::Isa::amx) return rate_of(stream, dot_amx_burst);
+    if (precision == Precision::bf16 && isa == cpu::Isa::avx512_bf16) return rate_of(stream, dot_bf16_burst);
+    return rate_of(stream, cpu::one_fma_burst);
+}
+
+double exps_slice(const Stream& stream) {
+    return rate_of(stream, cpu::one_exp_burst);
+}
+
+double read_slice(const Stream& stream, double bytes) {
+    const int64_t parts = stream.threads;
+    const int64_t part =
+        std::clamp(static_cast<int64_t>(bytes), int64_t{4096} * parts, cpu::kLargestRead) / parts / 4096 * 4096;
+    const float* buffer = cpu::read_buffer();
+    const double start = seconds_now();
+    double now = start, passes = 0;
+    // A warm cache is the point: the first pass of a slice fetches what another slice has driven out.
+    parallel_for(stream, parts, [&](int64_t i, int) { cpu::read_through(buffer + i * part / 4, part / 4); });
+    const double warm = seconds_now();
+    for (now = warm; passes == 0 || now - warm < kSlice; now = seconds_now(), ++passes)
+        parallel_for(stream, parts, [&](int64_t i, int) { cpu::read_through(buffer + i * part / 4, part / 4); });
+    return passes * static_cast<double>(parts * part) / (now - warm);
+}
+
+}  // namespace noema::bench
+#endif
