@@ -4,6 +4,7 @@
  */
 
 import type { MaskedConfig } from "../checkpoint/config.js";
+import type { ErrorCode } from "../errors.js";
 
 export type Precision = "f32" | "bf16";
 export type BackendName = "cpu" | "reference" | "naive";
@@ -37,7 +38,7 @@ export interface AddonInfo {
 
 export interface Addon {
   /** Hands over the class that native errors are thrown as: new (code, message). */
-  initialise(errorClass: new (code: string, message: string) => Error): void;
+  initialise(errorClass: new (code: ErrorCode, message: string) => Error): void;
   info(): AddonInfo;
   /** Forces an instruction set for the process (null: the best). Throws ERR_UNSUPPORTED / ERR_UNKNOWN_OPTION. */
   forceIsa(name: string | null): void;

@@ -1,0 +1,17 @@
+/** What every file in commands/ is made of. */
+
+import type { Command } from "commander";
+
+/** Where a command writes. Results go to `out`; progress and errors go to `error`, so that results can be piped. */
+export interface Streams {
+  out: NodeJS.WritableStream;
+  error: NodeJS.WritableStream;
+}
+
+/** Adds itself to the program: `program.command(name)`, options, an example, an action. */
+export type Register = (program: Command, streams: Streams) => void;
+
+/** The last paragraph of a help text. */
+export function example(line: string): string {
+  return `\nExample:\n  $ ${line}`;
+}
