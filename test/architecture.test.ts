@@ -104,6 +104,8 @@ const ops = definitions("native/include/noema/ops.def").map(([name = "", params 
   cpu: cpu === "yes",
   reference: reference === "yes",
 }));
+/** Their layouts are a backend's own; they are judged through the ops that read them. */
+const onlyRearranges = ["matmul_pack"];
 const joined = (pattern: RegExp) => files(pattern).map(read).join("\n");
 
 test("ops.def has ops, each with its struct in a header that ops/all.h lists", (t) => {
@@ -132,7 +134,7 @@ test("an op that some backend has is complete: front door, kernels, test", (t) =
     ...((cpu || reference) && !has(tests, `\\b${name}\\b`) ? [`${name}: no test`] : []),
     ...(cpu && !has(kernels, `\\b${name}_entry\\(\\)`) ? [`${name}: no cpu kernel`] : []),
     ...(reference && !has(loops, `\\b${name}\\b`) ? [`${name}: no reference`] : []),
-    ...(cpu && !reference ? [`${name}: a kernel that nothing judges`] : []),
+    ...(cpu && !reference && !onlyRearranges.includes(name) ? [`${name}: a kernel that nothing judges`] : []),
   ]);
   t.deepEqual(faults, []);
 });
@@ -147,6 +149,7 @@ const layers: Record<string, number> = {
   tokenizer: 2,
   training: 2,
   evaluation: 2,
+  verification: 2,
   cli: 4,
   server: 4,
   studio: 4,
