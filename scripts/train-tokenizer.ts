@@ -8,22 +8,19 @@ import { mkdirSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 import { pathToFileURL } from "node:url";
 import { parseArgs } from "node:util";
-import { ByteLevelPreTokenizer } from "@huggingface/tokenizers";
-import { BYTE_CHARACTERS } from "../lib/tokenizer/bytes.js";
+import { wordsOf } from "../lib/tokenizer/words.js";
 import { inspectTextFile, readPieces } from "../lib/training/text.js";
 
 export const SPECIAL_TOKENS = ["<|endoftext|>", "<|mask|>", "<|pad|>"];
 
-/** Counts pre-tokens (words with their leading space, runs of digits, ...) as the tokenizer will cut them. */
-export class WordCounts {
-  readonly counts = new Map<string, number>();
-  readonly #preTokenizer = new ByteLevelPreTokenizer({ type: "ByteLevel", add_prefix_space: false, use_regex: true });
-
-  add(text: string): void {
-    for (const word of this.#preTokenizer.pre_tokenize_text(text, {})) {
-      this.counts.set(word, (this.counts.get(word) ?? 0) + 1);
-    }
-  }
+/**
+ * GPT-2's printable stand-ins for bytes, in which a byte-level vocabulary is written. Printable Latin-1 bytes stand for
+ * themselves; the other 68 take U+0100 and up, in byte order.
+ */
+function byteCharacters(): string[] {
+  let next = 0x100;
+  const isPrintable = (byte: number) => (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte !== 0xad);
+  return Array.from({ length: 256 }, (_, byte) => String.fromCharCode(isPrintable(byte) ? byte : next++));
 }
 
 interface Word {
@@ -143,11 +140,17 @@ function mergeIn(ids: number[], pair: number, id: number): number[] {
   return merged;
 }
 
-/** Tokens in id order and merges in rank order, for exactly `size` entries (fewer when the text has no more pairs). */
+/** Adds the words of a text to the counts, cut as the tokenizer will cut them. */
+export function countWords(text: string, counts: Map<string, number>): void {
+  for (const word of wordsOf(text)) counts.set(word, (counts.get(word) ?? 0) + 1);
+}
+
+/** From counts of words: tokens in id order and merges in rank order, for exactly `size` entries (fewer when the text has no more pairs). */
 export function trainBytePairs(counts: ReadonlyMap<string, number>, size: number) {
-  const tokens = [...SPECIAL_TOKENS, ...BYTE_CHARACTERS];
+  const tokens = [...SPECIAL_TOKENS, ...byteCharacters()];
   const idOf = new Map(tokens.map((token, id) => [token, id]));
-  const words = [...counts].map(([word, count]) => ({ ids: [...word].map((c) => idOf.get(c) as number), count }));
+  const byteIds = (word: string) => Array.from(Buffer.from(word), (byte) => SPECIAL_TOKENS.length + byte);
+  const words = [...counts].map(([word, count]) => ({ ids: byteIds(word), count }));
   const table = new PairTable(words);
   const merges: [string, string][] = [];
   while (tokens.length < size) {
@@ -202,16 +205,16 @@ async function main(): Promise<void> {
     throw new Error(`--size ${values.size}: expected an integer of ${SPECIAL_TOKENS.length + 256} or more`);
   }
   if (positionals.length === 0) throw new Error("name at least one text file");
-  const words = new WordCounts();
+  const counts = new Map<string, number>();
   for (const path of positionals) {
     await inspectTextFile(path);
-    for await (const piece of readPieces(path)) words.add(piece.text);
+    for await (const piece of readPieces(path)) countWords(piece.text, counts);
   }
-  const { tokens, merges } = trainBytePairs(words.counts, size);
+  const { tokens, merges } = trainBytePairs(counts, size);
   if (tokens.length < size) throw new Error(`the text yields only ${tokens.length} entries of the ${size} asked for`);
   mkdirSync(dirname(values.out), { recursive: true });
   writeFileSync(values.out, `${JSON.stringify(tokenizerJson(tokens, merges), null, 1)}\n`);
-  console.log(`${values.out}: ${tokens.length} entries from ${words.counts.size} distinct words`);
+  console.log(`${values.out}: ${tokens.length} entries from ${counts.size} distinct words`);
 }
 
 if (process.argv[1] !== undefined && import.meta.url === pathToFileURL(process.argv[1]).href) await main();

@@ -2,7 +2,7 @@
 
 import { NoemaError } from "../errors.js";
 import { readLimited } from "../files.js";
-import { describe, type JsonObject, parseObject } from "./json.js";
+import { describe, type JsonObject, parseObject } from "../json.js";
 
 /** A masked-diffusion transformer, whatever the layout that it was stored in. */
 export interface MaskedConfig {

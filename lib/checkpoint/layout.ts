@@ -1,7 +1,7 @@
 /** What a checkpoint layout is: how one kind of published model names its settings and its tensors. */
 
+import type { JsonObject } from "../json.js";
 import type { ConfigFile, MaskedConfig } from "./config.js";
-import type { JsonObject } from "./json.js";
 
 export interface TensorSpec {
   /** Within the files, without the layout's prefix. */

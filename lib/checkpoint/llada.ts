@@ -1,5 +1,6 @@
 /** LLaDA's layout (ML-GSAI/LLaDA): a Llama-like block under OLMo's names, without a causal mask. */
 
+import type { JsonObject } from "../json.js";
 import {
   badValue,
   boolean,
@@ -10,7 +11,6 @@ import {
   optionalInteger,
   requires,
 } from "./config.js";
-import type { JsonObject } from "./json.js";
 import type { Layout, TensorSpec } from "./layout.js";
 
 /** Generous, yet products of any two stay exact: V * C <= 2^44. */

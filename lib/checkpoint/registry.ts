@@ -1,8 +1,8 @@
 /** Every checkpoint layout, one line each. */
 
 import { NoemaError } from "../errors.js";
+import { describe } from "../json.js";
 import type { ConfigFile } from "./config.js";
-import { describe } from "./json.js";
 import type { Layout } from "./layout.js";
 import { llada } from "./llada.js";
 

@@ -7,8 +7,8 @@
 import { type FileHandle, open } from "node:fs/promises";
 import { NoemaError } from "../errors.js";
 import { ioError, readExactly, writeAll, writeAtomically } from "../files.js";
+import { describe, isObject, type JsonObject, parseObject } from "../json.js";
 import { type Dtype, dtypeBytes, fromBf16, fromF16, isDtype, unreadDtypes } from "./dtype.js";
-import { describe, isObject, type JsonObject, parseObject } from "./json.js";
 
 /** As in the format's own library. */
 export const HEADER_LIMIT = 100_000_000;

@@ -3,7 +3,7 @@
 import { join } from "node:path";
 import { NoemaError } from "../errors.js";
 import { fileInside, readLimited } from "../files.js";
-import { describe, isObject, type JsonObject, parseObject } from "./json.js";
+import { describe, isObject, type JsonObject, parseObject } from "../json.js";
 import { HEADER_LIMIT, SafetensorsFile, type TensorEntry } from "./safetensors.js";
 
 export const WEIGHTS_FILE = "model.safetensors";

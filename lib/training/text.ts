@@ -7,8 +7,8 @@ import { NoemaError } from "../errors.js";
 
 export const DEFAULT_SEPARATOR = "<|endoftext|>";
 
-/** Long enough that cuts are rare (one per 64 Ki characters), short enough that tokenising one piece takes some 20 ms. */
-const PIECE_CHARACTERS = 1 << 16;
+/** Long enough that cuts are rare, short enough that tokenising a piece holds the event loop for milliseconds. */
+const PIECE_CHARACTERS = 1 << 14;
 
 /** One bad byte in a thousand still passes: real text collections hold stray bytes, binary formats hold far more. */
 const BAD_BYTES_PER_BYTE = 1e-3;

@@ -1,6 +1,6 @@
 import test from "ava";
 import fc from "fast-check";
-import { describe, parseObject } from "../../../lib/checkpoint/json.js";
+import { describe, parseObject } from "../../lib/json.js";
 
 const parse = (text: string | Buffer) => parseObject(Buffer.from(text as string), "x.json", "ERR_BAD_CHECKPOINT");
 

@@ -1,6 +1,6 @@
 /** JSON from untrusted files: UTF-8 without a byte-order mark, no duplicate keys, an object at the top. */
 
-import { type ErrorCode, NoemaError } from "../errors.js";
+import { type ErrorCode, NoemaError } from "./errors.js";
 
 export type JsonObject = Record<string, unknown>;
 

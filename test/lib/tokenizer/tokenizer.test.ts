@@ -1,0 +1,182 @@
+import { readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { Tokenizer as Implementation } from "@huggingface/tokenizers";
+import test, { type ExecutionContext } from "ava";
+import fc from "fast-check";
+import { Tokenizer } from "../../../lib/tokenizer/tokenizer.js";
+import { temporaryFolder } from "../temporary.js";
+
+const talesPath = fileURLToPath(new URL("../../../models/tales-masked/tokenizer.json", import.meta.url));
+const tales = await Tokenizer.load(talesPath);
+const talesJson = JSON.parse(await readFile(talesPath, "utf8"));
+
+/** Any Unicode text, with what tokenizers trip over made likely. */
+const texts = fc
+  .array(
+    fc.oneof(
+      fc.string({ unit: "binary" }),
+      fc.constantFrom(
+        " ",
+        "  ",
+        "\n",
+        "\r\n",
+        "\t",
+        "'s",
+        "'",
+        "Once upon a time",
+        " the",
+        "12",
+        "é",
+        "🎉",
+        "\ufeff",
+        "\0",
+      ),
+      fc.constantFrom("<|mask|>", "<|endoftext|>", "<|", "|>"),
+    ),
+  )
+  .map((parts) => parts.join(""));
+
+/** A tokenizer of this JSON, in a file of its own. */
+async function loadJson(t: ExecutionContext, json: unknown): Promise<Tokenizer> {
+  const path = join(await temporaryFolder(t), "tokenizer.json");
+  await writeFile(path, typeof json === "string" ? json : JSON.stringify(json));
+  return Tokenizer.load(path);
+}
+
+/** One token a character; ids in the order given. */
+const characters = (list: string, added: object[] = []) => ({
+  added_tokens: added,
+  decoder: { type: "Fuse" },
+  model: { type: "BPE", vocab: Object.fromEntries([...list].map((c, id) => [c, id])), merges: [] },
+});
+
+test("the tales tokenizer: 4,096 entries, special tokens first", (t) => {
+  t.is(tales.vocabSize, 4096);
+  t.deepEqual([...tales.specialIds], [0, 1, 2]);
+  t.deepEqual(
+    ["<|endoftext|>", "<|mask|>", "<|pad|>"].map((token) => tales.idOf(token)),
+    [0, 1, 2],
+  );
+  t.is(tales.tokenOf(1), "<|mask|>");
+  t.is(tales.idOf("no such token"), undefined);
+  t.regex(tales.sha256, /^[0-9a-f]{64}$/);
+});
+
+test("every text comes back, and special tokens in it are plain characters", (t) => {
+  fc.assert(
+    fc.property(texts, (text) => {
+      const ids = tales.encode(text);
+      t.is(tales.decode(ids), text);
+      t.false(ids.some((id) => tales.specialIds.has(id)));
+    }),
+  );
+});
+
+test("ids are those of the implementation, word cache or not", (t) => {
+  const plain = new Implementation({ ...talesJson, added_tokens: [] }, {});
+  const full = new Implementation(talesJson, {});
+  fc.assert(
+    fc.property(texts, (text) => {
+      t.deepEqual([...tales.encode(text)], plain.encode(text).ids);
+      t.deepEqual([...tales.encode(text, { specialTokens: true })], full.encode(text).ids);
+    }),
+  );
+});
+
+test("special tokens, when asked for", (t) => {
+  const ids = tales.encode("a<|mask|>b", { specialTokens: true });
+  t.deepEqual([...ids], [tales.idOf("a"), 1, tales.idOf("b")]);
+  t.is(tales.decode(ids), "a<|mask|>b");
+  t.is(tales.decode(ids, { skipSpecialTokens: true }), "ab");
+});
+
+test("decode: nothing, ids without a token, and what is no id", (t) => {
+  t.is(tales.decode([]), "");
+  t.is(tales.decode([5000]), "\ufffd");
+  const a = tales.idOf("a")!;
+  t.is(tales.decode(Int32Array.of(a, 4096, a)), "a\ufffda");
+  for (const id of [-1, 0.5, Number.NaN]) t.throws(() => tales.decode([id]), { code: "ERR_INVALID_ARGUMENT" });
+});
+
+test("a decode stream holds back what is unfinished, and nothing else", (t) => {
+  const party = [...tales.encode("🎉")]; // no token of its own: several with a part of its four bytes each
+  t.true(party.length > 1);
+  const stream = tales.decodeStream();
+  t.is(stream.push(tales.encode("a")), "a");
+  for (const id of party.slice(0, -1)) t.is(stream.push([id]), "");
+  t.is(stream.push(party.slice(-1)), "🎉");
+  t.is(stream.push(party.slice(0, 1)), "");
+  t.is(stream.end(), "\ufffd");
+});
+
+test("a decode stream gives the text, however the ids arrive", (t) => {
+  const ids = fc.oneof(
+    texts.map((text) => [...tales.encode(text)]),
+    fc.array(fc.integer({ min: 0, max: 4200 })),
+  );
+  fc.assert(
+    fc.property(ids, fc.array(fc.integer({ min: 1, max: 3 })), fc.boolean(), (all, sizes, skipSpecialTokens) => {
+      const stream = tales.decodeStream({ skipSpecialTokens });
+      let text = "";
+      let start = 0;
+      for (const size of sizes) {
+        text += stream.push(all.slice(start, start + size));
+        start += size;
+      }
+      text += stream.push(all.slice(start));
+      text += stream.end();
+      t.is(text, tales.decode(all, { skipSpecialTokens }));
+    }),
+    { numRuns: 300 },
+  );
+});
+
+test("character vocabularies, and a mask token that is one of the characters", async (t) => {
+  const mask = { id: 3, content: "_", special: true };
+  const tokenizer = await loadJson(t, characters("ab _?", [mask]));
+  t.is(tokenizer.vocabSize, 5);
+  t.deepEqual([...tokenizer.encode("ab ba")], [0, 1, 2, 1, 0]);
+  t.is(tokenizer.decode([0, 1, 2, 1, 0]), "ab ba");
+  t.false(tokenizer.encode("a_b").includes(3));
+  t.deepEqual([...tokenizer.encode("a_b", { specialTokens: true })], [0, 3, 1]);
+});
+
+test("a tokenizer larger than the model is refused with both sizes", (t) => {
+  t.notThrows(() => tales.checkFits(4096));
+  t.throws(() => tales.checkFits(4000), {
+    code: "ERR_BAD_TOKENIZER",
+    message: /has ids up to 4095, the model a vocabulary of 4000/,
+  });
+});
+
+test("malformed files are ERR_BAD_TOKENIZER, a missing one is ERR_IO", async (t) => {
+  const good = characters("ab");
+  const model = (changes: object) => ({ ...good, model: { ...good.model, ...changes } });
+  const cases: [unknown, RegExp][] = [
+    ["", /not valid JSON/],
+    ["[]", /found an array, expected an object/],
+    ['{"model":{},"model":{}}', /"model" occurs twice/],
+    [{}, /"model": found nothing/],
+    [model({ type: "Nonsense" }), /"model.type": found "Nonsense", expected BPE, Unigram, WordPiece/],
+    [model({ vocab: {} }), /"model.vocab": found an object, expected a vocabulary/],
+    [model({ vocab: 7 }), /"model.vocab": found 7/],
+    [model({ vocab: [["a", 0]] }), /"model.vocab": found an array, expected an object of ids/],
+    [model({ vocab: { a: -1 } }), /"a": found id -1, expected an integer 0 \.\. 16777215/],
+    [model({ vocab: { a: 2 ** 24 } }), /"a": found id 16777216/],
+    [model({ vocab: { a: 0, b: 0 } }), /"a" and "b" share the id 0/],
+    [model({ merges: null }), /"model.merges": found null/],
+    [model({ merges: ["a b"] }), /number 0, "a b", does not join two tokens/],
+    [model({ merges: [["a", "b"]] }), /number 0, an array, does not join/],
+    [model({ merges: [7] }), /number 0, 7, does not join/],
+    [model({ merges: ["a b c"] }), /number 0, "a b c", does not join/],
+    [{ ...good, added_tokens: {} }, /"added_tokens": found an object/],
+    [{ ...good, added_tokens: [{ id: 1 }] }, /"added_tokens": found \{"id":1\}/],
+    [{ ...good, added_tokens: [{ id: 1, content: "c" }] }, /id 1 is both "b" and the added token "c"/],
+    [{ ...good, decoder: { type: "Nonsense" } }, /Unknown Decoder type: Nonsense/],
+  ];
+  for (const [json, message] of cases) {
+    await t.throwsAsync(loadJson(t, json), { code: "ERR_BAD_TOKENIZER", message }, JSON.stringify(json));
+  }
+  await t.throwsAsync(Tokenizer.load(join(await temporaryFolder(t), "none")), { code: "ERR_IO" });
+});
