@@ -8,10 +8,10 @@
 import { mkdir, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
 import type { MaskedConfig } from "../checkpoint/config.js";
-import { parseObject } from "../checkpoint/json.js";
 import { SafetensorsFile, writeSafetensors } from "../checkpoint/safetensors.js";
 import { NoemaError } from "../errors.js";
 import { exists, ioError, readLimited, syncFolder, writeAll, writeAtomically } from "../files.js";
+import { parseObject } from "../json.js";
 import type { NativeTrainer, TrainerBuffer } from "../native/addon.js";
 import { fixedNames, type TrainSettings } from "./options.js";
 
