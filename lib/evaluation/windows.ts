@@ -1,7 +1,7 @@
 /** Cuts text into windows of the model's length. */
 
 import { NoemaError } from "../errors.js";
-import { readPieces, type TextOptions } from "../training/text.js";
+import { inspectTextFile, readPieces, type TextOptions } from "../training/text.js";
 import type { Window } from "./bound.js";
 
 /** What is asked of a tokenizer here. */
@@ -22,26 +22,28 @@ export interface WindowOptions extends TextOptions {
   limit?: number | undefined;
 }
 
-/** How much text the windows so far cover: every character and byte whose tokens are in a window, or begin in one. */
+/** How much text was read for the windows so far; `tokens` counts ends of documents too. */
 export interface TextCount {
   characters: number;
   bytes: number;
+  tokens: number;
 }
 
-/** Windows of the files, in order. `count` is kept up to date while windows come out. */
+/** Windows of the files, in order; files that hold no text are refused before the first. `count` is kept up to date while windows come out. */
 export async function* windowsOfFiles(
   paths: readonly string[],
   encoder: Encoder,
   options: WindowOptions,
-  count: TextCount = { characters: 0, bytes: 0 },
+  count: TextCount = { characters: 0, bytes: 0, tokens: 0 },
 ): AsyncGenerator<Window> {
   const cutter = new Cutter(options.length);
+  for (const path of paths) await inspectTextFile(path);
   for (const path of paths) {
     for await (const { text, last } of readPieces(path, options)) {
       count.characters += [...text].length;
       count.bytes += Buffer.byteLength(text);
-      cutter.append(encoder.encode(text));
-      if (last && options.eosId !== undefined) cutter.append([options.eosId]);
+      count.tokens += cutter.append(encoder.encode(text));
+      if (last && options.eosId !== undefined) count.tokens += cutter.append([options.eosId]);
       yield* cutter.whole(options.limit);
       if (last && options.packing === "documents") yield* cutter.rest(options.limit);
       if (cutter.count >= (options.limit ?? Number.POSITIVE_INFINITY)) return;
@@ -71,8 +73,9 @@ class Cutter {
 
   constructor(readonly length: number) {}
 
-  append(ids: ArrayLike<number>): void {
+  append(ids: ArrayLike<number>): number {
     for (let i = 0; i < ids.length; i++) this.#ids.push(ids[i]!);
+    return ids.length;
   }
 
   *whole(limit = Number.POSITIVE_INFINITY): Generator<Window> {

@@ -1,0 +1,91 @@
+/** How well a model knows a corpus: nats per token with a standard error, perplexity, bits per character and per byte. */
+
+import { NoemaError } from "../errors.js";
+import { type BoundForm, type BoundOptions, boundDefaults, type Window, windowBounds } from "./bound.js";
+import { type ScoredModel, windowLength } from "./score.js";
+import { type BoundSummary, BoundTotals } from "./statistics.js";
+import { type TextCount, windowsOfFiles } from "./windows.js";
+
+export interface EvaluateOptions extends BoundOptions {
+  /** Tokens per window, at most the model's positions. */
+  length?: number;
+  /** Stop after this many windows. */
+  limit?: number;
+  packing?: "packed" | "documents";
+  /** A line that ends a document. Default `<|endoftext|>`. */
+  separator?: string;
+  /** Called after every window with what is known so far. */
+  onProgress?: (progress: EvaluationProgress) => void;
+}
+
+export interface EvaluationProgress {
+  sequences: number;
+  tokens: number;
+  /** Nats per token. */
+  bound: number;
+  standardError: number;
+  /** Bytes of the files that were read. */
+  bytes: number;
+}
+
+export interface Evaluation extends BoundSummary {
+  kind: "upper";
+  /** exp(bound). */
+  perplexity: number;
+  bitsPerCharacter: number;
+  bitsPerByte: number;
+  characters: number;
+  bytes: number;
+  draws: number;
+  form: BoundForm;
+  length: number;
+}
+
+/** Evaluates text files. Nothing larger than a piece of text and a few windows is in memory. */
+export async function evaluate(
+  model: ScoredModel & { readonly eosTokenId?: number | undefined },
+  files: string | readonly string[],
+  options: EvaluateOptions = {},
+): Promise<Evaluation> {
+  const { form, draws } = { ...boundDefaults, ...options };
+  const { tokenizer } = model;
+  if (!tokenizer) throw new NoemaError("ERR_BAD_TOKENIZER", "this model has no tokenizer: text cannot be evaluated");
+  const length = windowLength(model, options.length);
+  const { packing, limit, separator } = options;
+  const cut = {
+    length,
+    eosId: model.eosTokenId,
+    limit,
+    ...(packing && { packing }),
+    ...(separator !== undefined && { separator }),
+  };
+  const count: TextCount = { characters: 0, bytes: 0, tokens: 0 };
+  const windows = windowsOfFiles(typeof files === "string" ? [files] : files, tokenizer, cut, count);
+  const totals = new BoundTotals();
+  for await (const window of windowBounds(model, withSignal(windows, options.signal), options)) {
+    totals.add(window);
+    if (options.onProgress) options.onProgress({ ...totals.summary(draws), bytes: count.bytes });
+  }
+  return { kind: "upper", ...perUnit(totals.summary(draws), count), draws, form, length };
+}
+
+async function* withSignal(windows: AsyncIterable<Window>, signal: AbortSignal | undefined): AsyncGenerator<Window> {
+  for await (const window of windows) {
+    signal?.throwIfAborted();
+    yield window;
+  }
+}
+
+/** With a limit the last piece of text is covered only in part, so units are scaled by the tokens that were scored. */
+function perUnit(summary: BoundSummary, { characters, bytes, tokens }: TextCount) {
+  const bits = summary.nats / Math.LN2;
+  const share = tokens > 0 ? summary.tokens / tokens : 0;
+  return {
+    ...summary,
+    perplexity: Math.exp(summary.bound),
+    bitsPerCharacter: bits / (characters * share),
+    bitsPerByte: bits / (bytes * share),
+    characters: Math.round(characters * share),
+    bytes: Math.round(bytes * share),
+  };
+}

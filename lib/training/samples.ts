@@ -1,0 +1,41 @@
+/** Texts written during training, so that a run can be read as well as measured. */
+
+import type { MaskedConfig } from "../checkpoint/config.js";
+import { Decoder } from "../decoding/decoder.js";
+import { resolveDecoding } from "../decoding/resolve.js";
+import { NoemaError } from "../errors.js";
+import type { NativeMaskedModel } from "../native/addon.js";
+import type { Sampler } from "./session.js";
+
+/** The two directions of a tokenizer. */
+export interface Codec {
+  encode(text: string): ArrayLike<number>;
+  decode(ids: ArrayLike<number>): string;
+}
+
+/** Writes `length` tokens after the prompt (fewer at the end of the text) by the default rule. The same seed, the same draws. */
+export function textSampler(model: NativeMaskedModel, config: MaskedConfig, codec: Codec, length: number): Sampler {
+  return async (prompt, seed) => {
+    const given = Array.from(codec.encode(prompt));
+    const total = Math.min(config.maxPositions, given.length + length);
+    if (total <= given.length) {
+      const message = `the sample prompt has ${given.length} tokens, the model ${config.maxPositions} positions`;
+      throw new NoemaError("ERR_PROMPT_TOO_LONG", message, { prompt: given.length, positions: config.maxPositions });
+    }
+    const ids = new Int32Array(total).fill(config.maskTokenId);
+    ids.set(given);
+    const start = { ids, seed: BigInt(seed), eosFrom: config.eosTokenId === undefined ? -1 : given.length };
+    const session = model.session({ batch: 1, length: total, ids, seeds: BigUint64Array.of(start.seed) });
+    try {
+      const settings = resolveDecoding();
+      const { maskTokenId: maskId, eosTokenId: eosId = -1 } = config;
+      const decoder = new Decoder({ session, starts: [start], settings, maskId, eosId });
+      await decoder.run();
+      const { ids: written, cut } = decoder.sequences[0]!;
+      const end = cut >= 0 && written[cut - 1] === eosId ? cut - 1 : total;
+      return codec.decode(written.slice(0, end));
+    } finally {
+      session.dispose();
+    }
+  };
+}
