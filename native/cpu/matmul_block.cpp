@@ -187,10 +187,5 @@ void multiply_widened(const BlockProduct& p) {
     HWY_DYNAMIC_DISPATCH(multiply_widened_simd)(p);
 }
 
-BlockKernel block_kernel(Precision precision) {
-    if (precision == Precision::f32) return {Packing::f32, Packing::f32, multiply_f32};
-    return {Packing::f32_of_bf16, Packing::bf16_pairs, multiply_widened};
-}
-
 }  // namespace noema::cpu
 #endif

@@ -41,5 +41,11 @@ void finish_block(const Matmul& p, const BlockResult& block);
 // What block_kernel chooses from.
 void multiply_f32(const BlockProduct& p);
 void multiply_widened(const BlockProduct& p);
+void multiply_bf16(const BlockProduct& p);            // vdpbf16ps
+void multiply_tiles(const BlockProduct& p);           // AMX
+void multiply_emulated_tiles(const BlockProduct& p);  // AMX in plain loops
+
+/// Sends bf16 products through the emulated tiles, whatever the machine has. For tests.
+void emulate_tiles(bool on);
 
 }  // namespace noema::cpu

@@ -1,5 +1,6 @@
 #include <cmath>
 
+#include "cpu/matmul_block.h"
 #include "doctest/doctest.h"
 #include "native/harness.h"
 
@@ -132,8 +133,8 @@ TEST_CASE("matmul sizes") {
 
 TEST_CASE("matmul across blocks") {
     // Over one block of K (256 f32, 512 bf16), over one slab (1024, 2048), over one tile and one chunk of rows and columns.
-    check_forms({7, 33, 531});
-    check_forms({101, 20, 1100});
+    check_forms({3, 33, 531});
+    check_forms({97, 7, 1100});
     for (const Precision precision : {Precision::f32, Precision::bf16}) {
         check(multiply({98, 17, 2100}, {.precision = precision, .accumulate = true}));
         check(multiply({98, 1041, 5}, {.precision = precision, .transpose_b = false}));
@@ -193,9 +194,31 @@ TEST_CASE("matmul rows do not depend on each other") {
         for (const Precision precision : {Precision::f32, Precision::bf16})
             for (const bool packed : {false, true})
                 for (const int64_t count : {1, 2, 4, 5, 9, 33})
-                    check_rows_alone({113, 150, 1090}, {.precision = precision, .packed = packed, .bias = true}, count);
+                    check_rows_alone({105, 140, 1090}, {.precision = precision, .packed = packed, .bias = true}, count);
         check_rows_alone({113, 40, 70}, {.transpose_a = true, .transpose_b = false}, 3);
     }
+}
+
+namespace {
+
+struct EmulatedTiles {
+    EmulatedTiles() { cpu::emulate_tiles(true); }
+    ~EmulatedTiles() { cpu::emulate_tiles(false); }
+};
+
+}  // namespace
+
+TEST_CASE("matmul on emulated AMX tiles") {
+    EmulatedTiles scope;
+    for (const int64_t M : {1, 2, 15, 16, 17, 31, 32, 33, 50})
+        check(multiply({M, 40, 35}, {.precision = Precision::bf16}));
+    for (const int64_t N : {1, 16, 17, 33, 65, 130})
+        for (const int64_t M : {3, 20}) check(multiply({M, N, 64}, {.precision = Precision::bf16, .packed = true}));
+    for (const int64_t K : {0, 1, 31, 33, 513, 1090}) check(multiply({18, 20, K}, {.precision = Precision::bf16}));
+    check(multiply({100, 270, 40}, {.precision = Precision::bf16, .transpose_a = true, .transpose_b = false}));
+    for (const bool packed : {false, true})
+        for (const int64_t count : {1, 16, 17, 33})
+            check_rows_alone({113, 150, 600}, {.precision = Precision::bf16, .packed = packed}, count);
 }
 
 TEST_CASE("matmul keeps what is not finite") {
