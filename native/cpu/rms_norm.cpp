@@ -3,11 +3,12 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
-#include <algorithm>
 #include <cmath>
 #include <cstring>
 
+#include "cpu/column_sums.h"
 #include "cpu/cpu.h"
+#include "cpu/rows-inl.h"
 #include "cpu/simd-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -22,9 +23,11 @@ void norm_rows(const RmsNorm& p, int64_t first, int64_t last) {
     for (int64_t r = first; r < last; ++r) {
         const float* x = p.x.at<float>(r);
         float* y = p.y.at<float>(r);
-        VF squares = hn::Zero(DF());
-        for_each_vector(C, [&](auto load, auto, int64_t) HWY_ATTR { squares = hn::MulAdd(load(x), load(x), squares); });
-        const float inv_rms = 1.0f / std::sqrt(sum_of(squares) / static_cast<float>(C) + p.epsilon);
+        const float squares = sum_products(C, [&](auto load) HWY_ATTR {
+            const VF v = load(x);
+            return Factors{v, v};
+        });
+        const float inv_rms = 1.0f / std::sqrt(squares / static_cast<float>(C) + p.epsilon);
         const VF scale = hn::Set(DF(), inv_rms);
         for_each_vector(C, [&](auto load, auto store, int64_t)
                                HWY_ATTR { store(hn::Mul(hn::Mul(load(x), scale), load(weight)), y); });
@@ -36,17 +39,17 @@ void norm_rows(const RmsNorm& p, int64_t first, int64_t last) {
 void norm_rows_backward(const RmsNormBackward& p, float* d_weight, int64_t first, int64_t last) {
     const int64_t C = p.x.shape[1];
     const float* weight = p.weight.as<float>();
+    if (d_weight) std::memset(d_weight, 0, sizeof(float) * C);
     for (int64_t r = first; r < last; ++r) {
         const float* x = p.x.at<float>(r);
         const float* d_y = p.d_y.at<float>(r);
         float* d_x = p.d_x.at<float>(r);
         const float inv_rms = p.inv_rms.as<float>()[r * p.inv_rms.stride[0]];
-        VF products = hn::Zero(DF());
-        for_each_vector(C, [&](auto load, auto, int64_t) HWY_ATTR {
-            products = hn::MulAdd(hn::Mul(load(d_y), load(weight)), load(x), products);
+        const float products = sum_products(C, [&](auto load) HWY_ATTR {
+            return Factors{hn::Mul(load(d_y), load(weight)), load(x)};
         });
         const VF scale = hn::Set(DF(), inv_rms);
-        const VF projection = hn::Set(DF(), sum_of(products) * inv_rms / static_cast<float>(C));
+        const VF projection = hn::Set(DF(), products * inv_rms / static_cast<float>(C));
         for_each_vector(C, [&](auto load, auto store, int64_t) HWY_ATTR {
             const VF n = hn::Mul(load(x), scale);
             VF g = hn::Mul(scale, hn::NegMulAdd(n, projection, hn::Mul(load(d_y), load(weight))));
@@ -55,12 +58,6 @@ void norm_rows_backward(const RmsNormBackward& p, float* d_weight, int64_t first
             store(g, d_x);
         });
     }
-}
-
-void add_rows(float* sum, const float* parts, int64_t rows, int64_t C) {
-    for (int64_t r = 0; r < rows; ++r)
-        for_each_vector(
-            C, [&](auto load, auto store, int64_t) HWY_ATTR { store(hn::Add(load(sum), load(parts + r * C)), sum); });
 }
 
 }  // namespace
@@ -72,38 +69,32 @@ namespace noema::cpu {
 
 HWY_EXPORT(norm_rows);
 HWY_EXPORT(norm_rows_backward);
-HWY_EXPORT(add_rows);
 
 namespace {
 
-// Rows per task, and per chunk of parameter gradients. Fixed, so that the order of sums depends on shapes only.
-constexpr int64_t kRows = 64;
-
-int64_t chunks(int64_t rows) {
-    return (rows + kRows - 1) / kRows;
-}
-
 Status forward(const RmsNorm& p, const Stream& stream, Workspace) {
-    const int64_t R = p.x.shape[0];
-    parallel_for(stream, chunks(R), [&](int64_t i, int) {
-        HWY_DYNAMIC_DISPATCH(norm_rows)(p, i * kRows, std::min(R, (i + 1) * kRows));
+    parallel_rows(stream, p.x.shape[0], p.x.shape[1], [&](int64_t first, int64_t last) {
+        HWY_DYNAMIC_DISPATCH(norm_rows)(p, first, last);
     });
     return {};
 }
 
+RowChunks chunks(const RmsNormBackward& p) {
+    return {p.x.shape[0], std::max<int64_t>(1, p.x.shape[0])};
+}
+
 size_t backward_workspace(const RmsNormBackward& p, const Stream&) {
-    return p.d_weight ? workspace_bytes<float>(chunks(p.x.shape[0]) * p.x.shape[1]) : 0;
+    return p.d_weight ? workspace_bytes<float>(chunks(p).count() * p.x.shape[1]) : 0;
 }
 
 Status backward(const RmsNormBackward& p, const Stream& stream, Workspace workspace) {
-    const int64_t R = p.x.shape[0], C = p.x.shape[1], n = chunks(R);
-    float* parts = p.d_weight ? workspace.take<float>(n * C) : nullptr;
-    if (parts) std::memset(parts, 0, sizeof(float) * n * C);
-    parallel_for(stream, n, [&](int64_t i, int) {
-        HWY_DYNAMIC_DISPATCH(norm_rows_backward)
-        (p, parts ? parts + i * C : nullptr, i * kRows, std::min(R, (i + 1) * kRows));
+    const int64_t C = p.x.shape[1];
+    const RowChunks rows = chunks(p);
+    float* parts = p.d_weight ? workspace.take<float>(rows.count() * C) : nullptr;
+    parallel_for(stream, rows.count(), [&](int64_t i, int) {
+        HWY_DYNAMIC_DISPATCH(norm_rows_backward)(p, parts ? parts + i * C : nullptr, rows.first(i), rows.last(i));
     });
-    if (parts) HWY_DYNAMIC_DISPATCH(add_rows)(p.d_weight.as<float>(), parts, n, C);
+    if (parts) column_sums({parts, 1, rows.count(), C, p.d_weight.as<float>(), C, true}, stream);
     return {};
 }
 

@@ -11,7 +11,7 @@ namespace noema::cpu {
 constexpr int64_t kTaskElements = 16384;
 
 inline int64_t ceil_div(int64_t a, int64_t b) {
-    return (a + b - 1) / b;
+    return a / b + (a % b != 0);
 }
 
 inline int64_t rows_per_task(int64_t C) {

@@ -60,6 +60,11 @@ inline int64_t dim(const View& v, int i) {
     return i < v.rank ? v.shape[i] : 0;
 }
 
+/// How many sequences a matrix of stacked sequences holds; the last may be shorter.
+inline int64_t sequences(int64_t rows, int64_t rows_per_sequence) {
+    return rows_per_sequence > 0 ? rows / rows_per_sequence + (rows % rows_per_sequence != 0) : 0;
+}
+
 /// Two tensors of one shape that start at different places, or are one tensor: what element-wise work in place needs.
 inline bool apart_or_same(const View& a, const View& b) {
     if (a.data != b.data || !a.data) return true;

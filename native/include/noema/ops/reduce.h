@@ -17,7 +17,8 @@ enum class ReduceAxis : uint8_t { columns, rows };  // the axis that disappears
 
 struct Reduce {
     View x;  // [R,C] f32 or bf16
-    View y;  // [R] f32 when columns disappear, [C] f32 when rows do; max and min of nothing are -inf and +inf
+    View
+        y;  // [R] f32 when columns disappear, [C] f32 when rows do; max and min of nothing are -inf and +inf, and NaN is skipped
     ReduceKind kind = ReduceKind::sum;
     ReduceAxis axis = ReduceAxis::columns;
     bool accumulate = false;  // y += (sum, mean, sum_squares, count_non_finite only)
