@@ -1,0 +1,174 @@
+/** One run of a model, as a stream of events and as a promise of the result. */
+
+import { NoemaError } from "./errors.js";
+
+export type FinishReason = "length" | "eos" | "abort";
+
+export interface Usage {
+  promptTokens: number;
+  completionTokens: number;
+  /** Forward passes that looked at this text. */
+  forwards: number;
+}
+
+export interface Timing {
+  /** Milliseconds from the call to the first committed text, and to the end. */
+  firstCommit?: number;
+  total: number;
+}
+
+/** Text that is final. Commits appended give the text so far; a character is never split over two. */
+export interface CommitEvent {
+  type: "commit";
+  text: string;
+  ids: Int32Array;
+}
+
+/** The canvas after a step: decided tokens, and proposals where `mask` is 1. */
+export interface RefineEvent {
+  type: "refine";
+  step: number;
+  /** [T] prompt included. */
+  ids: Int32Array;
+  /** [T] 1: not decided yet. */
+  mask: Uint8Array;
+  /** [T] probability of the token when it was proposed; 1 for given tokens. */
+  confidence: Float32Array;
+}
+
+export interface FinishEvent {
+  type: "finish";
+  reason: FinishReason;
+  usage: Usage;
+  timing: Timing;
+  /** Positions that the rule left masked and that were filled greedily. */
+  filled: number;
+}
+
+export type GenerationEvent = CommitEvent | RefineEvent | FinishEvent;
+
+export interface GenerationResult {
+  text: string;
+  /** The new tokens, without the end-of-text token that ended them. */
+  ids: Int32Array;
+  reason: FinishReason;
+  usage: Usage;
+  timing: Timing;
+  /** Positions that the rule left masked and that were filled greedily. */
+  filled: number;
+}
+
+/** What runs behind a generation. */
+export interface Work<R> {
+  run(emit: (event: GenerationEvent) => void): Promise<R>;
+  /** Makes a running `run` reject soon. */
+  cancel(): void;
+  /** What is there so far. */
+  partial(): R;
+}
+
+/**
+ * Starts at once. Iterate it for events, await it for the result, or both; leaving the iteration early cancels the run.
+ * An error of the run is thrown to whoever iterates or awaits; if nobody does, it is not reported as unhandled.
+ */
+export class Generation<R = GenerationResult> implements AsyncIterable<GenerationEvent>, PromiseLike<R> {
+  readonly #work: Work<R>;
+  readonly #result: Promise<R>;
+  readonly #events: GenerationEvent[] = [];
+  #over = false;
+  #cause: unknown;
+  #wake = new Latch();
+
+  constructor(work: Work<R>, signal?: AbortSignal) {
+    this.#work = work;
+    this.#result = this.#run(signal);
+    this.#result.catch(() => {});
+  }
+
+  /** What is there so far; the whole once finished. */
+  get partial(): R {
+    return this.#work.partial();
+  }
+
+  /** Resolves when the run is over, whatever its end. */
+  get settled(): Promise<void> {
+    return this.#result.then(
+      () => {},
+      () => {},
+    );
+  }
+
+  /** Ends the run; it rejects with `cause`. */
+  cancel(cause: unknown = new NoemaError("ERR_ABORTED", "the generation was cancelled")): void {
+    if (this.#over || this.#cause !== undefined) return;
+    this.#cause = cause ?? new NoemaError("ERR_ABORTED", "the generation was cancelled");
+    this.#work.cancel();
+  }
+
+  // biome-ignore lint/suspicious/noThenProperty: awaitable by design, like a query builder
+  then<A = R, B = never>(
+    fulfilled?: ((result: R) => A | PromiseLike<A>) | null,
+    rejected?: ((reason: unknown) => B | PromiseLike<B>) | null,
+  ): Promise<A | B> {
+    return this.#result.then(fulfilled, rejected);
+  }
+
+  catch<B>(rejected: (reason: unknown) => B | PromiseLike<B>): Promise<R | B> {
+    return this.#result.catch(rejected);
+  }
+
+  finally(settled: () => void): Promise<R> {
+    return this.#result.finally(settled);
+  }
+
+  async *[Symbol.asyncIterator](): AsyncGenerator<GenerationEvent, void, undefined> {
+    let next = 0;
+    try {
+      for (;;) {
+        while (next < this.#events.length) yield this.#events[next++]!;
+        if (this.#over) break;
+        await this.#wake.promise;
+      }
+      await this.#result;
+    } finally {
+      this.cancel();
+    }
+  }
+
+  async #run(signal: AbortSignal | undefined): Promise<R> {
+    const abort = (): void => this.cancel(signal?.reason);
+    signal?.addEventListener("abort", abort, { once: true });
+    if (signal?.aborted) abort();
+    try {
+      if (this.#cause !== undefined) throw this.#cause;
+      return await this.#work.run((event) => this.#emit(event));
+    } catch (error) {
+      throw withPartial(this.#cause ?? error, () => this.partial);
+    } finally {
+      signal?.removeEventListener("abort", abort);
+      this.#over = true;
+      this.#wake.resolve();
+    }
+  }
+
+  #emit(event: GenerationEvent): void {
+    this.#events.push(event);
+    this.#wake.resolve();
+    this.#wake = new Latch();
+  }
+}
+
+class Latch {
+  resolve: () => void = () => {};
+  readonly promise = new Promise<void>((resolve) => {
+    this.resolve = resolve;
+  });
+}
+
+/** Hangs what was made so far on the error. Reasons that cannot carry it (strings) go without. */
+function withPartial(error: unknown, partial: () => unknown): unknown {
+  if (typeof error === "object" && error !== null && Object.isExtensible(error)) {
+    Object.defineProperty(error, "partial", { value: partial(), configurable: true, writable: true });
+  }
+  return error;
+}

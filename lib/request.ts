@@ -1,0 +1,178 @@
+/** What callers of generate and infill may ask for, checked and turned into canvases. */
+
+import { checkNumber, invalid, parseOptions, sharedOptions } from "./decoding/options.js";
+import type { Decoding } from "./decoding/resolve.js";
+import { NoemaError, unknownOption } from "./errors.js";
+import type { Canvas } from "./job.js";
+import { type Seed, seedWords } from "./rng.js";
+import type { Tokenizer } from "./tokenizer/tokenizer.js";
+
+/** Text, or token ids. */
+export type Prompt = string | ArrayLike<number>;
+
+export interface RunOptions {
+  /** A rule's name, or { rule, ...options }. Default: "conv". */
+  decoding?: Decoding;
+  /** Fixes the output. Default: 0. */
+  seed?: Seed;
+  signal?: AbortSignal;
+}
+
+export interface GenerateOptions extends RunOptions {
+  /** Default: empty, which writes a text from its start. */
+  prompt?: Prompt;
+  /** Default: 128, or what the model's positions leave. */
+  maxTokens?: number;
+  /** Puts an end-of-text token, which separates texts in training, before the prompt. Default: when the prompt is empty. */
+  documentStart?: boolean;
+  /** Also report every step as a refine event. */
+  refine?: boolean;
+}
+
+export interface BatchOptions extends Omit<GenerateOptions, "prompt" | "refine"> {
+  prompts: readonly Prompt[];
+}
+
+export interface InfillOptions extends RunOptions {
+  /** Text with holes: "[mask]" for one token, "[mask:12]" for twelve. Needs a tokenizer. */
+  text?: string;
+  /** Instead of text: token ids, with null (or the mask token) in the holes. */
+  ids?: ArrayLike<number | null>;
+  refine?: boolean;
+}
+
+/** What requests are checked against. */
+export interface Limits {
+  readonly vocabSize: number;
+  readonly maxPositions: number;
+  readonly maskId: number;
+  readonly eosId: number;
+  readonly tokenizer: Tokenizer | undefined;
+}
+
+const defaultMaxTokens = 128;
+const runOptions = ["decoding", "seed", "signal"];
+export const generateOptions = [...runOptions, "prompt", "maxTokens", "documentStart", "refine"];
+export const batchOptions = [...runOptions, "prompts", "maxTokens", "documentStart"];
+export const infillOptions = [...runOptions, "text", "ids", "refine"];
+
+/** Refuses what is no options object or has unknown keys, and points decoding options to their place. */
+export function checkKeys(options: unknown, allowed: readonly string[], what: string): void {
+  if (typeof options !== "object" || options === null) throw invalid(`${what} options`, options, "an object");
+  for (const name of Object.keys(options)) {
+    if (allowed.includes(name)) continue;
+    if (name in sharedOptions) {
+      throw new NoemaError("ERR_UNKNOWN_OPTION", `unknown option "${name}"; it belongs in decoding: { ${name}: ... }`, {
+        name,
+      });
+    }
+    throw unknownOption(name, allowed, `${what} option`);
+  }
+  const { signal } = options as RunOptions;
+  if (signal !== undefined && !(signal instanceof AbortSignal)) throw invalid("signal", signal, "an AbortSignal");
+  parseOptions(pick(options, ["documentStart", "refine"]), flags, what);
+}
+
+const flags = {
+  documentStart: { kind: "flag", default: false, what: "" },
+  refine: { kind: "flag", default: false, what: "" },
+} as const;
+
+function pick(options: object, names: readonly string[]): Record<string, unknown> {
+  return Object.fromEntries(Object.entries(options).filter(([name]) => names.includes(name)));
+}
+
+/** The seed of the sequence at `index`: one more than that of the one before it, modulo 2^64. */
+export function seedAt(seed: Seed | undefined, index = 0): bigint {
+  const [low, high] = seedWords(seed ?? 0);
+  return BigInt.asUintN(64, ((BigInt(high) << 32n) | BigInt(low)) + BigInt(index));
+}
+
+export function generateCanvas(options: Omit<GenerateOptions, "refine">, limits: Limits, index = 0): Canvas {
+  const prompt = promptIds(options.prompt ?? [], limits, "prompt");
+  const starts = options.documentStart ?? prompt.length === 0;
+  const given = starts && limits.eosId >= 0 ? [limits.eosId, ...prompt] : prompt;
+  const count = tokenCount(options.maxTokens, given.length, limits);
+  return {
+    ids: Int32Array.from([...given, ...new Array<number>(count).fill(limits.maskId)]),
+    from: given.length,
+    eosFrom: given.length,
+    promptTokens: given.length,
+    seed: seedAt(options.seed, index),
+  };
+}
+
+function tokenCount(asked: number | undefined, given: number, { maxPositions }: Limits): number {
+  const room = maxPositions - given;
+  const count = asked === undefined ? Math.min(defaultMaxTokens, Math.max(1, room)) : asked;
+  checkNumber(count, { min: 0, integer: true }, "maxTokens");
+  if (count <= room) return count;
+  const message = `${given} prompt tokens and ${count} new ones need ${given + count} positions; the model has ${maxPositions}`;
+  throw new NoemaError("ERR_PROMPT_TOO_LONG", message, { promptTokens: given, maxTokens: count, maxPositions });
+}
+
+/** Text that looks like a special token stays text; ids must exist and may not be the mask. */
+function promptIds(prompt: Prompt, limits: Limits, name: string): number[] {
+  if (typeof prompt === "string") return [...encode(prompt, limits)];
+  if (!isList(prompt)) throw invalid(name, prompt, "a string or a list of token ids");
+  return Array.from(prompt, (id, i) => {
+    checkId(id, limits, `${name}[${i}]`);
+    if (id === limits.maskId) throw invalid(`${name}[${i}]`, id, "no mask token (infill takes texts with holes)");
+    return id;
+  });
+}
+
+function encode(text: string, { tokenizer }: Limits): number[] {
+  if (text === "") return [];
+  if (!tokenizer) {
+    throw new NoemaError("ERR_BAD_TOKENIZER", "the model's folder has no tokenizer.json, so prompts must be token ids");
+  }
+  return Array.from(tokenizer.encode(text));
+}
+
+function isList(value: unknown): value is ArrayLike<number> {
+  return Array.isArray(value) || (ArrayBuffer.isView(value) && !(value instanceof DataView));
+}
+
+function checkId(id: unknown, { vocabSize }: Limits, name: string): void {
+  checkNumber(id, { min: 0, max: vocabSize - 1, integer: true }, name);
+}
+
+const marker = /\[mask(?::(\d{1,6}))?\]/g;
+
+export function infillCanvas(options: InfillOptions, limits: Limits): Canvas {
+  const { text, ids, seed } = options;
+  if ((text === undefined) === (ids === undefined)) {
+    throw new NoemaError("ERR_INVALID_ARGUMENT", "infill: expected either text or ids");
+  }
+  const made = text === undefined ? holesFromIds(ids, limits) : holesFromText(text, limits);
+  if (made.length > limits.maxPositions) {
+    const message = `the text has ${made.length} positions, the model ${limits.maxPositions}`;
+    throw new NoemaError("ERR_PROMPT_TOO_LONG", message, { positions: made.length, maxPositions: limits.maxPositions });
+  }
+  const canvas = Int32Array.from(made);
+  const promptTokens = canvas.filter((id) => id !== limits.maskId).length;
+  return { ids: canvas, from: 0, eosFrom: -1, promptTokens, seed: seedAt(seed) };
+}
+
+function holesFromIds(ids: unknown, limits: Limits): number[] {
+  if (!isList(ids)) throw invalid("ids", ids, "a list of token ids, null in the holes");
+  return Array.from(ids as ArrayLike<number | null>, (id, i) => {
+    if (id === null) return limits.maskId;
+    checkId(id, limits, `ids[${i}]`);
+    return id;
+  });
+}
+
+function holesFromText(text: unknown, limits: Limits): number[] {
+  if (typeof text !== "string") throw invalid("text", text, "a string");
+  const made: number[] = [];
+  let last = 0;
+  for (const match of text.matchAll(marker)) {
+    made.push(...encode(text.slice(last, match.index), limits));
+    const holes = Math.min(Number(match[1] ?? 1), limits.maxPositions + 1); // more is refused anyway
+    for (let i = 0; i < holes; i++) made.push(limits.maskId);
+    last = match.index + match[0].length;
+  }
+  return [...made, ...encode(text.slice(last), limits)];
+}
