@@ -5,10 +5,10 @@ import { type FileHandle, open, realpath, rename, rm, stat } from "node:fs/promi
 import { basename, dirname, join, sep } from "node:path";
 import { type ErrorCode, NoemaError } from "./errors.js";
 
-/** Wraps what the operating system said: ERR_IO naming the path. NoemaErrors pass through. */
-export function ioError(action: string, path: string, error: unknown): NoemaError {
-  if (error instanceof NoemaError) return error;
+/** What the operating system said becomes ERR_IO naming the path; anything else (an abort, a NoemaError) stays what it is. */
+export function ioError(action: string, path: string, error: unknown): Error {
   const { code, message } = error as NodeJS.ErrnoException;
+  if (typeof code !== "string" || !/^E[A-Z0-9]+$/.test(code)) return error as Error;
   return new NoemaError("ERR_IO", `${path}: ${action} failed: ${message}`, { path, errno: code }, { cause: error });
 }
 

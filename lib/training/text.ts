@@ -1,9 +1,13 @@
-// Text files as documents. Files may be larger than memory, so a document arrives in pieces of bounded size, cut at line
-// ends where there are any; the tokens of a document are the tokens of its pieces one after the other.
+/**
+ * Text files as documents. Files may be larger than memory, so a document arrives in pieces of bounded size, cut at line
+ * ends where there are any; the tokens of a document are the tokens of its pieces one after the other.
+ */
+
 import { isUtf8 } from "node:buffer";
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { NoemaError } from "../errors.js";
+import { ioError } from "../files.js";
 
 export const DEFAULT_SEPARATOR = "<|endoftext|>";
 
@@ -134,10 +138,9 @@ function* cutLine(text: string, ended: boolean): Generator<Line> {
 
 async function* readChunks(path: string): AsyncGenerator<Buffer> {
   try {
-    for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20 })) yield chunk as Buffer;
+    for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20 })) yield chunk;
   } catch (error) {
-    if (error instanceof NoemaError) throw error;
-    throw new NoemaError("ERR_IO", `${path}: ${(error as Error).message}`, { path });
+    throw ioError("reading", path, error);
   }
 }
 
