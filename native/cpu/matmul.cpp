@@ -3,7 +3,8 @@
 // C is cut into tiles of 96 rows x 256 columns, the tasks of one parallel_for. A tile runs through K by blocks of 256
 // steps: 96 packed rows (104 KB), 256 columns of B (256 KB) and the tile's sums (98 KB) share the second-level cache.
 // Rows of A, and B unless matmul_pack arranged it before, are packed by a parallel_for of their own for one slab of K of
-// at most four blocks, within a chunk of C of 1152 x 1024: 4.9 and 4.2 MB of workspace whatever the shapes are. When K
+// at most four blocks, within a chunk of C of 1152 x 1024: 4.9 (9.5 where bf16 rows are widened) and 4.2 MB of workspace
+// whatever the shapes are. When K
 // needs several slabs, sums wait in the workspace between them.
 //
 // With at most 96 rows there is one row of tiles. Then nothing is packed twice: rows are packed for the whole of K,
@@ -19,6 +20,7 @@ namespace noema::cpu {
 namespace {
 
 constexpr int64_t kTileRows = 96, kTilePanels = 16, kNarrowPanels = 8;
+constexpr int64_t kBlockBytes = kBlockSteps * kStepBytes;  // of a panel
 constexpr int64_t kChunkRows = 12 * kTileRows, kChunkPanels = 4 * kTilePanels, kSlabBlocks = 4;
 
 // Products of fewer multiply-adds than this (about 4 us) are not worth waking other threads.
@@ -54,8 +56,10 @@ Plan make_plan(const Matmul& p) {
     // Chunks of equal height: 1200 rows are 600 + 600, not 1152 + 48.
     const int64_t tall = divide_up(divide_up(M, divide_up(M, kChunkRows)), kTileRows) * kTileRows;
     plan.chunk_rows = few_rows ? M : tall;
-    plan.chunk_panels = few_rows ? plan.panels() : std::min(plan.panels(), kChunkPanels);
     plan.slab_blocks = few_rows ? plan.blocks : std::min(plan.blocks, kSlabBlocks);
+    // Only packed columns and waiting sums take room.
+    const bool all_columns = few_rows || (p.packed_b && plan.single_slab());
+    plan.chunk_panels = all_columns ? plan.panels() : std::min(plan.panels(), kChunkPanels);
     return plan;
 }
 
@@ -81,8 +85,8 @@ int64_t tile_sums(const Plan& plan) {
 Sizes sizes_of(const Plan& plan, const Stream& stream) {
     Sizes s{};
     s.a = plan.slab_blocks * plan.chunk_rows * row_pitch(plan.kernel.rows);
-    if (plan.pack_in_task) s.b = stream.threads * plan.tile_panels * kBlockSteps * kStepBytes;
-    if (plan.pack_slab()) s.b = plan.chunk_panels * plan.slab_blocks * kBlockSteps * kStepBytes;
+    if (plan.pack_in_task) s.b = stream.threads * plan.tile_panels * kBlockBytes;
+    if (plan.pack_slab()) s.b = plan.chunk_panels * (plan.slab_blocks * kBlockBytes + kStepBytes);
     s.sums = (plan.single_slab() ? stream.threads : tiles_of_chunk(plan)) * tile_sums(plan);
     return s;
 }
@@ -132,33 +136,42 @@ class Product {
     }
 
     void pack(const Slab& slab) {
-        constexpr int64_t kRows = 32, kPanels = 2;
-        const int64_t groups = divide_up(slab.rows, kRows), row_tasks = groups * slab.blocks;
-        const int64_t panel_tasks = plan_.pack_slab() ? divide_up(slab.panels, kPanels) : 0;
-        parallel_for(few_values(slab) ? Stream{} : stream_, row_tasks + panel_tasks, [&](int64_t i, int) {
-            if (i < row_tasks) {
-                const int64_t row = i % groups * kRows, block = i / groups;
-                pack_rows(plan_.a, plan_.kernel.rows,
-                          {slab.row + row, std::min(kRows, slab.rows - row), (slab.block + block) * kBlockSteps,
-                           steps_of(slab.block + block)},
-                          rows_at(slab, block, row));
-            } else {
-                const int64_t panel = (i - row_tasks) * kPanels;
-                pack_b(slab.panel + panel, std::min(kPanels, slab.panels - panel), slab.block, slab.blocks,
-                       buffers_.b + panel * slab.blocks * kBlockSteps * kStepBytes);
-            }
-        });
+        // Rows that lie across memory are packed many at a time, which reads it in longer pieces.
+        const int64_t rows = plan_.a.depth_is_last ? 32 : kTileRows, panels = 8;
+        const int64_t row_groups = divide_up(slab.rows, rows), row_tasks = row_groups * slab.blocks;
+        const int64_t panel_groups = plan_.pack_slab() ? divide_up(slab.panels, panels) : 0;
+        parallel_for(few_values(slab) ? Stream{} : stream_, row_tasks + panel_groups * slab.blocks,
+                     [&](int64_t i, int) {
+                         if (i < row_tasks) return pack_a(slab, i % row_groups * rows, rows, i / row_groups);
+                         const int64_t group = (i - row_tasks) % panel_groups, block = (i - row_tasks) / panel_groups;
+                         pack_b(slab.panel + group * panels, std::min(panels, slab.panels - group * panels),
+                                slab.block + block, slab_columns(slab, group * panels, block), slab_pitch(slab));
+                     });
+    }
+
+    void pack_a(const Slab& slab, int64_t row, int64_t rows, int64_t block) {
+        const int64_t in_k = slab.block + block;
+        pack_rows(plan_.a, plan_.kernel.rows,
+                  {slab.row + row, std::min(rows, slab.rows - row), in_k * kBlockSteps, steps_of(in_k)},
+                  rows_at(slab, block, row));
+    }
+
+    // One line more than the slab needs, so that the panels' lines do not meet in one set of the caches.
+    static int64_t slab_pitch(const Slab& slab) { return slab.blocks * kBlockBytes + kStepBytes; }
+    std::byte* slab_columns(const Slab& slab, int64_t panel, int64_t block) const {
+        return buffers_.b + panel * slab_pitch(slab) + block * kBlockBytes;
     }
 
     // Converting a few rows takes less time than handing them out.
     bool few_values(const Slab& slab) const { return slab.rows * plan_.a.K < kSerialWork / 4 && !plan_.pack_slab(); }
 
-    void pack_b(int64_t panel, int64_t panels, int64_t block, int64_t blocks, std::byte* out) {
-        const int64_t line = panel * kPanelColumns, step = block * kBlockSteps;
-        pack_panels(plan_.b, plan_.kernel.panels,
-                    {line, std::min(panels * kPanelColumns, plan_.b.lines - line), step,
-                     std::min(blocks * kBlockSteps, plan_.steps - step)},
-                    out, blocks * kBlockSteps * kStepBytes);
+    // One block of some panels.
+    void pack_b(int64_t panel, int64_t panels, int64_t block, std::byte* out, int64_t panel_bytes) {
+        const int64_t line = panel * kPanelColumns;
+        pack_panels(
+            plan_.b, plan_.kernel.panels,
+            {line, std::min(panels * kPanelColumns, plan_.b.lines - line), block * kBlockSteps, steps_of(block)}, out,
+            panel_bytes);
     }
 
     void multiply(const Slab& slab) {
@@ -203,12 +216,10 @@ class Product {
             return {plan_.packed_b + (slab.panel + t.panel) * plan_.panel_bytes() +
                         (slab.block + block) * kBlockSteps * kStepBytes,
                     plan_.panel_bytes()};
-        constexpr int64_t block_bytes = kBlockSteps * kStepBytes;
-        if (!plan_.pack_in_task)
-            return {buffers_.b + t.panel * slab.blocks * block_bytes + block * block_bytes, slab.blocks * block_bytes};
-        std::byte* own = buffers_.b + worker * plan_.tile_panels * block_bytes;
-        if (slab.blocks > 0) pack_b(slab.panel + t.panel, t.panels, slab.block + block, 1, own);
-        return {own, block_bytes};
+        if (!plan_.pack_in_task) return {slab_columns(slab, t.panel, block), slab_pitch(slab)};
+        std::byte* own = buffers_.b + worker * plan_.tile_panels * kBlockBytes;
+        if (slab.blocks > 0) pack_b(slab.panel + t.panel, t.panels, slab.block + block, own, kBlockBytes);
+        return {own, kBlockBytes};
     }
 
     const Matmul& p_;

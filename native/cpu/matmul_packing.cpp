@@ -58,6 +58,11 @@ HWY_INLINE VU paired(VF a, VF b) {
     return hn::Or(upper_bf16(odd), hn::ShiftRight<16>(upper_bf16(even)));
 }
 
+template <class T>
+HWY_INLINE void fetch(const T* p, int64_t n) {
+    for (int64_t i = 0; i < n; i += kStepBytes / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(p + i, 0, 2);
+}
+
 // One line of n values that lie side by side -> its steps, zero-filled up to `steps`.
 template <class T>
 void pack_line(const T* p, int64_t n, Packing packing, int64_t steps, uint32_t* out) {
@@ -79,13 +84,14 @@ void pack_line(const T* p, int64_t n, Packing packing, int64_t steps, uint32_t* 
 }
 
 // Sixteen lines that lie side by side -> one step of a panel; `next` is the second k of a pair, null beyond K.
-template <class T>
-HWY_INLINE void pack_step(const T* p, const T* next, int64_t lines, bool pairs, uint32_t* out) {
+template <bool pairs, class T>
+HWY_INLINE void pack_step(const T* p, const T* next, int64_t lines, uint32_t* out) {
     const DU d;
+#pragma GCC unroll 4
     for (int64_t i = 0; i < kPanelColumns; i += kLanes) {
         const VF v = i < lines ? load_values(p + i, lines - i) : hn::Zero(DF());
         VU u = hn::BitCast(d, v);
-        if (pairs) {
+        if constexpr (pairs) {
             const VF w = next && i < lines ? load_values(next + i, lines - i) : hn::Zero(DF());
             u = hn::Or(upper_bf16(w), hn::ShiftRight<16>(upper_bf16(v)));
         }
@@ -93,19 +99,37 @@ HWY_INLINE void pack_step(const T* p, const T* next, int64_t lines, bool pairs, 
     }
 }
 
-template <class T>
-void pack_steps(const Factor& f, Packing packing, const Part& part, uint32_t* out) {
-    const int64_t depth = step_depth(packing);
-    const int64_t lines = std::min(kPanelColumns, part.lines);
+// Rows of memory lie pages apart, where hardware does not look ahead; they are fetched one run before they are needed.
+constexpr int64_t kFetchAhead = 64;
+
+// Lines that lie side by side -> steps of panels. A row of memory is read across all panels before the next row is
+// touched: a panel alone would read 64 bytes here and there, on another page for every k.
+template <bool pairs, class T>
+void pack_steps_of(const Factor& f, const Part& part, uint32_t* out, int64_t panel_pitch) {
     for (int64_t s = 0; s < part.steps; ++s, out += kPanelColumns) {
-        const int64_t k = (part.step + s) * depth;
-        if (k >= f.K) {
-            std::memset(out, 0, kStepBytes);
-            continue;
-        }
+        const int64_t k = (part.step + s) * (pairs ? 2 : 1);
         const T* p = static_cast<const T*>(f.data) + k * f.pitch + part.line;
-        pack_step(p, depth == 2 && k + 1 < f.K ? p + f.pitch : nullptr, lines, depth == 2, out);
+        const T* next = pairs && k + 1 < f.K ? p + f.pitch : nullptr;
+        for (int64_t i = 0; i < part.lines; i += kPanelColumns) {
+            uint32_t* to = out + i / kPanelColumns * panel_pitch;
+            __builtin_prefetch(p + i + kFetchAhead * f.pitch, 0, 2);
+            if (pairs) __builtin_prefetch(p + i + (kFetchAhead + 1) * f.pitch, 0, 2);
+            if (k >= f.K)
+                std::memset(to, 0, kStepBytes);
+            else if (part.lines - i >= kPanelColumns && (next || !pairs))
+                pack_step<pairs>(p + i, p + i + f.pitch, kPanelColumns, to);
+            else
+                pack_step<pairs>(p + i, next ? next + i : nullptr, part.lines - i, to);
+        }
     }
+}
+
+template <class T>
+void pack_steps(const Factor& f, Packing packing, const Part& part, uint32_t* out, int64_t panel_pitch) {
+    if (packing == Packing::bf16_pairs)
+        pack_steps_of<true, T>(f, part, out, panel_pitch);
+    else
+        pack_steps_of<false, T>(f, part, out, panel_pitch);
 }
 
 // 4x4 of `from` (pitch in u32) -> transposed into `to`.
@@ -137,9 +161,11 @@ void pack_panel_from_lines(const Factor& f, Packing packing, const Part& part, u
     const int64_t depth = step_depth(packing), count = std::min(kPanelColumns, part.lines);
     for (int64_t s = 0; s < part.steps; s += kRun) {
         const int64_t steps = std::min(kRun, part.steps - s), k = (part.step + s) * depth;
-        for (int64_t i = 0; i < count; ++i)
-            pack_line(static_cast<const T*>(f.data) + (part.line + i) * f.pitch + k, std::min(f.K - k, steps * depth),
-                      packing, steps, lines[i]);
+        for (int64_t i = 0; i < count; ++i) {
+            const T* line = static_cast<const T*>(f.data) + (part.line + i) * f.pitch + k;
+            fetch(line + kRun * depth, kRun * depth);
+            pack_line(line, std::min(f.K - k, steps * depth), packing, steps, lines[i]);
+        }
         int64_t t = 0;
         for (; t + 4 <= steps; t += 4)
             for (int64_t i = 0; i < kPanelColumns; i += 4)
@@ -151,50 +177,60 @@ void pack_panel_from_lines(const Factor& f, Packing packing, const Part& part, u
 
 template <class T>
 void pack_panels_of(const Factor& f, Packing packing, const Part& part, std::byte* out, int64_t panel_bytes) {
-    for (int64_t i = 0; i < part.lines; i += kPanelColumns, out += panel_bytes) {
-        const Part panel{part.line + i, part.lines - i, part.step, part.steps};
-        uint32_t* to = reinterpret_cast<uint32_t*>(out);
-        if (f.depth_is_last)
-            pack_panel_from_lines<T>(f, packing, panel, to);
-        else
-            pack_steps<T>(f, packing, panel, to);
-    }
+    if (!f.depth_is_last) return pack_steps<T>(f, packing, part, reinterpret_cast<uint32_t*>(out), panel_bytes / 4);
+    for (int64_t i = 0; i < part.lines; i += kPanelColumns, out += panel_bytes)
+        pack_panel_from_lines<T>(f, packing, {part.line + i, part.lines - i, part.step, part.steps},
+                                 reinterpret_cast<uint32_t*>(out));
 }
 
-// Rows whose values lie a pitch apart: steps of 16 rows first, then transposed. f32_of_bf16 needs two values per step
-// where a panel holds one, so it is made of single values.
+// Sixteen rows whose values lie a pitch apart, `n` values of each (as f32, or as pairs): steps first, then transposed.
+template <class T>
+HWY_INLINE void turn_steps(const Factor& f, Packing packing, const Part& part, uint32_t* out, int64_t pitch) {
+    alignas(64) uint32_t steps[kRun * kPanelColumns];
+    pack_steps<T>(f, packing, part, steps, 0);
+    for (int64_t t = 0; t < part.steps; t += 4)
+        for (int64_t r = 0; r < kPanelColumns; r += 4)
+            transpose4(steps + t * kPanelColumns + r, kPanelColumns, out + r * pitch + t, pitch);
+}
+
+// f32_of_bf16 needs two values per step where a panel holds one, so it is made of single values. A run of k is read
+// across all rows before the next one.
 template <class T>
 void pack_rows_across(const Factor& f, Packing packing, const Part& part, std::byte* out) {
     const bool rounded = packing == Packing::f32_of_bf16;
     const Packing inner = packing == Packing::bf16_pairs ? packing : Packing::f32;
     const int64_t scale = rounded ? 2 : 1, values = part.steps * scale, pitch = row_pitch(packing) / 4;
-    alignas(64) uint32_t steps[kRun][kPanelColumns] = {}, turned[kPanelColumns][kRun];
-    for (int64_t i = 0; i < part.lines; i += kPanelColumns) {
-        const int64_t count = std::min(kPanelColumns, part.lines - i);
-        for (int64_t s = 0; s < values; s += kRun) {
-            const int64_t n = std::min(kRun, values - s);
-            pack_steps<T>(f, inner, {part.line + i, count, part.step * scale + s, n}, steps[0]);
-            for (int64_t t = 0; t < n; t += 4)
-                for (int64_t r = 0; r < kPanelColumns; r += 4)
-                    transpose4(&steps[t][r], kPanelColumns, &turned[r][t], kRun);
-            for (int64_t r = 0; r < count; ++r) {
-                uint32_t* to = reinterpret_cast<uint32_t*>(out) + (i + r) * pitch + s;
-                if (rounded)
-                    pack_line(reinterpret_cast<const float*>(turned[r]), n, packing, n / 2, to);
-                else
-                    std::memcpy(to, turned[r], static_cast<size_t>(n) * 4);
+    for (int64_t s = 0; s < values; s += kRun)
+        for (int64_t i = 0; i < part.lines; i += kPanelColumns) {
+            const int64_t count = std::min(kPanelColumns, part.lines - i), n = std::min(kRun, values - s);
+            const Part run{part.line + i, count, part.step * scale + s, n};
+            uint32_t* to = reinterpret_cast<uint32_t*>(out) + i * pitch + s;
+            if (!rounded && count == kPanelColumns && n % 4 == 0) {
+                turn_steps<T>(f, inner, run, to, pitch);
+                continue;
             }
+            alignas(64) uint32_t turned[kPanelColumns * kRun];
+            turn_steps<T>(f, inner, run, turned, kRun);
+            for (int64_t r = 0; r < count; ++r)
+                if (rounded)
+                    pack_line(reinterpret_cast<const float*>(turned + r * kRun), n, packing, n / 2, to + r * pitch);
+                else
+                    std::memcpy(to + r * pitch, turned + r * kRun, static_cast<size_t>(n) * 4);
         }
-    }
 }
+
+constexpr int64_t kLinesAhead = 2;
 
 template <class T>
 void pack_rows_of(const Factor& f, Packing packing, const Part& part, std::byte* out) {
     if (!f.depth_is_last) return pack_rows_across<T>(f, packing, part, out);
     const int64_t depth = step_depth(packing), k = part.step * depth;
-    for (int64_t i = 0; i < part.lines; ++i)
-        pack_line(static_cast<const T*>(f.data) + (part.line + i) * f.pitch + k, std::min(f.K - k, part.steps * depth),
-                  packing, part.steps, reinterpret_cast<uint32_t*>(out + i * row_pitch(packing)));
+    for (int64_t i = 0; i < part.lines; ++i) {
+        const T* line = static_cast<const T*>(f.data) + (part.line + i) * f.pitch + k;
+        if (i + kLinesAhead < part.lines) fetch(line + kLinesAhead * f.pitch, part.steps * depth);
+        pack_line(line, std::min(f.K - k, part.steps * depth), packing, part.steps,
+                  reinterpret_cast<uint32_t*>(out + i * row_pitch(packing)));
+    }
 }
 
 void pack_panels_any(const Factor& f, Packing packing, const Part& part, std::byte* out, int64_t panel_bytes) {
