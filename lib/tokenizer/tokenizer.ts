@@ -43,6 +43,8 @@ export class Tokenizer {
   readonly #full: Implementation;
   /** Knows no special tokens. */
   readonly #plain: Implementation;
+  /** How long a text's tokens are together if none of it is lost; undefined when tokens do not spell the text. */
+  readonly #spelledLength: ((text: string) => number) | undefined;
   /** Ids of words met before; undefined when words cannot be told apart without the implementation. */
   readonly #words: Map<string, readonly number[]> | undefined;
 
@@ -56,6 +58,7 @@ export class Tokenizer {
     const ordinary = added.filter(({ special }) => !special);
     this.#full = build(path, json, added);
     this.#plain = build(path, withoutSpecials(json, added), ordinary);
+    this.#spelledLength = ordinary.length === 0 ? spelledLength(json) : undefined;
     this.#words = ordinary.length === 0 && cutsWords(json) ? new Map() : undefined;
   }
 
@@ -71,9 +74,10 @@ export class Tokenizer {
     throw new NoemaError("ERR_BAD_TOKENIZER", message, { tokenizer: this.vocabSize, model: rows });
   }
 
+  /** ERR_INVALID_ARGUMENT for a text that the vocabulary cannot spell, where it has no unknown token to say so. */
   encode(text: string, { specialTokens = false }: EncodeOptions = {}): Int32Array<ArrayBuffer> {
     if (specialTokens) return Int32Array.from(this.#ids(this.#full, text));
-    if (this.#words === undefined) return Int32Array.from(this.#ids(this.#plain, text));
+    if (this.#words === undefined) return Int32Array.from(this.#plainIds(text));
     const ids: number[] = [];
     for (const word of wordsOf(text)) {
       for (const id of this.#wordIds(word, this.#words)) ids.push(id);
@@ -118,10 +122,22 @@ export class Tokenizer {
   #wordIds(word: string, words: Map<string, readonly number[]>): readonly number[] {
     const known = words.get(word);
     if (known !== undefined) return known;
-    const ids = this.#ids(this.#plain, word);
+    const ids = this.#plainIds(word);
     if (words.size >= WORD_LIMIT) words.clear();
     words.set(word, ids);
     return ids;
+  }
+
+  #plainIds(text: string): number[] {
+    const ids = this.#ids(this.#plain, text);
+    const spelled = this.#spelledLength?.(text);
+    if (spelled === undefined) return ids;
+    // The implementation drops what it has no token for.
+    const length = ids.reduce((sum, id) => sum + (this.tokenOf(id)?.length ?? 0), 0);
+    if (length === spelled) return ids;
+    const lost = [...text].find((character) => this.#ids(this.#plain, character).length === 0) ?? text;
+    const message = `${this.path}: the vocabulary has no token for ${JSON.stringify(lost)}, and none for unknown text`;
+    throw new NoemaError("ERR_INVALID_ARGUMENT", message, { text: lost });
   }
 
   #ids(implementation: Implementation, text: string): number[] {
@@ -199,6 +215,20 @@ function withoutSpecials(json: JsonObject, added: readonly AddedToken[]): JsonOb
   struck.delete(model.unk_token as string);
   const vocab = Object.fromEntries(Object.entries(model.vocab).filter(([token]) => !struck.has(token)));
   return { ...json, model: { ...model, vocab } };
+}
+
+/** Only BPE without an unknown token loses text in silence; there a token's length is its characters, or its bytes. */
+function spelledLength({ model, normalizer, pre_tokenizer: cut }: JsonObject): ((text: string) => number) | undefined {
+  if (!isObject(model) || model.type !== "BPE" || normalizer != null) return undefined;
+  if (
+    model.unk_token != null ||
+    model.byte_fallback === true ||
+    model.end_of_word_suffix ||
+    model.continuing_subword_suffix
+  )
+    return undefined;
+  if (cut == null) return (text) => text.length;
+  return isObject(cut) && cut.type === "ByteLevel" && cut.add_prefix_space === false ? Buffer.byteLength : undefined;
 }
 
 /** Whether the text's ids are those of its words, one after the other. */

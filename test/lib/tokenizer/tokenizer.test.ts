@@ -138,8 +138,21 @@ test("character vocabularies, and a mask token that is one of the characters", a
   t.is(tokenizer.vocabSize, 5);
   t.deepEqual([...tokenizer.encode("ab ba")], [0, 1, 2, 1, 0]);
   t.is(tokenizer.decode([0, 1, 2, 1, 0]), "ab ba");
-  t.false(tokenizer.encode("a_b").includes(3));
+  t.throws(() => tokenizer.encode("a_b"), { code: "ERR_INVALID_ARGUMENT", message: /no token for "_", and none for/ });
   t.deepEqual([...tokenizer.encode("a_b", { specialTokens: true })], [0, 3, 1]);
+});
+
+test("text that a vocabulary cannot spell is refused, or becomes the unknown token", async (t) => {
+  const json = characters("ab🎉?");
+  const strict = await loadJson(t, json);
+  t.is(strict.decode(strict.encode("a🎉b")), "a🎉b");
+  t.throws(() => strict.encode("abcab"), { code: "ERR_INVALID_ARGUMENT", message: /no token for "c"/ });
+  const lenient = await loadJson(t, { ...json, model: { ...json.model, unk_token: "?" } });
+  t.is(lenient.decode(lenient.encode("abcab")), "ab?ab");
+  const byteLevel = { type: "ByteLevel", add_prefix_space: false };
+  const bytes = await loadJson(t, { ...json, pre_tokenizer: byteLevel, decoder: byteLevel });
+  t.deepEqual([...bytes.encode("ab")], [0, 1]);
+  t.throws(() => bytes.encode("ab é"), { code: "ERR_INVALID_ARGUMENT", message: /no token for " "/ });
 });
 
 test("a tokenizer larger than the model is refused with both sizes", (t) => {
