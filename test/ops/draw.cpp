@@ -97,6 +97,18 @@ TEST_CASE("draw at the edges of its numbers") {
     CHECK(pick({1e-20, 1}, {1 - 0x1p-24, 0}, 40) == 0);  // powers would overflow
 }
 
+// Rows of the released code (ybseo-ac/Conv, generate_yb.py and r2ft_tools.py); the last candidate is MASK.
+TEST_CASE("draw against the released code") {
+    CHECK(pick({0.05579726, 0.03277376, 0.0137388, 0.004587468, 0.500005},
+               {0.966119, 0.9628233, 0.5334238, 0.8170564, 0.6138104}, 1) == 0);
+    CHECK(pick({0.02263482, 0.009690102, 0.007620225, 0.00722427, 0.500005},
+               {0.9166968, 0.3179441, 0.07316154, 0.9752941, 0.06571567}, 1) == 3);
+    CHECK(pick({0.02287135, 0.02240718, 0.02223345, 0.01434415, 0.01153211, 0.007895181, 0.2497575},
+               {0.9163934, 0.9966974, 0.1228899, 0.7844858, 0.8053315, 0.6523666, 0.9287576}, 1) == 1);
+    CHECK(pick({0.1401174, 0.4500055}, {0.9587656, 0.2925569}, 0.5f) == 0);
+    CHECK(pick({0.07195578, 0.4500055}, {0.3513818, 0.5393512}, 0.5f) == 1);
+}
+
 // Gumbel's trick draws j with probability weight_j / sum: chi-square over 20,000 rows, 4 degrees of freedom.
 TEST_CASE("draw follows the weights") {
     constexpr int64_t R = 20000, K = 5;

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 
 #include "doctest/doctest.h"
@@ -88,7 +89,7 @@ TEST_CASE("masked_conv_norm without text in reach, and without masks") {
     check(by_hand(std::vector<double>(12, 0), std::vector<double>(24, 0.5), {.kernel = 3}));
 }
 
-// Checked against the released code (ybseo-ac/Conv, _ddpm_convolution_update) in double: tanh, kernel 3, multiplier 0.5.
+// By hand.
 TEST_CASE("masked_conv_norm keeps the mass of the masked positions") {
     const Options o{.kernel = 3, .multiplier = 0.5f};
     OpCase c = by_hand({0, 1, 1, 1, 0, 1}, {.1, .2, .3, .4, .5, .1, .2, .2, .6, .1, .7, .2}, o);
@@ -103,6 +104,31 @@ TEST_CASE("masked_conv_norm keeps the mass of the masked positions") {
                                        .2 * s * S, .2 * s * S, 0,          0,          .7 * s * S, .2 * s * S};
     const std::vector<double> got = t.values("p_conv");
     for (size_t i = 0; i < got.size(); ++i) CHECK(got[i] == doctest::Approx(expected[i]));
+}
+
+// The released code (ybseo-ac/Conv, generate_yb.py) in double: kernel 9, multiplier 1, six candidates per position,
+// here with their masses summed.
+TEST_CASE("masked_conv_norm against the released code") {
+    const std::string masked = "000000111111101111101011111111011111";
+    const std::vector<double> mass{0.97005936,  0.802654709, 0.823258235, 0.876217908, 0.696865568, 0.549127788,
+                                   0.812619313, 0.800919324, 0.797145122, 0.824419514, 0.80546076,  0.730925743,
+                                   0.869460477, 0.847959739, 0.67638624,  0.629624576, 0.830342959, 0.851847183,
+                                   0.668771631, 0.64210625,  0.783377319, 0.841930796, 0.943408506, 0.683806913,
+                                   0.849394631, 0.841038606};
+    std::vector<double> flags, p;
+    for (const char c : masked) {
+        flags.push_back(c - '0');
+        p.push_back(c == '1' ? mass[static_cast<size_t>(std::count(flags.begin(), flags.end(), 1)) - 1] : 1);
+    }
+    OpCase c = by_hand(flags, p, {.kernel = 9, .multiplier = 1});
+    check(c);
+    ThreadTeam one(1);
+    const Tensors t = make_tensors(c.fields, c.title, false, false);
+    REQUIRE(run_on(c, t, "cpu", one).ok());
+    CHECK(t.values("normaliser")[0] == doctest::Approx(1.5435492341441803).epsilon(1e-6));
+    CHECK(t.values("s")[6] == doctest::Approx(0.9993293).epsilon(1e-6));
+    CHECK(t.values("s")[8] == doctest::Approx(std::tanh(2)).epsilon(1e-6));
+    CHECK(t.values("s")[35] == 0);
 }
 
 TEST_CASE("masked_conv_norm: a sequence does not depend on the others") {

@@ -4,9 +4,10 @@
 //   total = sum_r row_weight[r] * loss[r]
 //   d_hidden[r] = row_weight[r] * (softmax(logit[r]) W - W[target[r]]),   d_weight += ...,   d_bias += ...
 //
-// A row with target < 0 has loss 0, lse 0 and no gradient. `excluded_id` >= 0 takes a column out of the softmax
-// (the MASK token of SUBS, masked-diffusion.md section 1). With d_weight absent only the input gradient is formed
-// (weights frozen: the inner loop of latent thought models).
+// A row with target < 0 has loss 0, lse 0 and no gradient; one without a distribution (row_stats.h) has NaN in all.
+// `excluded_id` >= 0 takes a column out of the softmax (the MASK token of SUBS, masked-diffusion.md section 1) and may
+// not be a target. With d_weight absent only the input gradient is formed (weights frozen: the inner loop of latent
+// thought models).
 #pragma once
 
 #include "noema/tensor.h"

@@ -4,6 +4,9 @@
 //   lse = log sum_v exp(logit[v]);  p = exp(logit - lse)
 //   argmax, max_logit;  margin = p_1 - p_2 (the two likeliest);  entropy = -sum p log p in nats
 //   top_ids, top_logits: the K largest logits, falling; ties go to the lower id
+//
+// A row with a NaN, or whose largest logit is not finite, has no distribution: its numbers are NaN, its ids the lowest
+// allowed ones.
 #pragma once
 
 #include "noema/tensor.h"

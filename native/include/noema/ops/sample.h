@@ -7,7 +7,8 @@
 //   categorical: one uniform per row (lane 0), the first token in ascending id whose cumulative mass exceeds u
 // Uniforms: rng_uniform(seeds[r], RngStream::token, step, positions[r], lane), so a draw depends on its sequence's
 // seed, the step and the position, never on the batch. `logit` is the chosen token's untempered logit; out.lse etc. are
-// of the whole untempered row: exp(logit - lse) is the confidence.
+// of the whole untempered row: exp(logit - lse) is the confidence. A row without a distribution (row_stats.h) gives the
+// lowest allowed token.
 #pragma once
 
 #include "noema/ops/row_stats.h"
