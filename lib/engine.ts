@@ -106,6 +106,12 @@ export class Engine extends Handle {
     return { parameters, weightBytes: parameters * (precision === "bf16" ? 2 : 4), fileBytes };
   }
 
+  /** @internal For training. */
+  get native(): NativeEngine {
+    this.check();
+    return this.#native;
+  }
+
   protected override free(): void {
     this.#native.dispose();
   }

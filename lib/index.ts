@@ -10,6 +10,10 @@ export {
   type LoadOptions,
 } from "./engine.js";
 export { type ErrorCode, errorMeanings, NoemaError } from "./errors.js";
+export { evaluate, score } from "./evaluate.js";
+export type { BoundForm, BoundOptions } from "./evaluation/bound.js";
+export type { EvaluateOptions, Evaluation, EvaluationProgress } from "./evaluation/evaluate.js";
+export type { Score, ScoreOptions } from "./evaluation/score.js";
 export type {
   CommitEvent,
   FinishEvent,
@@ -24,3 +28,7 @@ export type {
 export type { Model, ModelInfo } from "./model.js";
 export type { BatchOptions, GenerateOptions, InfillOptions, Prompt, RunOptions } from "./request.js";
 export type { Look, LookOptions, Session, SessionOptions } from "./session.js";
+export { train } from "./train.js";
+export type { HeldOutMetric, SampleMetric, TrainingMetric } from "./training/metrics.js";
+export type { ModelShape, TrainOptions, TrainSettings, WeightedFile } from "./training/options.js";
+export type { Training, TrainingEvent } from "./training/train.js";

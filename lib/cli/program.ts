@@ -5,8 +5,11 @@ import { NoemaError } from "../errors.js";
 import { packageVersion } from "../package.js";
 import { example, type Register, type Streams } from "./command.js";
 import { doctor } from "./commands/doctor.js";
+import { registerEvaluate } from "./commands/evaluate.js";
+import { registerScore } from "./commands/score.js";
+import { registerTrain } from "./commands/train.js";
 
-const commands: Register[] = [doctor];
+const commands: Register[] = [registerTrain, registerScore, registerEvaluate, doctor];
 
 /** Exit codes: 0 done, 1 failed, 2 not understood. */
 export async function run(args: readonly string[], streams: Streams): Promise<number> {

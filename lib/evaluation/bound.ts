@@ -12,7 +12,7 @@
  * Draws are a function of (seed, window, draw, position): the estimate does not depend on how windows are batched.
  */
 
-import { NoemaError } from "../errors.js";
+import { NoemaError, unknownOption } from "../errors.js";
 import type { LossRequest } from "../native/addon.js";
 import { Rng, RngStream, type Seed, toUniform } from "../rng.js";
 
@@ -64,15 +64,31 @@ interface Row {
   window: Window;
 }
 
+export const boundNames = ["form", "draws", "seed", "callTokens", "signal"] as const;
+
+/** Refuses options whose name is not in the list, naming the nearest one that is. */
+export function checkNames(options: object, allowed: readonly string[]): void {
+  for (const name of Object.keys(options)) if (!allowed.includes(name)) throw unknownOption(name, allowed);
+}
+
+function checkBound(options: BoundOptions) {
+  const settings = { ...boundDefaults, ...options };
+  if (!boundForms.includes(settings.form)) throw unknownOption(String(settings.form), boundForms, "form");
+  for (const name of ["draws", "callTokens"] as const) {
+    if (Number.isInteger(settings[name]) && settings[name] >= 1) continue;
+    const message = `${name} is ${settings[name]}, expected an integer of at least 1`;
+    throw new NoemaError("ERR_INVALID_ARGUMENT", message, { option: name, value: settings[name] });
+  }
+  return settings;
+}
+
 /** Yields one estimate per window, in order. Windows may have different lengths. */
 export async function* windowBounds(
   scorer: Scorer,
   windows: Iterable<Window> | AsyncIterable<Window>,
   options: BoundOptions = {},
 ): AsyncGenerator<WindowBound> {
-  const settings = { ...boundDefaults, ...options };
-  if (!Number.isInteger(settings.draws) || settings.draws < 1)
-    throw new NoemaError("ERR_INVALID_ARGUMENT", `draws is ${settings.draws}, expected an integer of at least 1`);
+  const settings = checkBound(options);
   const waiting: Row[] = [];
   const done: number[] = [];
   const flush = async function* (final: boolean): AsyncGenerator<WindowBound> {

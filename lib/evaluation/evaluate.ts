@@ -1,7 +1,15 @@
 /** How well a model knows a corpus: nats per token with a standard error, perplexity, bits per character and per byte. */
 
-import { NoemaError } from "../errors.js";
-import { type BoundForm, type BoundOptions, boundDefaults, type Window, windowBounds } from "./bound.js";
+import { NoemaError, unknownOption } from "../errors.js";
+import {
+  type BoundForm,
+  type BoundOptions,
+  boundDefaults,
+  boundNames,
+  checkNames,
+  type Window,
+  windowBounds,
+} from "./bound.js";
 import { type ScoredModel, windowLength } from "./score.js";
 import { type BoundSummary, BoundTotals } from "./statistics.js";
 import { type TextCount, windowsOfFiles } from "./windows.js";
@@ -41,17 +49,22 @@ export interface Evaluation extends BoundSummary {
   length: number;
 }
 
+const packings = ["packed", "documents"];
+const evaluateNames = [...boundNames, "length", "limit", "packing", "separator", "onProgress"];
+
 /** Evaluates text files. Nothing larger than a piece of text and a few windows is in memory. */
 export async function evaluate(
   model: ScoredModel & { readonly eosTokenId?: number | undefined },
   files: string | readonly string[],
   options: EvaluateOptions = {},
 ): Promise<Evaluation> {
+  checkNames(options, evaluateNames);
   const { form, draws } = { ...boundDefaults, ...options };
   const { tokenizer } = model;
   if (!tokenizer) throw new NoemaError("ERR_BAD_TOKENIZER", "this model has no tokenizer: text cannot be evaluated");
   const length = windowLength(model, options.length);
-  const { packing, limit, separator } = options;
+  const { packing = "packed", limit, separator } = options;
+  if (!packings.includes(packing)) throw unknownOption(String(packing), packings, "packing");
   const cut = {
     length,
     eosId: model.eosTokenId,

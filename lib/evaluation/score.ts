@@ -1,7 +1,15 @@
 /** How likely a text is to a model: an upper bound on its negative log-likelihood. */
 
 import { NoemaError } from "../errors.js";
-import { type BoundForm, type BoundOptions, boundDefaults, type Scorer, windowBounds } from "./bound.js";
+import {
+  type BoundForm,
+  type BoundOptions,
+  boundDefaults,
+  boundNames,
+  checkNames,
+  type Scorer,
+  windowBounds,
+} from "./bound.js";
 import { BoundTotals } from "./statistics.js";
 import { type Encoder, windowsOfIds } from "./windows.js";
 
@@ -37,6 +45,7 @@ export async function score(
   text: string | ArrayLike<number>,
   options: ScoreOptions = {},
 ): Promise<Score> {
+  checkNames(options, [...boundNames, "context", "length"]);
   const { context = "", length, ...bound } = options;
   const ids = idsOf(model, text);
   if (ids.length === 0)

@@ -18,8 +18,9 @@ import { saveState, type TrainingState } from "./state.js";
 
 /** The batch of a step: a pure function of the step. */
 export interface BatchSource {
-  /** [batch * length] */
+  /** [batch * length]; steps count from 1. */
   batch(step: number): Promise<Int32Array>;
+  close(): Promise<void>;
 }
 
 /** Writes a text with the model as it stands published. */
@@ -170,6 +171,7 @@ export class Session {
       draws,
     };
     metrics.add(metric);
+    await metrics.flush();
     return metric;
   }
 
@@ -183,28 +185,35 @@ export class Session {
     }
   }
 
-  /** Metrics, state, checkpoint and curve. Nothing happens when this step is saved already. ERR_IO leaves all in memory. */
+  /** Metrics, state, checkpoint and curve; false when this step's are there already. ERR_IO leaves all in memory. */
   async save(): Promise<boolean> {
+    await this.parts.metrics.flush();
     if (this.#savedStep === this.step) return false;
-    const { run, trainer, metrics, settings } = this.parts;
-    await metrics.flush();
+    const { run, trainer, settings } = this.parts;
     await saveState(run, this.#state, trainer, { average: settings.ema > 0 });
-    await this.exportCheckpoint();
-    await writeCurve(run, metrics);
+    await this.publishFiles();
     this.#savedStep = this.step;
     return true;
   }
 
+  /** What others read: the checkpoint and the curve. */
+  async publishFiles(): Promise<void> {
+    await this.#exportCheckpoint();
+    await writeCurve(this.parts.run, this.parts.metrics);
+  }
+
   /** The run's folder is a checkpoint that loads like any other. */
-  async exportCheckpoint(): Promise<void> {
+  async #exportCheckpoint(): Promise<void> {
     const { run, trainer, config, tokenizerPath } = this.parts;
     const tensors = trainer.names().map(({ name }) => [name, () => trainer.read(this.source, name)] as const);
     await writeCheckpoint(run, { config, tensors: new Map(tensors), dtype: "BF16", files: [tokenizerPath] });
   }
 
-  dispose(): void {
-    this.parts.trainer.dispose();
-    this.parts.model.dispose();
+  async dispose(): Promise<void> {
+    const { trainer, model, data } = this.parts;
+    trainer.dispose();
+    model.dispose();
+    await data.close();
   }
 }
 

@@ -71,6 +71,19 @@ test("score: bad input is refused", async (t) => {
   await t.throwsAsync(score(bare, "a"), { code: "ERR_BAD_TOKENIZER" });
 });
 
+test("score and evaluate: a misspelt option is answered with the nearest one", async (t) => {
+  const wrong = (options: object) => score(new CoinModel(), "abc", options);
+  await t.throwsAsync(wrong({ drawz: 3 }), { code: "ERR_UNKNOWN_OPTION", message: /did you mean "draws"/ });
+  await t.throwsAsync(wrong({ form: "stratifed" }), {
+    code: "ERR_UNKNOWN_OPTION",
+    message: /did you mean "stratified"/,
+  });
+  await t.throwsAsync(wrong({ callTokens: -1 }), { code: "ERR_INVALID_ARGUMENT", message: /callTokens is -1/ });
+  const other = (options: object) => evaluate(new CoinModel(), "/nonexistent", options);
+  await t.throwsAsync(other({ limits: 3 }), { code: "ERR_UNKNOWN_OPTION", message: /did you mean "limit"/ });
+  await t.throwsAsync(other({ packing: "document" }), { message: /did you mean "documents"/ });
+});
+
 test("score: a loss that is no number is ERR_NON_FINITE", async (t) => {
   const model = new CoinModel();
   model.cost = Number.NaN;

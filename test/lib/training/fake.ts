@@ -74,6 +74,8 @@ export class FakeTrainer implements NativeTrainer {
   steps = 0;
   published: string[] = [];
   disposed = false;
+  /** Reading a tensor fails as writing it to a full disk would. */
+  full = false;
   readonly #width: number;
   readonly #vocabulary: number;
 
@@ -186,6 +188,7 @@ export class FakeTrainer implements NativeTrainer {
     return this.model.tensors.map(({ name, shape }) => ({ name, shape }));
   }
   async read(buffer: TrainerBuffer, name: string): Promise<Float32Array> {
+    if (this.full) throw Object.assign(new Error("ENOSPC: no space left on device, write"), { code: "ENOSPC" });
     return this.buffers[buffer].get(name)!.slice();
   }
   async write(buffer: TrainerBuffer, name: string, data: Float32Array): Promise<void> {

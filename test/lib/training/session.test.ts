@@ -19,7 +19,7 @@ async function open(options: Partial<TrainOptions> = {}, engine = new FakeEngine
   // A chain 3 -> 4 -> ... -> 11 -> 3: the left neighbour says it all.
   const row = (start: number) => Array.from({ length: 8 }, (_, i) => 3 + ((start + i) % 9));
   const rows = (step: number) => Array.from({ length: settings.batch }, (_, b) => row(step * 5 + b * 2));
-  const data = { batch: async (step: number) => Int32Array.from(rows(step).flat()) };
+  const data = { batch: async (step: number) => Int32Array.from(rows(step).flat()), close: async () => undefined };
   const heldOut = [0, 1, 2, 3].map((index) => ({ index, ids: Int32Array.from(row(index)) }));
   const session = new Session({
     ...{ run, config: tinyConfig, settings, model, trainer, data, heldOut, resumed: false, tokenizerPath: "" },

@@ -1,0 +1,44 @@
+/** The flags that `score` and `evaluate` share. */
+
+import type { Command } from "commander";
+import { NoemaError } from "../errors.js";
+import { type BoundForm, type BoundOptions, boundDefaults, boundForms } from "../evaluation/bound.js";
+import type { Precision } from "../native/addon.js";
+
+export interface BoundFlags {
+  form?: string;
+  draws?: string;
+  seed?: string;
+  length?: string;
+  precision?: string;
+  json?: boolean;
+}
+
+export function addBoundFlags(command: Command): Command {
+  return command
+    .option("--draws <number>", `corruptions of every window (default: ${boundDefaults.draws})`)
+    .option("--form <name>", `${boundForms.join(" or ")} (default: ${boundDefaults.form})`)
+    .option("--seed <number>", `of the corruptions (default: ${boundDefaults.seed})`)
+    .option("--length <number>", "tokens per window (default: the model's positions)")
+    .option("--precision <name>", "f32 or bf16: how weights are held")
+    .option("--json", "print JSON");
+}
+
+export function boundOptions({ form, draws, seed, length }: BoundFlags): BoundOptions & { length?: number } {
+  return {
+    ...(form !== undefined && { form: form as BoundForm }),
+    ...(draws !== undefined && { draws: numberOf(draws, "draws") }),
+    ...(seed !== undefined && { seed: numberOf(seed, "seed") }),
+    ...(length !== undefined && { length: numberOf(length, "length") }),
+  };
+}
+
+export function loadOptions({ precision }: BoundFlags): { precision?: Precision } {
+  return precision === undefined ? {} : { precision: precision as Precision };
+}
+
+export function numberOf(text: string, name: string): number {
+  const number = Number(text);
+  if (text.trim() !== "" && Number.isFinite(number)) return number;
+  throw new NoemaError("ERR_INVALID_ARGUMENT", `--${name}: "${text}" is no number`, { option: name });
+}

@@ -1,0 +1,89 @@
+/** `noema evaluate`: how well a model knows text files. */
+
+import { stat } from "node:fs/promises";
+import type { Command } from "commander";
+import { createEngine } from "../../engine.js";
+import { evaluate } from "../../evaluate.js";
+import type { Evaluation } from "../../evaluation/evaluate.js";
+import { ioError } from "../../files.js";
+import { addBoundFlags, type BoundFlags, boundOptions, loadOptions, numberOf } from "../bound-flags.js";
+import { example, type Streams } from "../command.js";
+import { interruptible } from "../interrupt.js";
+import { startProgress } from "../progress.js";
+
+interface EvaluateFlags extends BoundFlags {
+  limit?: string;
+  documents?: boolean;
+}
+
+export function registerEvaluate(program: Command, streams: Streams): void {
+  const command = program
+    .command("evaluate")
+    .description("bound a corpus's nats per token from above: perplexity, bits per character and byte, standard error")
+    .argument("<model>", "a checkpoint folder")
+    .argument("<files...>", "text files")
+    .option("--limit <number>", "stop after this many windows")
+    .option("--documents", "cut every document by itself instead of one row of all documents");
+  addBoundFlags(command)
+    .addHelpText("after", example("noema evaluate models/tales-masked stories.txt --limit 200"))
+    .action((folder: string, files: string[], flags: EvaluateFlags) =>
+      interruptible("interrupted", (signal) => evaluateFiles(folder, files, { flags, signal, streams })),
+    );
+}
+
+interface Context {
+  flags: EvaluateFlags;
+  signal: AbortSignal;
+  streams: Streams;
+}
+
+async function evaluateFiles(
+  folder: string,
+  files: readonly string[],
+  { flags, signal, streams }: Context,
+): Promise<void> {
+  const limit = flags.limit === undefined ? undefined : numberOf(flags.limit, "limit");
+  await using engine = await createEngine();
+  await using model = await engine.load(folder, loadOptions(flags));
+  const total = limit ?? (await totalBytes(files));
+  const format = `{bar} {percentage}% {bound} nats per token`;
+  const progress = startProgress(streams, { format, total, quiet: flags.json });
+  try {
+    const result = await evaluate(model, files, {
+      ...boundOptions(flags),
+      ...(limit !== undefined && { limit }),
+      ...(flags.documents && { packing: "documents" as const }),
+      signal,
+      onProgress: ({ sequences, bytes, bound }) =>
+        progress.update(limit ? sequences : bytes, { bound: bound.toFixed(4) }),
+    });
+    progress.stop();
+    streams.out.write(flags.json ? `${JSON.stringify(result)}\n` : describe(result));
+  } finally {
+    progress.stop();
+  }
+}
+
+async function totalBytes(files: readonly string[]): Promise<number> {
+  let total = 0;
+  for (const path of files) {
+    try {
+      total += (await stat(path)).size;
+    } catch (error) {
+      throw ioError("reading", path, error);
+    }
+  }
+  return total;
+}
+
+function describe(result: Evaluation): string {
+  const { bound, standardError, perplexity, bitsPerCharacter, bitsPerByte, tokens, sequences, draws, form } = result;
+  return [
+    `nats per token      at most ${bound.toFixed(4)} ± ${standardError.toFixed(4)} (over ${sequences} sequences)`,
+    `perplexity          at most ${perplexity.toFixed(2)}`,
+    `bits per character  at most ${bitsPerCharacter.toFixed(4)}`,
+    `bits per byte       at most ${bitsPerByte.toFixed(4)}`,
+    `scored              ${tokens} tokens, ${draws} draws each, ${form}`,
+    "",
+  ].join("\n");
+}

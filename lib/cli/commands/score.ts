@@ -1,0 +1,54 @@
+/** `noema score`: how likely texts are to a model. */
+
+import type { Command } from "commander";
+import { createEngine } from "../../engine.js";
+import { score } from "../../evaluate.js";
+import type { BoundForm } from "../../evaluation/bound.js";
+import type { Score } from "../../evaluation/score.js";
+import { addBoundFlags, type BoundFlags, boundOptions, loadOptions } from "../bound-flags.js";
+import { example, type Streams } from "../command.js";
+import { interruptible } from "../interrupt.js";
+
+interface ScoreFlags extends BoundFlags {
+  context?: string;
+}
+
+export function registerScore(program: Command, streams: Streams): void {
+  const command = program
+    .command("score")
+    .description("bound a text's negative log-likelihood from above: nats, with the standard error of the estimate")
+    .argument("<model>", "a checkpoint folder")
+    .argument("<texts...>", "one score for each")
+    .option("--context <text>", "text in front that is given, not scored");
+  addBoundFlags(command)
+    .addHelpText("after", example('noema score models/tales-masked "Once upon a time, there was a little girl."'))
+    .action((folder: string, texts: string[], flags: ScoreFlags) =>
+      interruptible("interrupted", (signal) => scoreTexts(folder, texts, { flags, signal, streams })),
+    );
+}
+
+interface Context {
+  flags: ScoreFlags;
+  signal: AbortSignal;
+  streams: Streams;
+}
+
+async function scoreTexts(
+  folder: string,
+  texts: readonly string[],
+  { flags, signal, streams }: Context,
+): Promise<void> {
+  const options = { ...boundOptions(flags), signal, ...(flags.context !== undefined && { context: flags.context }) };
+  await using engine = await createEngine();
+  await using model = await engine.load(folder, loadOptions(flags));
+  for (const text of texts) {
+    const result = await score(model, text, options);
+    streams.out.write(flags.json ? `${JSON.stringify({ text, ...result })}\n` : describe(text, result));
+  }
+}
+
+function describe(text: string, { nats, standardError, tokens, draws, form }: Score): string {
+  const perToken = (nats / tokens).toFixed(4);
+  const estimate = `at most ${nats.toFixed(3)} ± ${standardError.toFixed(3)} nats, ${perToken} per token`;
+  return `${JSON.stringify(text)}: ${estimate} (${tokens} tokens, ${draws} draws, ${form satisfies BoundForm})\n`;
+}

@@ -1,0 +1,107 @@
+/** Everything a run needs before its first step: text, config, saved state, trainer. */
+
+import { mkdir, readdir, rm } from "node:fs/promises";
+import { join } from "node:path";
+import { ioError, writeAll, writeAtomically } from "../files.js";
+import type { NativeEngine, NativeMaskedModel, NativeTrainer } from "../native/addon.js";
+import { configOf, firstWeights, savedWeights, type Weights } from "./initialise.js";
+import { openInputs, openTokenizer } from "./inputs.js";
+import { MetricsLog } from "./metrics.js";
+import { resolveOptions, type TrainOptions } from "./options.js";
+import { textSampler } from "./samples.js";
+import { Session } from "./session.js";
+import { checkContinuation, loadState, readBuffer, type StateBuffer, type TrainingState } from "./state.js";
+
+/** What training needs of an engine. */
+export interface TrainingEngine {
+  readonly native: Pick<NativeEngine, "loadMasked">;
+}
+
+export interface OpenedSession {
+  session: Session;
+  corpusTokens: number;
+}
+
+interface Loaded {
+  model: NativeMaskedModel;
+  trainer: NativeTrainer;
+}
+
+export async function openSession(engine: TrainingEngine, options: TrainOptions): Promise<OpenedSession> {
+  const settings = resolveOptions(options);
+  await prepareFolder(options);
+  const tokenizer = await openTokenizer(options);
+  const config = await configOf(options, settings, tokenizer);
+  const inputs = await openInputs(options, settings, { tokenizer, config });
+  const owned: { close(): void | Promise<void> }[] = [inputs.data];
+  try {
+    const wanted = { settings, config, corpus: inputs.hash, tokenizer: tokenizer.sha256 };
+    const { state, resumed } = await stateOf(options, wanted);
+    const metrics = await MetricsLog.open(join(options.run, "metrics.jsonl"), state.step);
+    const loaded = await loadTrainer(engine, options, { state, resumed, owned });
+    const session = new Session({
+      ...{ run: options.run, config, settings, ...loaded, metrics, state, resumed },
+      ...{ data: inputs.data, heldOut: inputs.heldOut, tokenizerPath: tokenizer.path },
+      sampler: textSampler(loaded.model, config, tokenizer, settings.sampleLength),
+      samplePrompts: options.samplePrompts ?? [""],
+    });
+    return { session, corpusTokens: inputs.tokens };
+  } catch (error) {
+    for (const thing of owned.reverse()) await thing.close();
+    throw error;
+  }
+}
+
+/** Writes down the recipe, which also finds out at once whether the folder can be written. */
+async function prepareFolder({ signal: _, ...recipe }: TrainOptions): Promise<void> {
+  const { run } = recipe;
+  try {
+    await mkdir(run, { recursive: true });
+    // What a killed process was writing.
+    const leftovers = (await readdir(run)).filter((name) => /^\..*\.tmp$/.test(name));
+    for (const name of leftovers) await rm(join(run, name), { recursive: true, force: true });
+  } catch (error) {
+    throw ioError("preparing the run's folder", run, error);
+  }
+  const text = Buffer.from(`${JSON.stringify(recipe, null, 2)}\n`);
+  await writeAtomically(join(run, "recipe.json"), (handle) => writeAll(handle, text));
+}
+
+async function stateOf({ run, changes }: TrainOptions, wanted: Omit<TrainingState, "step" | "tokens" | "seconds">) {
+  const saved = await loadState(run);
+  if (saved) checkContinuation(saved, wanted, changes);
+  const progress = saved ?? { step: 0, tokens: 0, seconds: 0 };
+  const state: TrainingState = { ...progress, ...wanted };
+  return { state, resumed: saved !== undefined };
+}
+
+/** Model and trainer, with the saved buffers or fresh ones. What it opens goes to `owned` for the caller to close. */
+async function loadTrainer(
+  engine: TrainingEngine,
+  { run, init, signal }: TrainOptions,
+  { state, resumed, owned }: { state: TrainingState; resumed: boolean; owned: { close(): void | Promise<void> }[] },
+): Promise<Loaded> {
+  const { config, settings } = state;
+  const tensors = resumed ? await savedWeights(run, config) : await firstWeights(init, config, settings.seed);
+  signal?.throwIfAborted();
+  const model = await engine.native.loadMasked(config, tensors, settings.precision);
+  owned.push({ close: () => model.dispose() });
+  const average = settings.ema > 0;
+  const trainer = model.trainer({ keepAverage: average });
+  owned.push({ close: () => trainer.dispose() });
+  await fillBuffers(trainer, tensors, { run, average, resumed });
+  return { model, trainer };
+}
+
+/** A fresh run's moments are zero already, and its average begins as the weights. */
+async function fillBuffers(
+  trainer: NativeTrainer,
+  weights: readonly Weights[],
+  { run, average, resumed }: { run: string; average: boolean; resumed: boolean },
+): Promise<void> {
+  const saved: StateBuffer[] = average ? ["m", "v", "average"] : ["m", "v"];
+  for (const buffer of resumed ? saved : [])
+    for await (const { name, data } of readBuffer(run, buffer, trainer.names()))
+      await trainer.write(buffer, name, data);
+  if (!resumed && average) for (const { name, data } of weights) await trainer.write("average", name, data);
+}
