@@ -256,6 +256,6 @@ export interface NativeMaskedModel {
   losses(request: LossRequest): Promise<Float32Array>;
   session(options: SessionOptions): NativeSession;
   /** Needs f32 tensors. keepAverage: also holds an exponential moving average. */
-  trainer(options: { keepAverage: boolean }): NativeTrainer;
+  trainer(options: { keepAverage: boolean }): Promise<NativeTrainer>;
   dispose(): void;
 }

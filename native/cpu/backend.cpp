@@ -1,4 +1,5 @@
 #include <cstdlib>
+#include <cstring>
 
 #include "isa.h"
 
@@ -18,6 +19,8 @@ Backend make() {
 #undef NOEMA_OP_no
     b.allocate = [](size_t bytes) { return std::aligned_alloc(64, (bytes + 63) / 64 * 64); };
     b.release = [](void* memory) { std::free(memory); };
+    b.upload = b.download = [](void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); };
+    b.clear = [](void* memory, size_t bytes) { std::memset(memory, 0, bytes); };
     b.packed_bytes = cpu::packed_bytes;
     b.isa_list = cpu::isa_list;
     b.force_isa = cpu::force_isa;

@@ -1,4 +1,5 @@
 #include <cstdlib>
+#include <cstring>
 
 #include "reference.h"
 
@@ -25,6 +26,8 @@ Backend make(const char* name) {
 #undef NOEMA_OP_no
     b.allocate = [](size_t bytes) { return std::aligned_alloc(64, (bytes + 63) / 64 * 64); };
     b.release = [](void* memory) { std::free(memory); };
+    b.upload = b.download = [](void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); };
+    b.clear = [](void* memory, size_t bytes) { std::memset(memory, 0, bytes); };
     b.packed_bytes = [](const View&, Precision) { return size_t{0}; };
     return b;
 }

@@ -37,6 +37,10 @@ struct Backend {
     /// 64-byte aligned memory of this device, or null. release(null) is allowed.
     void* (*allocate)(size_t bytes) = nullptr;
     void (*release)(void* memory) = nullptr;
+    /// Host to device, device to host, zeroes. On the CPU plain memory functions.
+    void (*upload)(void* device, const void* host, size_t bytes) = nullptr;
+    void (*download)(void* host, const void* device, size_t bytes) = nullptr;
+    void (*clear)(void* device, size_t bytes) = nullptr;
 
     /// Room that matmul_pack needs for a weight [N,K]; 0 when the backend reads weights as they are.
     size_t (*packed_bytes)(const View& weight, Precision precision) = nullptr;

@@ -1,0 +1,23 @@
+#include "models/layers/transformer_block.h"
+
+namespace noema {
+
+Status linear(const Weight& weight, const View& x, const View& y, const View& residual, Precision precision,
+              Context& context) {
+    Matmul p{.a = x, .b = weight.view, .c = y, .residual = residual, .precision = precision, .transpose_b = true};
+    if (weight.packed && weight.packed_precision == precision) p.packed_b = weight.packed;
+    return matmul(p, context);
+}
+
+Status linear_input_gradient(const Weight& weight, const View& d_y, const View& d_x, bool accumulate,
+                             Precision precision, Context& context) {
+    return matmul({.a = d_y, .b = weight.view, .c = d_x, .precision = precision, .accumulate = accumulate}, context);
+}
+
+Status linear_weight_gradient(const View& d_y, const View& x, const View& d_weight, Precision precision,
+                              Context& context) {
+    return matmul({.a = d_y, .b = x, .c = d_weight, .precision = precision, .transpose_a = true, .accumulate = true},
+                  context);
+}
+
+}  // namespace noema

@@ -1,0 +1,94 @@
+#include "models/layers/transformer_block.h"
+
+namespace noema {
+
+namespace {
+
+Status rotate(const BlockShape& s, const View& x, bool inverse, Context& c) {
+    return rope({.x = x, .y = x, .theta = s.rope_theta, .inverse = inverse}, c);
+}
+
+Status project_qkv(const BlockShape& s, const BlockWeights& w, const BlockActivations& a, const View& n1, Context& c) {
+    NOEMA_TRY(linear(w.q, n1, as_rows(a.q), {}, s.precision, c));
+    NOEMA_TRY(linear(w.k, n1, as_rows(a.k), {}, s.precision, c));
+    NOEMA_TRY(linear(w.v, n1, as_rows(a.v), {}, s.precision, c));
+    NOEMA_TRY(rotate(s, a.q, false, c));
+    return rotate(s, a.k, false, c);
+}
+
+Status attend(const BlockShape& s, const BlockWeights& w, const BlockActivations& a, const View& n1, Context& c) {
+    NOEMA_TRY(
+        rms_norm({.x = a.x, .weight = w.attention_norm, .y = n1, .inv_rms = a.inv_rms1, .epsilon = s.epsilon}, c));
+    NOEMA_TRY(project_qkv(s, w, a, n1, c));
+    NOEMA_TRY(attention({.q = a.q,
+                         .k = a.k,
+                         .v = a.v,
+                         .out = a.attention,
+                         .lse = a.lse,
+                         .mask = s.mask,
+                         .scale = attention_scale(s),
+                         .precision = s.precision},
+                        c));
+    return linear(w.o, as_rows(a.attention), a.x_mid, a.x, s.precision, c);
+}
+
+BlockActivations transient_activations(const BlockShape& s, const View& x, Arena& arena) {
+    BlockActivations a;
+    a.x = a.x_mid = x;
+    a.q = arena.tensor(x.dtype, s.B, s.T, s.H, s.D);
+    a.attention = arena.tensor(x.dtype, s.B, s.T, s.H, s.D);
+    a.k = arena.tensor(x.dtype, s.B, s.T, s.Hkv, s.D);
+    a.v = arena.tensor(x.dtype, s.B, s.T, s.Hkv, s.D);
+    return a;
+}
+
+}  // namespace
+
+BlockActivations keep_activations(const BlockShape& s, Arena& arena) {
+    constexpr DType t = DType::f32;
+    BlockActivations a;
+    a.x = arena.tensor(t, s.rows(), s.C);
+    a.inv_rms1 = arena.tensor(t, s.rows());
+    a.q = arena.tensor(t, s.B, s.T, s.H, s.D);
+    a.k = arena.tensor(t, s.B, s.T, s.Hkv, s.D);
+    a.v = arena.tensor(t, s.B, s.T, s.Hkv, s.D);
+    a.attention = arena.tensor(t, s.B, s.T, s.H, s.D);
+    a.lse = arena.tensor(t, s.B, s.H, s.T);
+    a.x_mid = arena.tensor(t, s.rows(), s.C);
+    a.inv_rms2 = arena.tensor(t, s.rows());
+    a.gate = arena.tensor(t, s.rows(), s.F);
+    a.up = arena.tensor(t, s.rows(), s.F);
+    return a;
+}
+
+Status block_forward(const BlockShape& s, const BlockWeights& w, const View& x, Context& c) {
+    ArenaScope scope(*c.arena);
+    const View n = c.arena->tensor(x.dtype, s.rows(), s.C);
+    {
+        ArenaScope attention_scope(*c.arena);
+        NOEMA_TRY(attend(s, w, transient_activations(s, x, *c.arena), n, c));
+    }
+    const View gate = c.arena->tensor(x.dtype, s.rows(), s.F);
+    const View inner = c.arena->tensor(x.dtype, s.rows(), s.F);
+    NOEMA_TRY(rms_norm({.x = x, .weight = w.mlp_norm, .y = n, .epsilon = s.epsilon}, c));
+    NOEMA_TRY(linear(w.gate, n, gate, {}, s.precision, c));
+    Matmul up{.a = n, .b = w.up.view, .c = inner, .gate = gate, .precision = s.precision, .transpose_b = true};
+    if (w.up.packed && w.up.packed_precision == s.precision) up.packed_b = w.up.packed;
+    NOEMA_TRY(matmul(up, c));
+    return linear(w.down, inner, x, x, s.precision, c);
+}
+
+Status block_forward_keeping(const BlockShape& s, const BlockWeights& w, const BlockActivations& a, const View& x_out,
+                             Context& c) {
+    ArenaScope scope(*c.arena);
+    const View n = c.arena->tensor(a.x.dtype, s.rows(), s.C);
+    const View inner = c.arena->tensor(a.x.dtype, s.rows(), s.F);
+    NOEMA_TRY(attend(s, w, a, n, c));
+    NOEMA_TRY(rms_norm({.x = a.x_mid, .weight = w.mlp_norm, .y = n, .inv_rms = a.inv_rms2, .epsilon = s.epsilon}, c));
+    NOEMA_TRY(linear(w.gate, n, a.gate, {}, s.precision, c));
+    NOEMA_TRY(linear(w.up, n, a.up, {}, s.precision, c));
+    NOEMA_TRY(swiglu({.gate = a.gate, .up = a.up, .y = inner}, c));
+    return linear(w.down, inner, x_out, a.x_mid, s.precision, c);
+}
+
+}  // namespace noema

@@ -1,0 +1,55 @@
+// The network's weights by role, and the store that owns their memory.
+#pragma once
+
+#include <functional>
+
+#include "models/layers/transformer_block.h"
+#include "noema/model.h"
+
+namespace noema {
+
+struct MaskedWeights {
+    Weight embed;  // [V,C]
+    std::vector<BlockWeights> blocks;
+    View norm;    // [C]
+    Weight head;  // [V,C]; the embedding when tied
+};
+
+/// The same roles for gradients.
+struct MaskedGradients {
+    View embed;
+    std::vector<BlockGradients> blocks;
+    View norm;
+    View head;
+};
+
+/// Fills the roles by looking every canonical name up.
+MaskedWeights bind_weights(const MaskedConfig& config, const std::function<Weight(const std::string&)>& find);
+MaskedGradients bind_gradients(const MaskedConfig& config, const std::function<View(const std::string&)>& find);
+
+BlockShape block_shape(const MaskedConfig& config, const MaskedBatch& batch, Precision precision);
+
+/// Host arrays of a batch as views.
+View ids_view(const MaskedBatch& batch);
+AttentionMask mask_of(const MaskedBatch& batch);
+
+/// Refuses ids outside the vocabulary, impossible sizes and key ranges, before any work.
+Status check_batch(const MaskedConfig& config, const MaskedBatch& batch);
+Status check_targets(const MaskedConfig& config, const int32_t* targets, int64_t R);
+
+/// One forward pass to the final norm: hidden [B*T, C]. `observe`, when set, sees the embedding, every block's residual stream
+/// and the final norm (not while measuring).
+Status masked_forward(const MaskedConfig& config, const MaskedWeights& weights, const MaskedBatch& batch,
+                      Precision precision, const View& hidden, Context& context,
+                      const std::function<void(const View&)>& observe = {});
+
+/// Losses of the scored rows; the vocabulary projection runs for those rows only.
+Status masked_losses(const MaskedConfig& config, const MaskedWeights& weights, const MaskedBatch& batch,
+                     const int32_t* targets, int64_t excluded_id, Precision precision, float* losses, Context& context);
+
+/// Forward and backward: adds the gradients of sum(row_weight * loss).
+Status masked_gradients(const MaskedConfig& config, const MaskedWeights& weights, const MaskedGradients& gradients,
+                        const MaskedBatch& batch, const MaskedObjective& objective, Precision precision,
+                        Context& context);
+
+}  // namespace noema

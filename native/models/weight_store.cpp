@@ -1,0 +1,156 @@
+#include "models/weight_store.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cmath>
+#include <cstring>
+
+namespace noema {
+
+MappedFile::~MappedFile() {
+    if (data_) munmap(const_cast<uint8_t*>(data_), size_);
+}
+
+Status MappedFile::open(const std::string& path, MappedFile& out) {
+    const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    if (file < 0) return Status::error(Code::io, "%s: %s", path.c_str(), std::strerror(errno));
+    struct stat info = {};
+    const bool regular = fstat(file, &info) == 0 && S_ISREG(info.st_mode) && info.st_size > 0;
+    void* memory = regular ? mmap(nullptr, info.st_size, PROT_READ, MAP_PRIVATE, file, 0) : MAP_FAILED;
+    ::close(file);
+    if (memory == MAP_FAILED) return Status::error(Code::io, "%s: cannot be mapped", path.c_str());
+    out.data_ = static_cast<const uint8_t*>(memory);
+    out.size_ = info.st_size;
+    return {};
+}
+
+namespace {
+
+Status malformed(const std::string& name, const char* what) {
+    return Status::error(Code::bad_checkpoint, "tensor %s: %s", name.c_str(), what);
+}
+
+bool same_shape(const TensorSpec& spec, const std::vector<int64_t>& shape) {
+    if (shape.size() != (spec.is_matrix() ? 2u : 1u)) return false;
+    return shape[0] == spec.rows && (!spec.is_matrix() || shape[1] == spec.columns);
+}
+
+const TensorSource* find_source(const std::vector<TensorSource>& sources, const std::string& name) {
+    for (const TensorSource& s : sources)
+        if (s.name == name) return &s;
+    return nullptr;
+}
+
+View as_matrix(const View& v) {
+    return v.rank == 2 ? v : view(v.data, v.dtype, 1, v.shape[0]);
+}
+
+}  // namespace
+
+Status WeightStore::load(Engine& engine, const std::vector<TensorSpec>& specs, const std::vector<TensorSource>& sources,
+                         Precision precision, const std::string& unpacked, std::unique_ptr<WeightStore>& out) {
+    auto store = std::make_unique<WeightStore>();
+    for (const TensorSpec& spec : specs) {
+        const TensorSource* source = find_source(sources, spec.name);
+        if (!source) return malformed(spec.name, "missing");
+        if (!same_shape(spec, source->shape))
+            return malformed(spec.name, "its shape does not follow from the configuration");
+        NOEMA_TRY(store->add(engine, spec, *source, precision, spec.is_matrix() && spec.name != unpacked));
+    }
+    out = std::move(store);
+    return {};
+}
+
+Status WeightStore::source_bytes(const TensorSource& source, size_t bytes, const uint8_t*& out) {
+    if (source.data) {
+        out = reinterpret_cast<const uint8_t*>(source.data);
+        return {};
+    }
+    MappedFile& file = files_[source.path];
+    if (!file.data()) NOEMA_TRY(MappedFile::open(source.path, file));
+    if (source.offset > file.size() || bytes > file.size() - source.offset)
+        return malformed(source.name, "its bytes lie beyond the end of the file");
+    out = file.data() + source.offset;
+    return {};
+}
+
+Status WeightStore::own(Engine& engine, const View& from, DType dtype, View& to) {
+    to = from;
+    to.dtype = dtype;
+    buffers_.emplace_back(engine.backend(), to.bytes());
+    to.data = buffers_.back().data();
+    if (!to.data) return Status::error(Code::out_of_memory, "%zu bytes of weights could not be had", to.bytes());
+    bytes_ += to.bytes();
+    if (dtype == from.dtype) {
+        engine.backend().upload(to.data, from.data, from.bytes());
+        return {};
+    }
+    return engine.execute([&](Context& c) { return cast({.x = as_matrix(from), .y = as_matrix(to)}, c); });
+}
+
+namespace {
+
+Status refuse_non_finite(Engine& engine, const std::string& name, const View& v) {
+    const View m = as_matrix(v);
+    Buffer counts(engine.backend(), m.shape[0] * sizeof(float));
+    NOEMA_TRY(engine.execute([&](Context& c) {
+        return reduce({.x = m, .y = view(counts.data(), DType::f32, m.shape[0]), .kind = ReduceKind::count_non_finite},
+                      c);
+    }));
+    for (int64_t r = 0; r < m.shape[0]; ++r)
+        if (static_cast<const float*>(counts.data())[r] > 0)
+            return Status::error(Code::non_finite, "tensor %s holds a NaN or an infinity in row %lld", name.c_str(),
+                                 static_cast<long long>(r));
+    return {};
+}
+
+}  // namespace
+
+Status WeightStore::pack_weight(Engine& engine, Weight& weight, Precision precision) {
+    const size_t bytes = engine.backend().packed_bytes(weight.view, precision);
+    if (bytes == 0) return {};
+    buffers_.emplace_back(engine.backend(), bytes);
+    void* packed = buffers_.back().data();
+    if (!packed) return Status::error(Code::out_of_memory, "%zu bytes of packed weights could not be had", bytes);
+    bytes_ += bytes;
+    weight.packed = packed;
+    weight.packed_precision = precision;
+    return engine.execute(
+        [&](Context& c) { return matmul_pack({.weight = weight.view, .packed = packed, .precision = precision}, c); });
+}
+
+Status WeightStore::add(Engine& engine, const TensorSpec& spec, const TensorSource& source, Precision precision,
+                        bool pack) {
+    if (source.dtype != DType::f32 && source.dtype != DType::bf16 && source.dtype != DType::f16)
+        return malformed(spec.name, "its dtype is none of f32, bf16, f16");
+    View v = spec.is_matrix() ? view(nullptr, source.dtype, spec.rows, spec.columns)
+                              : view(nullptr, source.dtype, spec.rows);
+    const uint8_t* bytes = nullptr;
+    NOEMA_TRY(source_bytes(source, v.bytes(), bytes));
+    v.data = const_cast<uint8_t*>(bytes);
+
+    // Vectors are read by norms, in f32. A misaligned or f16 matrix, or memory that its owner may change, is copied.
+    Weight weight;
+    const bool aligned = reinterpret_cast<uintptr_t>(bytes) % dtype_size(v.dtype) == 0;
+    const bool usable = spec.is_matrix() && v.dtype != DType::f16 && aligned && !source.data;
+    if (usable) {
+        weight.view = v;
+    } else if (aligned) {
+        NOEMA_TRY(own(engine, v, spec.is_matrix() && v.dtype == DType::bf16 ? DType::bf16 : DType::f32, weight.view));
+    } else {
+        View straight;
+        NOEMA_TRY(own(engine, v, v.dtype, straight));
+        weight.view = straight;
+        if (!spec.is_matrix() || v.dtype == DType::f16) NOEMA_TRY(own(engine, straight, DType::f32, weight.view));
+    }
+    NOEMA_TRY(refuse_non_finite(engine, spec.name, weight.view));
+    if (pack) NOEMA_TRY(pack_weight(engine, weight, precision));
+    weights_[spec.name] = weight;
+    return {};
+}
+
+}  // namespace noema

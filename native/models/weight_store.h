@@ -1,0 +1,57 @@
+// WeightStore: one place that owns a network's tensors. Files are mapped where their dtype can be used as it is; everything else is
+// converted once. Matrices that enter products are also held in the backend's packed arrangement.
+#pragma once
+
+#include <map>
+
+#include "noema/model.h"
+
+namespace noema {
+
+/// A file mapped for reading, unmapped with its owner.
+class MappedFile {
+ public:
+    MappedFile() = default;
+    static Status open(const std::string& path, MappedFile& out);
+    MappedFile(MappedFile&& other) noexcept { swap(other); }
+    MappedFile& operator=(MappedFile&& other) noexcept {
+        swap(other);
+        return *this;
+    }
+    ~MappedFile();
+
+    const uint8_t* data() const { return data_; }
+    size_t size() const { return size_; }
+
+ private:
+    void swap(MappedFile& other) {
+        std::swap(data_, other.data_);
+        std::swap(size_, other.size_);
+    }
+    const uint8_t* data_ = nullptr;
+    size_t size_ = 0;
+};
+
+class WeightStore {
+ public:
+    /// Takes the tensors of `specs` from `sources`; each must be there once with the right shape and only finite values.
+    /// A name in `unpacked` stays as it is (an embedding that is only looked up).
+    static Status load(Engine& engine, const std::vector<TensorSpec>& specs, const std::vector<TensorSource>& sources,
+                       Precision precision, const std::string& unpacked, std::unique_ptr<WeightStore>& out);
+
+    Weight find(const std::string& name) const { return weights_.at(name); }
+    size_t bytes() const { return bytes_; }
+
+ private:
+    Status add(Engine& engine, const TensorSpec& spec, const TensorSource& source, Precision precision, bool pack);
+    Status source_bytes(const TensorSource& source, size_t bytes, const uint8_t*& out);
+    Status own(Engine& engine, const View& from, DType dtype, View& to);
+    Status pack_weight(Engine& engine, Weight& weight, Precision precision);
+
+    std::map<std::string, Weight> weights_;
+    std::map<std::string, MappedFile> files_;
+    std::vector<Buffer> buffers_;
+    size_t bytes_ = 0;
+};
+
+}  // namespace noema

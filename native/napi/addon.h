@@ -1,0 +1,80 @@
+// What the files of this folder share: per-environment data, errors, argument readers. No loops over elements, no policy here.
+#pragma once
+
+#include <napi.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "noema/model.h"
+
+namespace noema::napi {
+
+class Runtime;
+
+/// One per N-API environment (main thread, each worker thread).
+struct AddonData {
+    Napi::FunctionReference error_class;  // NoemaError of lib/errors.ts
+    Napi::FunctionReference engine, model, session, trainer, cancellation;
+};
+
+AddonData& addon_data(Napi::Env env);
+
+/// An instance of the class that initialise() was given (a plain Error before that).
+Napi::Error make_error(Napi::Env env, const Status& status);
+[[noreturn]] void throw_error(Napi::Env env, const Status& status);
+
+/// Tags of wrapped objects, so that a wrong handle is refused and never reinterpreted.
+extern const napi_type_tag kCancellationTag;
+
+/// Reads named properties of one options object; every refusal names the property and what was expected.
+class Arguments {
+ public:
+    Arguments(const Napi::CallbackInfo& info, const char* function);
+    Arguments(const Napi::Object& object, const char* function);
+
+    int64_t integer(const char* name, int64_t low, int64_t high) const;
+    int64_t integer_or(const char* name, int64_t fallback, int64_t low, int64_t high) const;
+    double number(const char* name) const;
+    double number_or(const char* name, double fallback) const;
+    bool boolean_or(const char* name, bool fallback) const;
+    std::string text(const char* name) const;
+    /// The index of the property's text among `choices` (ended by null).
+    int choice(const char* name, const char* const* choices) const;
+    bool has(const char* name) const;
+    Arguments object(const char* name) const;
+    Napi::Value value(const char* name) const { return object_.Get(name); }
+
+    /// Copies of typed arrays: the caller may change or transfer its own while the engine works.
+    std::vector<int32_t> ids(const char* name) const;
+    std::vector<int32_t> ids_or_empty(const char* name) const;
+    std::vector<float> floats(const char* name) const;
+    std::vector<float> floats_or_empty(const char* name) const;
+    std::vector<uint8_t> bytes(const char* name) const;
+    std::vector<uint64_t> seeds(const char* name) const;
+    /// The flag of `cancellation`, or a fresh one.
+    std::shared_ptr<std::atomic<bool>> cancellation() const;
+
+    [[noreturn]] void refuse(const char* name, const std::string& expected) const;
+
+ private:
+    Napi::Object object_;
+    const char* function_;
+};
+
+/// Typed arrays with a copy of the values.
+Napi::Value to_array(Napi::Env env, const std::vector<float>& values);
+Napi::Value to_array(Napi::Env env, const std::vector<int32_t>& values);
+
+Napi::Value define_engine(Napi::Env env);
+Napi::Value define_model(Napi::Env env);
+Napi::Value define_session(Napi::Env env);
+Napi::Value define_trainer(Napi::Env env);
+Napi::Value define_cancellation(Napi::Env env);
+
+Napi::Object new_model(Napi::Env env, std::shared_ptr<Runtime> runtime, std::shared_ptr<MaskedModel> model);
+Napi::Object new_session(Napi::Env env, std::shared_ptr<Runtime> runtime, std::shared_ptr<DecodeSession> session);
+Napi::Object new_trainer(Napi::Env env, std::shared_ptr<Runtime> runtime, std::shared_ptr<MaskedTrainer> trainer);
+
+}  // namespace noema::napi

@@ -1,0 +1,166 @@
+#include "handle.h"
+
+namespace noema::napi {
+
+std::vector<int32_t> read_per_row(const Arguments& a, const char* name, const MaskedBatch& b) {
+    std::vector<int32_t> values = a.ids(name);
+    if (static_cast<int64_t>(values.size()) != b.B * b.T)
+        a.refuse(name, "batch * length = " + std::to_string(b.B * b.T) + " entries");
+    return values;
+}
+
+std::shared_ptr<OwnedBatch> read_batch(const Arguments& a) {
+    constexpr int64_t most = int64_t{1} << 24;
+    auto owned = std::make_shared<OwnedBatch>();
+    MaskedBatch& b = owned->batch;
+    b.B = a.integer("batch", 1, most);
+    b.T = a.integer("length", 1, most);
+    owned->ids = read_per_row(a, "ids", b);
+    owned->key_start = a.ids_or_empty("keyStart");
+    owned->key_end = a.ids_or_empty("keyEnd");
+    const auto ranges = [&](const char* name, const std::vector<int32_t>& v) {
+        if (!v.empty() && static_cast<int64_t>(v.size()) != b.B) a.refuse(name, "one entry per sequence");
+        return v.empty() ? nullptr : v.data();
+    };
+    b.ids = owned->ids.data();
+    b.key_start = ranges("keyStart", owned->key_start);
+    b.key_end = ranges("keyEnd", owned->key_end);
+    return owned;
+}
+
+namespace {
+
+struct ForwardOutput {
+    std::vector<float> logits;
+    std::vector<std::vector<float>> hidden;
+};
+
+class ModelHandle : public Handle<ModelHandle, MaskedModel> {
+ public:
+    explicit ModelHandle(const Napi::CallbackInfo& info) : Handle(info) {
+        bytes_ = static_cast<int64_t>(value()->weight_bytes());
+        runtime()->weight_bytes += bytes_;
+        Napi::MemoryManagement::AdjustExternalMemory(info.Env(), bytes_);
+    }
+
+    void Finalize(Napi::Env env) override { forget(env); }
+
+    static Napi::Value define(Napi::Env env) {
+        return DefineClass(
+            env, "NativeMaskedModel",
+            {InstanceMethod("info", &ModelHandle::info), InstanceMethod("forward", &ModelHandle::forward),
+             InstanceMethod("losses", &ModelHandle::losses), InstanceMethod("session", &ModelHandle::session),
+             InstanceMethod("trainer", &ModelHandle::trainer), InstanceMethod("dispose", &ModelHandle::dispose)});
+    }
+
+ private:
+    Napi::Value info(const Napi::CallbackInfo& info) {
+        const auto& model = alive(info, "model");
+        Napi::Object out = Napi::Object::New(info.Env());
+        out.Set("parameters", static_cast<double>(model->parameters()));
+        out.Set("weightBytes", static_cast<double>(model->weight_bytes()));
+        out.Set("precision", model->precision() == Precision::bf16 ? "bf16" : "f32");
+        return out;
+    }
+
+    Napi::Value forward(const Napi::CallbackInfo& info) {
+        const auto model = alive(info, "model");
+        const Arguments a(info, "forward");
+        const auto batch = read_batch(a);
+        const bool logits = a.boolean_or("logits", false), hidden = a.boolean_or("hidden", false);
+        auto out = std::make_shared<ForwardOutput>();
+        const auto work = [=](Engine& engine, const std::atomic<bool>* cancelled) {
+            if (hidden) NOEMA_TRY(model->forward(engine, batch->batch, nullptr, &out->hidden, cancelled));
+            if (!logits) return Status{};
+            out->logits.resize(batch->batch.B * batch->batch.T * model->config().vocab_size);
+            return model->logits(engine, batch->batch, out->logits.data(), cancelled);
+        };
+        const auto result = [=](Napi::Env env) -> Napi::Value {
+            Napi::Object object = Napi::Object::New(env);
+            if (logits) object.Set("logits", to_array(env, out->logits));
+            if (!hidden) return object;
+            Napi::Array states = Napi::Array::New(env, out->hidden.size());
+            for (uint32_t i = 0; i < out->hidden.size(); ++i) states.Set(i, to_array(env, out->hidden[i]));
+            object.Set("hidden", states);
+            return object;
+        };
+        return runtime()->submit(info.Env(), {work, result, a.cancellation()});
+    }
+
+    Napi::Value losses(const Napi::CallbackInfo& info) {
+        const auto model = alive(info, "model");
+        const Arguments a(info, "losses");
+        const auto batch = read_batch(a);
+        const auto targets = std::make_shared<std::vector<int32_t>>(read_per_row(a, "targets", batch->batch));
+        const int64_t excluded = a.integer_or("excludedId", -1, -1, model->config().vocab_size - 1);
+        auto out = std::make_shared<std::vector<float>>(targets->size());
+        const auto work = [=](Engine& engine, const std::atomic<bool>* cancelled) {
+            return model->losses(engine, batch->batch, targets->data(), excluded, out->data(), cancelled);
+        };
+        return runtime()->submit(info.Env(),
+                                 {work, [=](Napi::Env env) { return to_array(env, *out); }, a.cancellation()});
+    }
+
+    Napi::Value session(const Napi::CallbackInfo& info) {
+        const auto model = alive(info, "model");
+        const Arguments a(info, "session");
+        DecodeSession::Options o;
+        o.B = a.integer("batch", 1, 1 << 20);
+        o.T = a.integer("length", 1, 1 << 24);
+        o.ids = a.ids("ids");
+        o.key_start = a.ids_or_empty("keyStart");
+        o.key_end = a.ids_or_empty("keyEnd");
+        o.seeds = a.seeds("seeds");
+        if (a.has("guidance")) {
+            const Arguments guidance = a.object("guidance");
+            o.guidance = static_cast<float>(guidance.number("scale"));
+            o.prompt = guidance.bytes("prompt");
+        }
+        std::shared_ptr<DecodeSession> session;
+        const Status status = DecodeSession::create(model, std::move(o), session);
+        if (!status.ok()) throw_error(info.Env(), status);
+        return new_session(info.Env(), runtime(), session);
+    }
+
+    Napi::Value trainer(const Napi::CallbackInfo& info) {
+        const auto model = alive(info, "model");
+        const bool keep_average = Arguments(info, "trainer").boolean_or("keepAverage", false);
+        auto out = std::make_shared<std::shared_ptr<MaskedTrainer>>();
+        const auto work = [=](Engine& engine, const std::atomic<bool>*) {
+            std::unique_ptr<MaskedTrainer> made;
+            NOEMA_TRY(MaskedTrainer::create(engine, model, keep_average, made));
+            *out = std::move(made);
+            return Status{};
+        };
+        const auto result = [=, runtime = runtime()](Napi::Env env) -> Napi::Value {
+            return new_trainer(env, runtime, *out);
+        };
+        return runtime()->submit(info.Env(), {work, result, nullptr});
+    }
+
+    Napi::Value dispose(const Napi::CallbackInfo& info) {
+        forget(info.Env());
+        return info.Env().Undefined();
+    }
+
+    void forget(Napi::Env env) {
+        if (!value()) return;
+        runtime()->weight_bytes -= bytes_;
+        Napi::MemoryManagement::AdjustExternalMemory(env, -bytes_);
+        drop();
+    }
+
+    int64_t bytes_ = 0;
+};
+
+}  // namespace
+
+Napi::Value define_model(Napi::Env env) {
+    return ModelHandle::define(env);
+}
+
+Napi::Object new_model(Napi::Env env, std::shared_ptr<Runtime> runtime, std::shared_ptr<MaskedModel> model) {
+    return ModelHandle::make(addon_data(env).model, std::move(runtime), std::move(model));
+}
+
+}  // namespace noema::napi

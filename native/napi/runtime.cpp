@@ -1,0 +1,161 @@
+#include "runtime.h"
+
+namespace noema::napi {
+
+struct Runtime::Pending {
+    Job job;
+    Napi::Promise::Deferred deferred;
+    Status status;
+};
+
+namespace {
+
+using Message = std::function<void(Napi::Env)>;
+
+// Runs on JavaScript's thread. A null environment means that it is being torn down: only free.
+void deliver(napi_env env, napi_value, void*, void* data) {
+    const std::unique_ptr<Message> message(static_cast<Message*>(data));
+    if (!env) return;
+    const Napi::HandleScope scope(env);
+    try {
+        (*message)(Napi::Env(env));
+    } catch (const Napi::Error&) {
+        // An environment that cannot run JavaScript any more; there is nobody to tell.
+    }
+}
+
+}  // namespace
+
+std::shared_ptr<Runtime> Runtime::create(Napi::Env env, const Backend& backend, int threads, size_t queue_limit) {
+    std::shared_ptr<Runtime> runtime(new Runtime(backend, threads, queue_limit));
+    runtime->start(env);
+    return runtime;
+}
+
+void Runtime::start(Napi::Env env) {
+    env_ = env;
+    const napi_status made = napi_create_threadsafe_function(env, nullptr, nullptr, Napi::String::New(env, "noema"), 0,
+                                                             1, nullptr, nullptr, nullptr, deliver, &to_javascript_);
+    if (made != napi_ok) throw_error(env, Status::error(Code::internal, "no thread-safe function could be made"));
+    napi_unref_threadsafe_function(env, to_javascript_);  // an idle engine does not keep the process alive
+    napi_add_env_cleanup_hook(env, on_exit, this);
+    thread_ = std::thread([this] { work(); });
+}
+
+Runtime::~Runtime() {
+    if (env_) napi_remove_env_cleanup_hook(env_, on_exit, this);
+    join();
+    if (to_javascript_) napi_release_threadsafe_function(to_javascript_, napi_tsfn_release);
+}
+
+// The environment ends (process exit, worker terminated): end the running job, then let nobody call JavaScript again.
+void Runtime::on_exit(void* self) {
+    auto* runtime = static_cast<Runtime*>(self);
+    runtime->join();
+    runtime->env_ = nullptr;
+    runtime->stopped_ = true;
+    if (runtime->to_javascript_) napi_release_threadsafe_function(runtime->to_javascript_, napi_tsfn_abort);
+    runtime->to_javascript_ = nullptr;
+}
+
+void Runtime::ask_to_stop() {
+    {
+        const std::lock_guard<std::mutex> hold(lock_);
+        stopping_ = true;
+        if (running_) running_->job.cancelled->store(true);
+    }
+    wake_.notify_all();
+}
+
+void Runtime::join() {
+    ask_to_stop();
+    if (thread_.joinable()) thread_.join();
+}
+
+size_t Runtime::waiting() const {
+    const std::lock_guard<std::mutex> hold(lock_);
+    return queue_.size();
+}
+
+Napi::Value Runtime::submit(Napi::Env env, Job job) {
+    Napi::Promise::Deferred deferred = Napi::Promise::Deferred::New(env);
+    if (!job.cancelled) job.cancelled = std::make_shared<std::atomic<bool>>(false);
+    auto pending = std::make_shared<Pending>(Pending{std::move(job), deferred, {}});
+    if (stopped_) {
+        deferred.Reject(make_error(env, Status::error(Code::disposed, "the engine was disposed")).Value());
+        return deferred.Promise();
+    }
+    {
+        const std::lock_guard<std::mutex> hold(lock_);
+        if (queue_.size() >= queue_limit_) {
+            const Status full =
+                Status::error(Code::queue_full, "%zu jobs are waiting, which is the limit", queue_.size());
+            deferred.Reject(make_error(env, full).Value());
+            return deferred.Promise();
+        }
+        queue_.push_back(pending);
+    }
+    if (in_flight_++ == 0) napi_ref_threadsafe_function(env, to_javascript_);
+    wake_.notify_one();
+    return deferred.Promise();
+}
+
+void Runtime::post(std::function<void(Napi::Env)> f) {
+    auto* message = new Message(std::move(f));
+    if (!to_javascript_ || napi_call_threadsafe_function(to_javascript_, message, napi_tsfn_nonblocking) != napi_ok)
+        delete message;
+}
+
+void Runtime::work() {
+    for (;;) {
+        std::shared_ptr<Pending> next;
+        {
+            std::unique_lock<std::mutex> hold(lock_);
+            wake_.wait(hold, [&] { return stopping_ || !queue_.empty(); });
+            if (stopping_) return;
+            next = queue_.front();
+            queue_.pop_front();
+            running_ = next;
+        }
+        next->status = next->job.cancelled->load() ? Status::error(Code::aborted, "cancelled before it started")
+                                                   : next->job.work(engine_, next->job.cancelled.get());
+        finished_.fetch_add(1);
+        {
+            const std::lock_guard<std::mutex> hold(lock_);
+            running_.reset();
+        }
+        post([self = shared_from_this(), next](Napi::Env env) { self->settle(env, *next); });
+    }
+}
+
+void Runtime::settle(Napi::Env env, Pending& pending) {
+    if (--in_flight_ == 0 && to_javascript_) napi_unref_threadsafe_function(env, to_javascript_);
+    if (stopped_ && pending.status.code == Code::aborted)
+        pending.status = Status::error(Code::disposed, "the engine was disposed while this was running");
+    if (!pending.status.ok()) {
+        pending.deferred.Reject(make_error(env, pending.status).Value());
+        return;
+    }
+    try {
+        pending.deferred.Resolve(pending.job.value ? pending.job.value(env) : env.Undefined());
+    } catch (const Napi::Error& error) {
+        pending.deferred.Reject(error.Value());
+    }
+}
+
+void Runtime::stop(Napi::Env env) {
+    if (stopped_) return;
+    stopped_ = true;
+    std::deque<std::shared_ptr<Pending>> left;
+    {
+        const std::lock_guard<std::mutex> hold(lock_);
+        left.swap(queue_);
+    }
+    ask_to_stop();  // the thread ends by itself: waiting for it here would block the event loop
+    for (const auto& pending : left) {
+        pending->status = Status::error(Code::disposed, "the engine was disposed while this was waiting");
+        settle(env, *pending);
+    }
+}
+
+}  // namespace noema::napi
