@@ -94,7 +94,9 @@ Napi::Value create_cancellation(const Napi::CallbackInfo& info) {
     return addon_data(info.Env()).cancellation.New({});
 }
 
-Napi::Object exports(Napi::Env env, Napi::Object exports) {
+}  // namespace
+
+Napi::Object make_exports(Napi::Env env, Napi::Object exports) {
     auto* data = new AddonData;
     env.SetInstanceData(data);
     const auto keep = [](Napi::FunctionReference& slot, Napi::Value value) {
@@ -115,8 +117,10 @@ Napi::Object exports(Napi::Env env, Napi::Object exports) {
     return exports;
 }
 
-}  // namespace
-
-NODE_API_MODULE(noema, exports)
-
 }  // namespace noema::napi
+
+static Napi::Object initialise_noema(Napi::Env env, Napi::Object exports) {
+    return noema::napi::make_exports(env, exports);
+}
+
+NODE_API_MODULE(noema, initialise_noema)

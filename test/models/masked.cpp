@@ -1,0 +1,195 @@
+// The masked family as a whole: promises that no single op can keep. Values themselves are judged by the golden checkpoints.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "doctest/doctest.h"
+#include "native/harness.h"
+#include "noema/model.h"
+#include "noema/rng.h"
+
+using namespace noema;
+
+namespace {
+
+MaskedConfig small_config(bool tied = true) {
+    MaskedConfig c;
+    c.vocab_size = 67;
+    c.hidden_size = 48;
+    c.num_layers = 2;
+    c.num_heads = 4;
+    c.num_kv_heads = 2;
+    c.intermediate_size = 80;
+    c.max_positions = 200;
+    c.mask_token_id = 66;
+    c.tied_embeddings = tied;
+    return c;
+}
+
+/// Random weights and the sources that describe them.
+struct Weights {
+    std::vector<std::vector<float>> values;
+    std::vector<TensorSource> sources;
+};
+
+float normal(uint32_t row, uint32_t lane) {
+    const float u = rng_uniform(7, RngStream::init, 0, row, 2 * lane),
+                v = rng_uniform(7, RngStream::init, 0, row, 2 * lane + 1);
+    return std::sqrt(-2.0f * std::log(u)) * std::cos(6.2831853f * v);
+}
+
+Weights random_weights(const MaskedConfig& config) {
+    Weights w;
+    uint32_t row = 0;
+    for (const TensorSpec& spec : masked_tensors(config)) {
+        std::vector<float> v(spec.size());
+        for (size_t i = 0; i < v.size(); ++i)
+            v[i] = spec.is_matrix() ? 0.15f * normal(row, static_cast<uint32_t>(i))
+                                    : 1.0f + 0.1f * normal(row, static_cast<uint32_t>(i));
+        ++row;
+        w.values.push_back(std::move(v));
+        TensorSource s;
+        s.name = spec.name;
+        s.shape = spec.is_matrix() ? std::vector<int64_t>{spec.rows, spec.columns} : std::vector<int64_t>{spec.rows};
+        s.data = w.values.back().data();
+        w.sources.push_back(s);
+    }
+    return w;
+}
+
+std::shared_ptr<MaskedModel> load(Engine& engine, const MaskedConfig& config, Precision precision) {
+    const Weights w = random_weights(config);
+    std::unique_ptr<MaskedModel> model;
+    const Status status = MaskedModel::load(engine, config, w.sources, precision, model);
+    REQUIRE_MESSAGE(status.ok(), status.text);
+    return model;
+}
+
+std::vector<int32_t> random_ids(int64_t n, int64_t V) {
+    std::vector<int32_t> ids(n);
+    for (int64_t i = 0; i < n; ++i)
+        ids[i] = static_cast<int32_t>(V * rng_uniform(3, RngStream::order, 0, 0, static_cast<uint32_t>(i)));
+    return ids;
+}
+
+std::vector<float> logits_of(Engine& engine, const MaskedModel& model, const MaskedBatch& batch) {
+    std::vector<float> logits(batch.B * batch.T * model.config().vocab_size);
+    const Status status = model.logits(engine, batch, logits.data(), nullptr);
+    REQUIRE_MESSAGE(status.ok(), status.text);
+    return logits;
+}
+
+bool same_bits(const float* a, const float* b, int64_t n) {
+    return std::memcmp(a, b, n * sizeof(float)) == 0;
+}
+
+}  // namespace
+
+TEST_CASE("masked: a sequence's logits do not depend on its batch, its padding or the threads") {
+    const MaskedConfig config = small_config();
+    for (const Precision precision : {Precision::f32, Precision::bf16}) {
+        Engine one(*find_backend("cpu"), 1), three(*find_backend("cpu"), 3);
+        const auto model = load(one, config, precision);
+        const int64_t T = 150, V = config.vocab_size;
+        const std::vector<int32_t> ids = random_ids(3 * T, V);
+        const std::vector<int32_t> ends{150, 131, 40};
+        const MaskedBatch together{.ids = ids.data(), .B = 3, .T = T, .key_end = ends.data()};
+        const std::vector<float> all = logits_of(three, *model, together);
+        for (int64_t b = 0; b < 3; ++b) {
+            const MaskedBatch alone{.ids = ids.data() + b * T, .B = 1, .T = ends[b]};
+            const std::vector<float> own = logits_of(one, *model, alone);
+            CHECK(same_bits(own.data(), all.data() + b * T * V, ends[b] * V));
+        }
+    }
+}
+
+TEST_CASE("masked: the cpu backend computes what the reference backend computes") {
+    for (const bool tied : {true, false}) {
+        const MaskedConfig config = small_config(tied);
+        Engine cpu(*find_backend("cpu"), 2), reference(*find_backend("reference"), 1);
+        const auto fast = load(cpu, config, Precision::f32), truth = load(reference, config, Precision::f32);
+        const std::vector<int32_t> ids = random_ids(2 * 37, config.vocab_size);
+        const MaskedBatch batch{.ids = ids.data(), .B = 2, .T = 37};
+        const std::vector<float> a = logits_of(cpu, *fast, batch), b = logits_of(reference, *truth, batch);
+        double worst = 0, rms = 0;
+        for (size_t i = 0; i < a.size(); ++i) {
+            worst = std::max(worst, std::fabs(static_cast<double>(a[i]) - b[i]));
+            rms += static_cast<double>(b[i]) * b[i] / b.size();
+        }
+        CHECK(worst <= 1e-5 * std::sqrt(rms) + 1e-6);
+    }
+}
+
+TEST_CASE("masked: ten training steps lower the loss, the same bits on one thread and on three") {
+    const MaskedConfig config = small_config();
+    std::vector<std::vector<double>> losses;
+    for (const int threads : {1, 3}) {
+        Engine engine(*find_backend("cpu"), threads);
+        const auto model = load(engine, config, Precision::f32);
+        std::unique_ptr<MaskedTrainer> trainer;
+        REQUIRE(MaskedTrainer::create(engine, model, true, trainer).ok());
+        const int64_t R = 2 * 33;
+        const std::vector<int32_t> targets = random_ids(R, 66);
+        std::vector<int32_t> noisy(R, 66);
+        for (int64_t r = 0; r < R; r += 3) noisy[r] = targets[r];
+        const std::vector<float> weights(R, 1.0f / R);
+        std::vector<float> row_losses(R);
+        losses.emplace_back();
+        for (int step = 1; step <= 10; ++step) {
+            double sum = 0;
+            float norm = 0;
+            const MaskedObjective objective{.targets = targets.data(),
+                                            .row_weights = weights.data(),
+                                            .excluded_id = 66,
+                                            .losses = row_losses.data()};
+            REQUIRE(trainer->accumulate(engine, {.ids = noisy.data(), .B = 2, .T = 33}, objective, sum, nullptr).ok());
+            REQUIRE(trainer->step(engine, {.rate = 3e-3f, .max_norm = 1, .ema_decay = 0.9f, .step = step}, norm).ok());
+            losses.back().push_back(sum);
+        }
+    }
+    CHECK(losses[0] == losses[1]);
+    CHECK(losses[0].back() < 0.7 * losses[0].front());
+}
+
+TEST_CASE("masked: refusals") {
+    Engine engine(*find_backend("cpu"), 1);
+    const MaskedConfig config = small_config();
+    Weights w = random_weights(config);
+    std::unique_ptr<MaskedModel> model;
+    SUBCASE("a missing tensor") {
+        w.sources.pop_back();
+        CHECK(MaskedModel::load(engine, config, w.sources, Precision::f32, model).code == Code::bad_checkpoint);
+    }
+    SUBCASE("a wrong shape") {
+        w.sources[1].shape = {48, 47};
+        CHECK(MaskedModel::load(engine, config, w.sources, Precision::f32, model).code == Code::bad_checkpoint);
+    }
+    SUBCASE("a NaN weight") {
+        w.values[2][5] = NAN;
+        const Status status = MaskedModel::load(engine, config, w.sources, Precision::f32, model);
+        CHECK(status.code == Code::non_finite);
+        CHECK(std::string(status.text).find("layers.0.k.weight") != std::string::npos);
+    }
+    SUBCASE("an absurd configuration") {
+        MaskedConfig bad = config;
+        bad.num_kv_heads = 3;
+        CHECK(MaskedModel::load(engine, bad, w.sources, Precision::f32, model).code == Code::bad_checkpoint);
+    }
+    SUBCASE("ids and lengths") {
+        const auto good = load(engine, config, Precision::f32);
+        std::vector<int32_t> ids(300, 1);
+        std::vector<float> out(300 * 67);
+        CHECK(good->logits(engine, {.ids = ids.data(), .B = 1, .T = 300}, out.data(), nullptr).code ==
+              Code::prompt_too_long);
+        ids[3] = 67;
+        CHECK(good->logits(engine, {.ids = ids.data(), .B = 1, .T = 30}, out.data(), nullptr).code ==
+              Code::invalid_argument);
+    }
+    SUBCASE("cancellation") {
+        const auto good = load(engine, config, Precision::f32);
+        const std::vector<int32_t> ids(30, 1);
+        std::vector<float> out(30 * 67);
+        const std::atomic<bool> cancelled{true};
+        CHECK(good->logits(engine, {.ids = ids.data(), .B = 1, .T = 30}, out.data(), &cancelled).code == Code::aborted);
+    }
+}
