@@ -87,7 +87,7 @@ async function loadTrainer(
   const model = await engine.native.loadMasked(config, tensors, settings.precision);
   owned.push({ close: () => model.dispose() });
   const average = settings.ema > 0;
-  const trainer = model.trainer({ keepAverage: average });
+  const trainer = await model.trainer({ keepAverage: average });
   owned.push({ close: () => trainer.dispose() });
   await fillBuffers(trainer, tensors, { run, average, resumed });
   return { model, trainer };

@@ -50,10 +50,10 @@ class FakeModel implements NativeMaskedModel {
   session(): NativeSession {
     throw new NoemaError("ERR_UNSUPPORTED", "session");
   }
-  losses(request: LossRequest): Promise<Float32Array> {
-    return this.trainer().losses({ ...request, source: "parameter" });
+  async losses(request: LossRequest): Promise<Float32Array> {
+    return (await this.trainer()).losses({ ...request, source: "parameter" });
   }
-  trainer(): FakeTrainer {
+  async trainer(): Promise<FakeTrainer> {
     const trainer = new FakeTrainer(this);
     this.engine.trainers.push(trainer);
     return trainer;

@@ -15,7 +15,7 @@ async function open(options: Partial<TrainOptions> = {}, engine = new FakeEngine
   const given = { steps: 40, warmup: 4, rate: 0.05, batch: 6, length: 8, microBatch: 6, ...options };
   const settings = resolveOptions({ run, corpus: ["x"], tokenizer: "x", ...given });
   const model = await engine.loadMasked(tinyConfig, freshWeights(tinyConfig, settings.seed));
-  const trainer = model.trainer({ keepAverage: true }) as FakeTrainer;
+  const trainer = (await model.trainer({ keepAverage: true })) as FakeTrainer;
   // A chain 3 -> 4 -> ... -> 11 -> 3: the left neighbour says it all.
   const row = (start: number) => Array.from({ length: 8 }, (_, i) => 3 + ((start + i) % 9));
   const rows = (step: number) => Array.from({ length: settings.batch }, (_, b) => row(step * 5 + b * 2));
