@@ -22,21 +22,31 @@ KeyRun visible_keys(const AttentionMask& mask, int64_t b, int64_t i, int64_t Tk)
     return run.low < run.high ? run : KeyRun{0, 0};
 }
 
-VisibleBlock cut_to_block(const KeyRun* runs, int64_t rows, int64_t n, int32_t* low, int32_t* high) {
-    int64_t first = kKeys, last = 0;
-    bool whole = true;
+VisibleBlock visible_block(const KeyRun* runs, int64_t rows, int64_t n) {
+    int64_t first = kKeys, last = 0, latest_low = 0, earliest_high = kKeys;
     for (int64_t r = 0; r < rows; ++r) {
-        const int64_t l = std::clamp(runs[r].low - n * kKeys, int64_t{0}, kKeys);
-        const int64_t h = std::clamp(runs[r].high - n * kKeys, l, kKeys);
-        low[r] = static_cast<int32_t>(l);
-        high[r] = static_cast<int32_t>(h);
-        whole = whole && l == 0 && h == kKeys;
-        if (l == h) continue;
-        first = std::min(first, l);
-        last = std::max(last, h);
+        const int64_t low = std::clamp(runs[r].low - n * kKeys, int64_t{0}, kKeys);
+        const int64_t high = std::clamp(runs[r].high - n * kKeys, low, kKeys);
+        latest_low = std::max(latest_low, low);
+        earliest_high = std::min(earliest_high, high);
+        if (low == high) continue;
+        first = std::min(first, low);
+        last = std::max(last, high);
     }
-    if (first >= last) return {rows, 0, 0, low, high, true};
-    return {rows, first / kPad * kPad, (last + kPad - 1) / kPad * kPad, low, high, !whole};
+    if (first >= last) return {rows, 0, 0, true};
+    first = first / kPad * kPad;
+    last = (last + kPad - 1) / kPad * kPad;
+    return {rows, first, last, latest_low <= first && earliest_high >= last};
+}
+
+void hide_scores(const KeyRun* runs, const VisibleBlock& visible, int64_t n, float* scores) {
+    if (visible.whole) return;
+    for (int64_t r = 0; r < visible.rows; ++r) {
+        const int64_t low = std::clamp(runs[r].low - n * kKeys, visible.first, visible.last);
+        const int64_t high = std::clamp(runs[r].high - n * kKeys, low, visible.last);
+        std::fill(scores + r * kKeys + visible.first, scores + r * kKeys + low, -HUGE_VALF);
+        std::fill(scores + r * kKeys + high, scores + r * kKeys + visible.last, -HUGE_VALF);
+    }
 }
 
 namespace {
@@ -67,7 +77,7 @@ struct Scratch {
 
     template <class Take>
     void lay_out(const Plan& plan, const Take& take) {
-        const int64_t padded = plan.shape.padded, rows = plan.rows();
+        const int64_t padded = plan.shape.padded, rows = (plan.rows() + kGroup - 1) / kGroup * kGroup;
         take(queries, rows * padded);
         take(out, rows * padded);
         take(max, rows);
@@ -151,13 +161,13 @@ class Task {
 
     void block(int64_t row, int64_t n) {
         const int64_t rows = std::min(kQueries, rows_ - row), padded = s_.padded, per_word = kernels_.per_word;
-        int32_t low[kQueries], high[kQueries];
-        const VisibleBlock visible = cut_to_block(x_.runs + row, rows, n, low, high);
+        const VisibleBlock visible = visible_block(x_.runs + row, rows, n);
         const int64_t first = visible.first, columns = visible.last - visible.first;
         if (!columns) return;
         float* out = x_.out + row * padded;
         kernels_.product({rows, columns, kernels_.words(s_.D), x_.queries + row * padded / per_word, padded / per_word,
                           1, x_.keys + first, kKeys, x_.scores + first, kKeys, false});
+        hide_scores(x_.runs + row, visible, n, x_.scores);
         float* weights = per_word == 1 ? x_.scores : x_.weights;
         kernels_.softmax({visible, p_.scale, x_.scores, weights, x_.max + row, x_.sum + row, out, padded});
         kernels_.product({rows, padded, columns / per_word, weights + first / per_word, kKeys / per_word, 1,

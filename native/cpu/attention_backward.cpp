@@ -2,6 +2,7 @@
 // the whole task, gradients of keys and values are summed over blocks of queries in order, those of a query over blocks
 // of keys in order.
 #include <algorithm>
+#include <cmath>
 
 #include "cpu/attention_kernels.h"
 
@@ -116,18 +117,21 @@ class Task {
         kernels_.pack_right(q, rows, x_.queries_right);
         kernels_.pack_right(d_out, rows, x_.d_out_right);
         kernels_.row_dots(d_out, query_rows(p_.out, h, i, rows), x_.delta);
-        for (int64_t r = 0; r < rows; ++r) x_.lse[r] = *p_.lse.at<float>(b_, h, i + r);
+        for (int64_t r = 0; r < rows; ++r) {
+            const float lse = *p_.lse.at<float>(b_, h, i + r);
+            x_.lse[r] = lse == -HUGE_VALF ? HUGE_VALF : lse;
+        }
         std::fill_n(x_.d_queries, rows * s_.padded, 0.0f);
     }
 
     void block(int64_t rows, int64_t n) {
-        int32_t low[kQueries], high[kQueries];
-        const VisibleBlock visible = cut_to_block(x_.runs, rows, n, low, high);
+        const VisibleBlock visible = visible_block(x_.runs, rows, n);
         if (visible.first == visible.last) return;
         const int64_t first = visible.first, columns = visible.last - first, padded = s_.padded;
         const int64_t per_word = kernels_.per_word, start = n * kKeys * padded, at = start + first * padded;
         scores(visible, x_.queries, x_.keys_t + start + first, x_.scores);
         scores(visible, x_.d_out, x_.values_t + start + first, x_.d_weights);
+        hide_scores(x_.runs, visible, n, x_.scores);
         const bool narrow = per_word == 1;
         float* weights_t = narrow ? x_.scores : x_.weights_t;
         float* d_scores_t = narrow ? x_.d_weights : x_.d_scores_t;

@@ -102,20 +102,34 @@ inline __m512 row_values(const HeadRows& from, int64_t r, int64_t c) {
     return _mm512_maskz_loadu_ps(first_lanes(from.D - c), from.data + r * from.stride + c);
 }
 
+inline bool present(const HeadRows& from, int64_t r) {
+    return r >= from.begin && r < from.end;
+}
+
 void pack_left(const HeadRows& from, int64_t count, void* to) {
-    const int64_t padded = padded_to(from.D);
+    const int64_t padded = padded_to(from.D), whole = from.D / kLanes * kLanes;
     uint16_t* packed = static_cast<uint16_t*>(to);
-    for (int64_t r = 0; r < count; ++r)
-        for (int64_t c = 0; c < padded; c += kLanes) store_rounded(packed + r * padded + c, row_values(from, r, c));
+    for (int64_t r = 0; r < count; ++r, packed += padded) {
+        int64_t c = 0;
+        if (present(from, r))
+            for (const float* row = from.data + r * from.stride; c < whole; c += kLanes)
+                store_rounded(packed + c, _mm512_loadu_ps(row + c));
+        for (; c < padded; c += kLanes) store_rounded(packed + c, row_values(from, r, c));
+    }
 }
 
 void pack_right(const HeadRows& from, int64_t count, void* to) {
-    const int64_t padded = padded_to(from.D);
+    const int64_t padded = padded_to(from.D), whole = from.D / kLanes * kLanes;
     uint32_t* packed = static_cast<uint32_t*>(to);
-    for (int64_t r = 0; r < count; r += 2)
-        for (int64_t c = 0; c < padded; c += kLanes)
-            _mm512_storeu_si512(packed + r / 2 * padded + c,
-                                pair_words(row_values(from, r, c), row_values(from, r + 1, c)));
+    for (int64_t r = 0; r < count; r += 2, packed += padded) {
+        int64_t c = 0;
+        if (present(from, r) && present(from, r + 1))
+            for (const float* row = from.data + r * from.stride; c < whole; c += kLanes)
+                _mm512_storeu_si512(packed + c,
+                                    pair_words(_mm512_loadu_ps(row + c), _mm512_loadu_ps(row + from.stride + c)));
+        for (; c < padded; c += kLanes)
+            _mm512_storeu_si512(packed + c, pair_words(row_values(from, r, c), row_values(from, r + 1, c)));
+    }
 }
 
 /// Four words of each of rows 0, 4, 8 and 12.
@@ -150,109 +164,125 @@ void pack_transposed(const HeadRows& from, void* to) {
     }
 }
 
-/// 2^x for x <= 0, 0 below the range of f32; NaN stays NaN. The minimax polynomial of degree 5 errs by 9e-8.
-inline __m512 exp2_nonpositive(__m512 x) {
-    const __m512 clamped = _mm512_max_ps(_mm512_set1_ps(-200.0f), x);
-    const __m512 n = _mm512_roundscale_ps(clamped, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    const __m512 f = _mm512_sub_ps(clamped, n);
-    __m512 y = _mm512_set1_ps(1.3264727197e-3f);
-    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(9.6715126396e-3f));
-    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(5.5507337433e-2f));
-    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(2.4022242085e-1f));
-    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(6.9314697760e-1f));
-    y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(1.0f));
-    return _mm512_scalef_ps(y, n);
-}
+/// As in attention_f32.cpp, with degree 4 (error 3e-6): weights are rounded to 8 bits anyway.
+struct Exp2 {
+    __m512 factor, lowest;
 
-constexpr float kLog2E = 1.44269504088896341f;
+    explicit Exp2(float f) : factor(_mm512_set1_ps(f)), lowest(_mm512_set1_ps(-126.0f / f)) {}
 
-/// Columns of one row; hidden ones count as -inf.
-template <bool kPartial>
-struct Scores {
-    const float* row;
-    int64_t low, high;
-
-    inline __m512 at(int64_t column) const {
-        const __m512 s = _mm512_loadu_ps(row + column);
-        if constexpr (!kPartial) return s;
-        const __mmask16 seen = first_lanes(high - column) & ~first_lanes(low - column);
-        return _mm512_mask_mov_ps(_mm512_set1_ps(-__builtin_huge_valf()), seen, s);
+    __m512 operator()(__m512 x) const {
+        const __m512 magic = _mm512_set1_ps(12582912.0f);
+        const __m512 z = _mm512_fmadd_ps(x, factor, magic);
+        const __m512 f = _mm512_fmsub_ps(x, factor, _mm512_sub_ps(z, magic));
+        __m512 y = _mm512_fmadd_ps(_mm512_set1_ps(9.5828530972e-3f), f, _mm512_set1_ps(5.5906424597e-2f));
+        y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(2.4024098610e-1f));
+        y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(6.9312419342e-1f));
+        y = _mm512_fmadd_ps(y, f, _mm512_set1_ps(1.0f));
+        const __mmask16 keep = _mm512_cmp_ps_mask(x, lowest, _CMP_NLT_UQ);
+        const __m512i n = _mm512_slli_epi32(_mm512_castps_si512(z), 23);
+        return _mm512_castsi512_ps(_mm512_maskz_add_epi32(keep, _mm512_castps_si512(y), n));
     }
 };
 
-template <bool kPartial>
-void softmax_row(const SoftmaxBlock& p, int64_t r) {
-    const VisibleBlock& visible = p.visible;
-    const Scores<kPartial> scores{p.scores + r * kKeys, visible.low[r], visible.high[r]};
+constexpr float kLog2E = 1.44269504088896341f;
+
+/// Lanes of each of four vectors folded to one value: lane i from v[i].
+template <class Fold>
+inline __m128 fold_four(const __m512 (&v)[4], Fold fold) {
+    const __m512 ab = fold(_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1]));
+    const __m512 cd = fold(_mm512_unpacklo_ps(v[2], v[3]), _mm512_unpackhi_ps(v[2], v[3]));
+    const __m512 all = fold(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xEE));
+    const __m512 halves = fold(all, _mm512_shuffle_f32x4(all, all, 0x4E));
+    return _mm512_castps512_ps128(fold(halves, _mm512_shuffle_f32x4(halves, halves, 0xB1)));
+}
+inline __m512 most_of(__m512 a, __m512 b) {
+    return _mm512_max_ps(a, b);
+}
+inline __m512 sum_of(__m512 a, __m512 b) {
+    return _mm512_add_ps(a, b);
+}
+
+void multiply_row(float* row, float factor, int64_t n) {
+    for (int64_t c = 0; c < n; c += kLanes)
+        _mm512_storeu_ps(row + c, _mm512_mul_ps(_mm512_loadu_ps(row + c), _mm512_set1_ps(factor)));
+}
+
+/// As in attention_f32.cpp.
+inline void raise_maxima(const SoftmaxBlock& p, int64_t r, float* shrink) {
+    const float* scores = p.scores + r * kKeys;
+    __m512 v[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) v[i] = _mm512_loadu_ps(scores + i * kKeys + p.visible.first);
+    for (int64_t c = p.visible.first + kLanes; c < p.visible.last; c += kLanes) {
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) v[i] = _mm512_max_ps(_mm512_loadu_ps(scores + i * kKeys + c), v[i]);
+    }
+    const __m128 before = _mm_loadu_ps(p.max + r), now = _mm_max_ps(fold_four(v, most_of), before);
+    const __m512 behind = _mm512_castps128_ps512(_mm_sub_ps(before, now));
+    _mm_storeu_ps(p.max + r, now);
+    _mm_storeu_ps(shrink, _mm512_castps512_ps128(Exp2(p.scale * kLog2E)(behind)));
+}
+
+inline void weigh(const SoftmaxBlock& p, int64_t r, const float* shrink) {
+    const float* scores = p.scores + r * kKeys;
     uint16_t* weights = static_cast<uint16_t*>(p.weights) + r * kKeys;
-    __m512 most = _mm512_set1_ps(p.max[r]);
-    for (int64_t c = visible.first; c < visible.last; c += kLanes) most = _mm512_max_ps(scores.at(c), most);
-    const float max = _mm512_reduce_max_ps(most);
-    const __m512 factor = _mm512_set1_ps(p.scale * kLog2E), offset = _mm512_set1_ps(max);
-    __m512 sum = _mm512_setzero_ps();
-    for (int64_t c = visible.first; c < visible.last; c += kLanes) {
-        const __m512 weight = exp2_nonpositive(_mm512_mul_ps(_mm512_sub_ps(scores.at(c), offset), factor));
-        sum = _mm512_add_ps(sum, weight);
-        store_rounded(weights + c, weight);
+    const Exp2 exp2(p.scale * kLog2E);
+    __m512 v[4], max[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+        v[i] = _mm512_setzero_ps();
+        max[i] = _mm512_set1_ps(p.max[r + i]);
     }
-    if (max > p.max[r]) {
-        const __m512 behind = _mm512_sub_ps(_mm512_set1_ps(p.max[r]), offset);
-        const __m512 shrink = exp2_nonpositive(_mm512_mul_ps(behind, factor));
-        float* out = p.out + r * p.D;
-        for (int64_t c = 0; c < p.D; c += kLanes)
-            _mm512_storeu_ps(out + c, _mm512_mul_ps(_mm512_loadu_ps(out + c), shrink));
-        p.sum[r] *= _mm512_cvtss_f32(shrink);
-        p.max[r] = max;
+    for (int64_t c = p.visible.first; c < p.visible.last; c += kLanes) {
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) {
+            const __m512 weight = exp2(_mm512_sub_ps(_mm512_loadu_ps(scores + i * kKeys + c), max[i]));
+            v[i] = _mm512_add_ps(v[i], weight);
+            store_rounded(weights + i * kKeys + c, weight);
+        }
     }
-    p.sum[r] += _mm512_reduce_add_ps(sum);
+    const __m128 earlier = _mm_mul_ps(_mm_loadu_ps(p.sum + r), _mm_loadu_ps(shrink));
+    _mm_storeu_ps(p.sum + r, _mm_add_ps(earlier, fold_four(v, sum_of)));
 }
 
 void softmax(const SoftmaxBlock& p) {
+    float shrink[kQueries];
+    for (int64_t r = 0; r < p.visible.rows; r += kGroup) raise_maxima(p, r, shrink + r);
+    for (int64_t r = 0; r < p.visible.rows; r += kGroup) weigh(p, r, shrink + r);
     for (int64_t r = 0; r < p.visible.rows; ++r)
-        if (p.visible.partial)
-            softmax_row<true>(p, r);
-        else
-            softmax_row<false>(p, r);
+        if (shrink[r] != 1.0f) multiply_row(p.out + r * p.D, shrink[r], p.D);
 }
 
 struct Slopes {
     __m512 weight, d_score;
 };
 
-template <bool kPartial>
-inline Slopes slopes(const SoftmaxBackwardBlock& p, int64_t r, int64_t c) {
-    const VisibleBlock& visible = p.visible;
-    if (visible.low[r] >= visible.high[r]) return {_mm512_setzero_ps(), _mm512_setzero_ps()};
-    const Scores<kPartial> scores{p.scores + r * kKeys, visible.low[r], visible.high[r]};
+inline Slopes slopes(const SoftmaxBackwardBlock& p, const Exp2& exp2, int64_t r, int64_t c) {
     const __m512 scale = _mm512_set1_ps(p.scale);
-    const __m512 exponent = _mm512_fmsub_ps(scores.at(c), scale, _mm512_set1_ps(p.lse[r]));
+    const __m512 exponent = _mm512_fmsub_ps(_mm512_loadu_ps(p.scores + r * kKeys + c), scale, _mm512_set1_ps(p.lse[r]));
     const __m512 capped = _mm512_min_ps(_mm512_setzero_ps(), exponent);  // a probability is at most 1
-    const __m512 weight = exp2_nonpositive(_mm512_mul_ps(capped, _mm512_set1_ps(kLog2E)));
+    const __m512 weight = exp2(capped);
     const __m512 slope = _mm512_sub_ps(_mm512_loadu_ps(p.d_weights + r * kKeys + c), _mm512_set1_ps(p.delta[r]));
     return {weight, _mm512_mul_ps(_mm512_mul_ps(weight, scale), slope)};
 }
 
-/// Rows r and r + 1, whose values share words where rows are summed over; the last row may lack a partner.
-template <bool kPartial>
-void softmax_backward_rows(const SoftmaxBackwardBlock& p, int64_t r) {
-    const bool both = r + 1 < p.visible.rows;
-    for (int64_t c = p.visible.first; c < p.visible.last; c += kLanes) {
-        const Slopes a = slopes<kPartial>(p, r, c);
-        const Slopes b = both ? slopes<kPartial>(p, r + 1, c) : Slopes{_mm512_setzero_ps(), _mm512_setzero_ps()};
-        const int64_t at = r / 2 * kKeys + c;
-        _mm512_storeu_si512(static_cast<uint32_t*>(p.weights_t) + at, pair_words(a.weight, b.weight));
-        _mm512_storeu_si512(static_cast<uint32_t*>(p.d_scores_t) + at, pair_words(a.d_score, b.d_score));
-        store_rounded(static_cast<uint16_t*>(p.d_scores) + r * kKeys + c, a.d_score);
-        if (both) store_rounded(static_cast<uint16_t*>(p.d_scores) + (r + 1) * kKeys + c, b.d_score);
-    }
-}
-
+/// Rows share words in twos where rows are summed over; an odd last one gets a zero partner.
 void softmax_backward(const SoftmaxBackwardBlock& p) {
-    for (int64_t r = 0; r < p.visible.rows; r += 2)
-        if (p.visible.partial)
-            softmax_backward_rows<true>(p, r);
-        else
-            softmax_backward_rows<false>(p, r);
+    uint32_t* weights_t = static_cast<uint32_t*>(p.weights_t);
+    uint32_t* d_scores_t = static_cast<uint32_t*>(p.d_scores_t);
+    uint16_t* d_scores = static_cast<uint16_t*>(p.d_scores);
+    const Exp2 exp2(kLog2E);
+    for (int64_t r = 0; r < p.visible.rows; r += 2) {
+        const bool both = r + 1 < p.visible.rows;
+        for (int64_t c = p.visible.first; c < p.visible.last; c += kLanes) {
+            const Slopes a = slopes(p, exp2, r, c);
+            const Slopes b = both ? slopes(p, exp2, r + 1, c) : Slopes{_mm512_setzero_ps(), _mm512_setzero_ps()};
+            _mm512_storeu_si512(weights_t + r / 2 * kKeys + c, pair_words(a.weight, b.weight));
+            _mm512_storeu_si512(d_scores_t + r / 2 * kKeys + c, pair_words(a.d_score, b.d_score));
+            store_rounded(d_scores + r * kKeys + c, a.d_score);
+            store_rounded(d_scores + (r + 1) * kKeys + c, b.d_score);
+        }
+    }
 }
 
 }  // namespace

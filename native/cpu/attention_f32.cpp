@@ -27,48 +27,50 @@ HWY_INLINE VF operand(VF v) {
 }
 
 template <int kRows, int kVectors>
-HWY_INLINE void product_tile(const BlockProduct& p, const float* left, const float* right, float* c) {
+HWY_NOINLINE void product_tile(const BlockProduct& p, int64_t row, int64_t column) {
     const DF d;
+    const int64_t left_row = p.left_row, left_step = p.left_step, right_step = p.right_step, c_row = p.c_row;
+    const float* left = static_cast<const float*>(p.left) + row * left_row;
+    const float* right = static_cast<const float*>(p.right) + column;
+    float* c = p.c + row * c_row + column;
     VF sum[kRows][kVectors];
     HWY_UNROLL(8)
-    for (int i = 0; i < kRows; ++i) HWY_UNROLL(8)
-    for (int j = 0; j < kVectors; ++j)
-        sum[i][j] = p.accumulate ? hn::LoadU(d, c + i * p.c_row + j * kLanes) : hn::Zero(d);
-    for (int64_t step = 0; step < p.steps; ++step) {
+    for (int i = 0; i < kRows; ++i) {
+        HWY_UNROLL(8)
+        for (int j = 0; j < kVectors; ++j)
+            sum[i][j] = p.accumulate ? hn::LoadU(d, c + i * c_row + j * kLanes) : hn::Zero(d);
+    }
+    for (int64_t step = p.steps; step > 0; --step) {
         VF r[kVectors];
         HWY_UNROLL(8)
         for (int j = 0; j < kVectors; ++j) r[j] = hn::LoadU(d, right + j * kLanes);
         HWY_UNROLL(8)
         for (int i = 0; i < kRows; ++i) {
-            const VF l = hn::Set(d, left[i * p.left_row]);
+            const VF l = hn::Set(d, left[i * left_row]);
             HWY_UNROLL(8)
             for (int j = 0; j < kVectors; ++j) sum[i][j] = hn::MulAdd(l, r[j], sum[i][j]);
         }
-        left += p.left_step;
-        right += p.right_step;
+        left += left_step;
+        right += right_step;
     }
     HWY_UNROLL(8)
-    for (int i = 0; i < kRows; ++i) HWY_UNROLL(8)
-    for (int j = 0; j < kVectors; ++j) hn::StoreU(sum[i][j], d, c + i * p.c_row + j * kLanes);
-}
-
-template <int kRows, int kVectors>
-HWY_NOINLINE void product_tile_at(const BlockProduct& p, int64_t row, int64_t column) {
-    product_tile<kRows, kVectors>(p, static_cast<const float*>(p.left) + row * p.left_row,
-                                  static_cast<const float*>(p.right) + column, p.c + row * p.c_row + column);
+    for (int i = 0; i < kRows; ++i) {
+        HWY_UNROLL(8)
+        for (int j = 0; j < kVectors; ++j) hn::StoreU(sum[i][j], d, c + i * c_row + j * kLanes);
+    }
 }
 
 // The last rows get a tile of their own height: a row's arithmetic is the same in any tile.
 template <int kVectors>
 void product_panel(const BlockProduct& p, int64_t column) {
     int64_t row = 0;
-    for (; row + kTileRows <= p.rows; row += kTileRows) product_tile_at<kTileRows, kVectors>(p, row, column);
+    for (; row + kTileRows <= p.rows; row += kTileRows) product_tile<kTileRows, kVectors>(p, row, column);
     switch (p.rows - row) {
-        case 1: return product_tile_at<1, kVectors>(p, row, column);
-        case 2: return product_tile_at<2, kVectors>(p, row, column);
-        case 3: return product_tile_at<3, kVectors>(p, row, column);
-        case 4: return product_tile_at<4, kVectors>(p, row, column);
-        case 5: return product_tile_at<5, kVectors>(p, row, column);
+        case 1: return product_tile<1, kVectors>(p, row, column);
+        case 2: return product_tile<2, kVectors>(p, row, column);
+        case 3: return product_tile<3, kVectors>(p, row, column);
+        case 4: return product_tile<4, kVectors>(p, row, column);
+        case 5: return product_tile<5, kVectors>(p, row, column);
     }
 }
 
@@ -78,25 +80,27 @@ void product(const BlockProduct& p) {
     for (; column + kWidth <= p.columns; column += kWidth) product_panel<kTileVectors>(p, column);
     switch ((p.columns - column) / kLanes) {
         case 1: return product_panel<1>(p, column);
-        case 2: return product_panel<2>(p, column);
-        case 3: return product_panel<3>(p, column);
+        case 2: return product_panel < kTileVectors == 4 ? 2 : 1 > (p, column);
+        case 3: return product_panel < kTileVectors == 4 ? 3 : 1 > (p, column);
     }
 }
 
 template <bool kRounding>
 void pack_rows(const HeadRows& from, int64_t count, void* to) {
     const DF d;
-    const int64_t padded = (from.D + kPad - 1) / kPad * kPad;
+    const int64_t padded = (from.D + kPad - 1) / kPad * kPad, whole = from.D / kLanes * kLanes;
     for (int64_t r = 0; r < count; ++r) {
         float* packed = static_cast<float*>(to) + r * padded;
-        const bool present = r >= from.begin && r < from.end;
-        const float* row = present ? from.data + r * from.stride : nullptr;
-        for (int64_t c = 0; c < padded; c += kLanes) {
-            VF v = hn::Zero(d);
-            if (present && c < from.D)
-                v = load_n(d, row + c, static_cast<size_t>(from.D - c < kLanes ? from.D - c : kLanes));
-            hn::StoreU(operand<kRounding>(v), d, packed + c);
+        int64_t c = 0;
+        if (r >= from.begin && r < from.end) {
+            const float* row = from.data + r * from.stride;
+            for (; c < whole; c += kLanes) hn::StoreU(operand<kRounding>(hn::LoadU(d, row + c)), d, packed + c);
+            if (c < from.D) {
+                hn::StoreU(operand<kRounding>(load_n(d, row + c, static_cast<size_t>(from.D - c))), d, packed + c);
+                c += kLanes;
+            }
         }
+        for (; c < padded; c += kLanes) hn::StoreU(hn::Zero(d), d, packed + c);
     }
 }
 
@@ -158,42 +162,76 @@ void pack_transposed(const HeadRows& from, void* to) {
     }
 }
 
-/// 2^x for x <= 0, 0 below -126.5; NaN stays NaN. The polynomial is the minimax one of degree 6 on [-1/2, 1/2].
-HWY_INLINE VF exp2_nonpositive(VF x) {
-    const DF d;
-    const VF clamped = hn::Max(hn::Set(d, -127.0f), x);
-    const VF n = hn::Round(clamped);
-    const VF f = hn::Sub(clamped, n);
-    VF y = hn::Set(d, 1.535336188319500e-4f);
-    y = hn::MulAdd(y, f, hn::Set(d, 1.339887440266574e-3f));
-    y = hn::MulAdd(y, f, hn::Set(d, 9.618437357674640e-3f));
-    y = hn::MulAdd(y, f, hn::Set(d, 5.550332471162809e-2f));
-    y = hn::MulAdd(y, f, hn::Set(d, 2.402264791363012e-1f));
-    y = hn::MulAdd(y, f, hn::Set(d, 6.931472028550421e-1f));
-    y = hn::MulAdd(y, f, hn::Set(d, 1.0f));
-    return hn::Mul(y, power_of_two(n));
-}
+/// 2^(x factor) for x <= 0, 0 where that is below 2^-126; NaN stays NaN. With n the nearest integer to x factor, read
+/// off the low bits of a sum with 1.5 2^23, it is 2^n times the minimax polynomial of degree 5 on [-1/2, 1/2] (error
+/// 9e-8); 2^n is multiplied by adding n to the exponent's bits.
+template <class D>
+struct Exp2 {
+    using V = hn::Vec<D>;
+    V factor, lowest;
 
-constexpr float kLog2E = 1.44269504088896341f;
-// Stands for "no score yet" and, unlike -inf, can be subtracted from -inf.
-constexpr float kLowest = -3.402823466e38f;
+    explicit HWY_INLINE Exp2(float f) : factor(hn::Set(D(), f)), lowest(hn::Set(D(), -126.0f / f)) {}
 
-/// Columns of one row; hidden ones count as -inf.
-template <bool kPartial>
-struct Scores {
-    const float* row;
-    int32_t low, high;
-
-    HWY_INLINE VF at(int64_t column) const {
-        const DF d;
-        const VF s = hn::LoadU(d, row + column);
-        if constexpr (!kPartial) return s;
-        const hn::RebindToSigned<DF> di;
-        const auto index = hn::Iota(di, static_cast<int32_t>(column));
-        const auto seen = hn::And(hn::Gt(index, hn::Set(di, low - 1)), hn::Lt(index, hn::Set(di, high)));
-        return hn::IfThenElse(hn::RebindMask(d, seen), s, hn::Set(d, -HUGE_VALF));
+    HWY_INLINE V operator()(V x) const {
+        const D d;
+        const hn::RebindToSigned<D> di;
+        const V magic = hn::Set(d, 12582912.0f);
+        const V z = hn::MulAdd(x, factor, magic);
+        const V f = hn::MulSub(x, factor, hn::Sub(z, magic));
+        V y = hn::MulAdd(hn::Set(d, 1.3264727197e-3f), f, hn::Set(d, 9.6715126396e-3f));
+        y = hn::MulAdd(y, f, hn::Set(d, 5.5507337433e-2f));
+        y = hn::MulAdd(y, f, hn::Set(d, 2.4022242085e-1f));
+        y = hn::MulAdd(y, f, hn::Set(d, 6.9314697760e-1f));
+        y = hn::MulAdd(y, f, hn::Set(d, 1.0f));
+        const auto bits = hn::Add(hn::BitCast(di, y), hn::ShiftLeft<23>(hn::BitCast(di, z)));
+        return hn::IfThenZeroElse(hn::Lt(x, lowest), hn::BitCast(d, bits));
     }
 };
+
+constexpr float kLog2E = 1.44269504088896341f;
+
+struct Most {
+    template <class V>
+    HWY_INLINE V operator()(V a, V b) const {
+        return hn::Max(a, b);
+    }
+};
+struct Plus {
+    template <class V>
+    HWY_INLINE V operator()(V a, V b) const {
+        return hn::Add(a, b);
+    }
+};
+
+#if HWY_TARGET != HWY_SCALAR
+/// Folds the upper half onto the lower one until four lanes are left.
+template <class D, class Fold>
+HWY_INLINE hn::Vec<hn::CappedTag<float, 4>> fold_to_four(D d, hn::Vec<D> v, Fold fold) {
+    if constexpr (hn::MaxLanes(D()) == 4) {
+        return v;
+    } else {
+        const hn::Half<D> half;
+        return fold_to_four(half, fold(hn::LowerHalf(half, v), hn::UpperHalf(half, v)), fold);
+    }
+}
+#endif
+
+/// Lanes of each of four vectors folded to one value: to[i] from v[i].
+template <class Fold>
+HWY_INLINE void fold_four(const VF (&v)[4], Fold fold, float* to) {
+#if HWY_TARGET == HWY_SCALAR
+    for (int i = 0; i < 4; ++i) to[i] = hn::GetLane(v[i]);
+    (void)fold;
+#else
+    const DF d;
+    const hn::Repartition<uint64_t, DF> dw;
+    const VF ab = fold(hn::InterleaveLower(d, v[0], v[1]), hn::InterleaveUpper(d, v[0], v[1]));
+    const VF ce = fold(hn::InterleaveLower(d, v[2], v[3]), hn::InterleaveUpper(d, v[2], v[3]));
+    const VF low = hn::BitCast(d, hn::InterleaveLower(dw, hn::BitCast(dw, ab), hn::BitCast(dw, ce)));
+    const VF high = hn::BitCast(d, hn::InterleaveUpper(dw, hn::BitCast(dw, ab), hn::BitCast(dw, ce)));
+    hn::StoreU(fold_to_four(d, fold(low, high), fold), hn::CappedTag<float, 4>(), to);
+#endif
+}
 
 HWY_INLINE void multiply_row(float* row, float factor, int64_t n) {
     const DF d;
@@ -201,66 +239,84 @@ HWY_INLINE void multiply_row(float* row, float factor, int64_t n) {
 }
 
 // exp(scale (s - max)) is taken as 2^((s - max) scale log2 e): the difference first, so that it is exact near the
-// maximum however large the scores are.
-template <bool kRounding, bool kPartial>
-void softmax_row(const SoftmaxBlock& p, int64_t r) {
+// maximum however large the scores are. Maxima of all rows come before the weights of any, because each is a chain of
+// dependent steps that only other rows can fill.
+
+/// Takes four rows' maxima into those so far; shrink[i] is what row r + i's earlier sums are worth now.
+HWY_INLINE void raise_maxima(const SoftmaxBlock& p, int64_t r, float* shrink) {
     const DF d;
-    const VisibleBlock& visible = p.visible;
-    const Scores<kPartial> scores{p.scores + r * kKeys, visible.low[r], visible.high[r]};
+    const float* scores = p.scores + r * kKeys;
+    float most[4];
+    VF v[4];
+    HWY_UNROLL(4)
+    for (int i = 0; i < 4; ++i) v[i] = hn::LoadU(d, scores + i * kKeys + p.visible.first);
+    for (int64_t c = p.visible.first + kLanes; c < p.visible.last; c += kLanes) {
+        HWY_UNROLL(4)
+        for (int i = 0; i < 4; ++i) v[i] = hn::Max(hn::LoadU(d, scores + i * kKeys + c), v[i]);
+    }
+    fold_four(v, Most(), most);
+    const hn::CappedTag<float, 4> dq;
+    const Exp2<hn::CappedTag<float, 4>> exp2(p.scale * kLog2E);
+    for (size_t i = 0; i < 4; i += hn::Lanes(dq)) {
+        const auto before = hn::LoadU(dq, p.max + r + i);
+        const auto now = hn::Max(hn::LoadU(dq, most + i), before);
+        hn::StoreU(now, dq, p.max + r + i);
+        hn::StoreU(exp2(hn::Sub(before, now)), dq, shrink + i);
+    }
+}
+
+template <bool kRounding>
+HWY_INLINE void weigh(const SoftmaxBlock& p, int64_t r, const float* shrink) {
+    const DF d;
+    const float* scores = p.scores + r * kKeys;
     float* weights = static_cast<float*>(p.weights) + r * kKeys;
-    VF most = hn::Set(d, p.max[r]);
-    for (int64_t c = visible.first; c < visible.last; c += kLanes) most = hn::Max(scores.at(c), most);
-    const float max = max_of(most);
-    const VF factor = hn::Set(d, p.scale * kLog2E), offset = hn::Set(d, max);
-    VF sum = hn::Zero(d);
-    for (int64_t c = visible.first; c < visible.last; c += kLanes) {
-        const VF weight = exp2_nonpositive(hn::Mul(hn::Sub(scores.at(c), offset), factor));
-        sum = hn::Add(sum, weight);
-        hn::StoreU(operand<kRounding>(weight), d, weights + c);
+    const Exp2<DF> exp2(p.scale * kLog2E);
+    float total[4];
+    VF v[4], max[4];
+    HWY_UNROLL(4)
+    for (int i = 0; i < 4; ++i) {
+        v[i] = hn::Zero(d);
+        max[i] = hn::Set(d, p.max[r + i]);
     }
-    if (max > p.max[r]) {
-        const float shrink = hn::GetLane(exp2_nonpositive(hn::Mul(hn::Sub(hn::Set(d, p.max[r]), offset), factor)));
-        p.sum[r] *= shrink;
-        multiply_row(p.out + r * p.D, shrink, p.D);
-        p.max[r] = max;
+    for (int64_t c = p.visible.first; c < p.visible.last; c += kLanes) {
+        HWY_UNROLL(4)
+        for (int i = 0; i < 4; ++i) {
+            const VF weight = exp2(hn::Sub(hn::LoadU(d, scores + i * kKeys + c), max[i]));
+            v[i] = hn::Add(v[i], weight);
+            hn::StoreU(operand<kRounding>(weight), d, weights + i * kKeys + c);
+        }
     }
-    p.sum[r] += sum_of(sum);
+    fold_four(v, Plus(), total);
+    for (int i = 0; i < 4; ++i) p.sum[r + i] = p.sum[r + i] * shrink[i] + total[i];
 }
 
 template <bool kRounding>
 void softmax(const SoftmaxBlock& p) {
+    float shrink[kQueries];
+    for (int64_t r = 0; r < p.visible.rows; r += kGroup) raise_maxima(p, r, shrink + r);
+    for (int64_t r = 0; r < p.visible.rows; r += kGroup) weigh<kRounding>(p, r, shrink + r);
     for (int64_t r = 0; r < p.visible.rows; ++r)
-        if (p.visible.partial)
-            softmax_row<kRounding, true>(p, r);
-        else
-            softmax_row<kRounding, false>(p, r);
+        if (shrink[r] != 1.0f) multiply_row(p.out + r * p.D, shrink[r], p.D);
 }
 
 // A probability is at most 1: the minimum keeps it so when scores are so large that lse lost its last digits.
-template <bool kRounding, bool kPartial>
-void softmax_backward_row(const SoftmaxBackwardBlock& p, int64_t r) {
-    const DF d;
-    const VisibleBlock& visible = p.visible;
-    const Scores<kPartial> scores{p.scores + r * kKeys, visible.low[r], visible.high[r]};
-    const VF lse = hn::Set(d, p.lse[r]), delta = hn::Set(d, p.delta[r]), scale = hn::Set(d, p.scale);
-    const bool blind = visible.low[r] >= visible.high[r];
-    for (int64_t c = visible.first; c < visible.last; c += kLanes) {
-        const int64_t at = r * kKeys + c;
-        const VF exponent = hn::Min(hn::MulSub(scores.at(c), scale, lse), hn::Zero(d));
-        const VF weight = blind ? hn::Zero(d) : exp2_nonpositive(hn::Mul(exponent, hn::Set(d, kLog2E)));
-        const VF slope = hn::Sub(hn::LoadU(d, p.d_weights + at), delta);
-        hn::StoreU(operand<kRounding>(weight), d, static_cast<float*>(p.weights_t) + at);
-        hn::StoreU(operand<kRounding>(hn::Mul(hn::Mul(weight, scale), slope)), d, static_cast<float*>(p.d_scores) + at);
-    }
-}
-
 template <bool kRounding>
 void softmax_backward(const SoftmaxBackwardBlock& p) {
-    for (int64_t r = 0; r < p.visible.rows; ++r)
-        if (p.visible.partial)
-            softmax_backward_row<kRounding, true>(p, r);
-        else
-            softmax_backward_row<kRounding, false>(p, r);
+    const DF d;
+    const VF scale = hn::Set(d, p.scale);
+    const Exp2<DF> exp2(kLog2E);
+    for (int64_t r = 0; r < p.visible.rows; ++r) {
+        const VF lse = hn::Set(d, p.lse[r]), delta = hn::Set(d, p.delta[r]);
+        for (int64_t c = p.visible.first; c < p.visible.last; c += kLanes) {
+            const int64_t at = r * kKeys + c;
+            const VF exponent = hn::Min(hn::Zero(d), hn::MulSub(hn::LoadU(d, p.scores + at), scale, lse));
+            const VF weight = exp2(exponent);
+            const VF slope = hn::Sub(hn::LoadU(d, p.d_weights + at), delta);
+            const VF d_score = hn::Mul(hn::Mul(weight, scale), slope);
+            hn::StoreU(operand<kRounding>(weight), d, static_cast<float*>(p.weights_t) + at);
+            hn::StoreU(operand<kRounding>(d_score), d, static_cast<float*>(p.d_scores) + at);
+        }
+    }
 }
 
 void row_dots(const HeadRows& a, const HeadRows& b, float* sums) {

@@ -43,13 +43,14 @@ struct BlockProduct {
     bool accumulate;
 };
 
-/// Columns [first, last) of a block of scores, multiples of kPad. Row r sees columns [low[r], high[r]); `partial` says
-/// that this hides something.
+/// Rows go through the softmax four at a time, so that four reductions over lanes become one. The arrays of a block must
+/// have room for whole groups; what max, sum and scores beyond the last row hold does not matter.
+constexpr int64_t kGroup = 4;
+
+/// The part of a block of scores that is worth computing: columns [first, last), multiples of kPad.
 struct VisibleBlock {
     int64_t rows, first, last;
-    const int32_t* low;
-    const int32_t* high;
-    bool partial;
+    bool whole;  // every row sees all of these columns
 };
 
 /// Online softmax. scores [rows][kKeys] become weights exp(scale (score - max)), as the left operand of P v.
@@ -70,7 +71,7 @@ struct SoftmaxBackwardBlock {
     float scale;
     float* scores;
     float* d_weights;
-    const float* lse;    // [rows]
+    const float* lse;    // [rows]; +inf for a row without keys
     const float* delta;  // [rows] sum(d_out out)
     // Left operands: `_t` [rows summed][kKeys] words, the other [rows][keys summed]. With f32 words the two forms are
     // one, and they may lie in `scores` and `d_weights`.
@@ -127,8 +128,10 @@ struct KeyRun {
 };
 KeyRun visible_keys(const AttentionMask& mask, int64_t b, int64_t i, int64_t Tk);
 
-/// Runs of a block of queries cut to key block n: fills low and high (relative to the block) and says which columns
-/// matter; first == last when none does.
-VisibleBlock cut_to_block(const KeyRun* runs, int64_t rows, int64_t n, int32_t* low, int32_t* high);
+/// What a block of queries with these runs sees of key block n; first == last when that is nothing.
+VisibleBlock visible_block(const KeyRun* runs, int64_t rows, int64_t n);
+
+/// Sets the scores that a row does not see to -inf, whose weight is 0.
+void hide_scores(const KeyRun* runs, const VisibleBlock& visible, int64_t n, float* scores);
 
 }  // namespace noema::cpu

@@ -33,7 +33,7 @@ FrontDoor& mask_checks(FrontDoor& door, const AttentionMask& mask, int64_t B, in
 }
 
 bool scale_ok(float scale) {
-    return scale > 0 && scale <= 1e30f;
+    return scale >= 1e-30f && scale <= 1e30f;
 }
 
 /// Two views that start at the same element, which is how one passes a tensor twice.
@@ -49,7 +49,7 @@ Status attention(const Attention& p, Context& context) {
     shared_checks(door, p.q, p.k, p.v)
         .real("out", p.out, {B, Tq, H, D})
         .optional_real("lse", p.lse, {B, H, Tq})
-        .that(scale_ok(p.scale), "scale", "must be positive and at most 1e30")
+        .that(scale_ok(p.scale), "scale", "must lie between 1e-30 and 1e30")
         .that(!same(p.out, p.q) && !same(p.out, p.k) && !same(p.out, p.v), "out", "may not be q, k or v");
     return mask_checks(door, p.mask, B, dim(p.k, 1)).call(&OpTable::attention, p);
 }
@@ -65,7 +65,7 @@ Status attention_backward(const AttentionBackward& p, Context& context) {
         .real("d_q", p.d_q, {B, Tq, H, D})
         .real("d_k", p.d_k, {B, Tk, Hkv, D})
         .real("d_v", p.d_v, {B, Tk, Hkv, D})
-        .that(scale_ok(p.scale), "scale", "must be positive and at most 1e30")
+        .that(scale_ok(p.scale), "scale", "must lie between 1e-30 and 1e30")
         .that(!same(p.d_q, p.d_k) && !same(p.d_q, p.d_v) && !same(p.d_k, p.d_v), "d_q", "(or d_k, d_v) is given twice");
     for (const View* d : {&p.d_q, &p.d_k, &p.d_v})
         for (const View* input : {&p.q, &p.k, &p.v, &p.out, &p.d_out})
