@@ -3,7 +3,7 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
-#include "cpu/activation-inl.h"
+#include "cpu/activations-inl.h"
 #include "cpu/cpu.h"
 #include "cpu/matmul_block.h"
 #include "cpu/simd-inl.h"
