@@ -144,8 +144,7 @@ export function resolveOptions(options: TrainOptions): TrainSettings {
   const allowed = [...optionNames, ...otherNames];
   for (const name of Object.keys(options)) if (!allowed.includes(name)) throw unknownOption(name, allowed);
   for (const name of options.changes ?? [])
-    if (!optionNames.some((known) => known === name && optionTable[known].fixed))
-      throw unknownOption(name, fixedNames, "change");
+    if (!changeable.includes(name)) throw unknownOption(name, changeable, "change");
   checkOthers(options);
   const settings = Object.fromEntries(
     optionNames.map((name) => [name, checked(name, options[name] ?? optionTable[name].default)]),
@@ -154,6 +153,7 @@ export function resolveOptions(options: TrainOptions): TrainSettings {
 }
 
 export const fixedNames: readonly OptionName[] = optionNames.filter((name) => optionTable[name].fixed);
+const changeable: readonly string[] = [...fixedNames, "corpus"];
 
 /** Options that stand for others get their values: a state then holds what was really done. */
 function completed(settings: TrainSettings): TrainSettings {

@@ -148,7 +148,7 @@ export class Session {
     return gradientNorm;
   }
 
-  async evaluate(): Promise<HeldOutMetric> {
+  async evaluate(signal?: AbortSignal): Promise<HeldOutMetric> {
     const { config, heldOut, settings, trainer, metrics } = this.parts;
     const source = this.source;
     const scorer = {
@@ -156,7 +156,7 @@ export class Session {
       losses: (request: Parameters<NativeMaskedModel["losses"]>[0]) => trainer.losses({ ...request, source }),
     };
     const totals = new BoundTotals();
-    const options = { draws: settings.evaluateDraws, seed: HELD_OUT_SEED };
+    const options = { draws: settings.evaluateDraws, seed: HELD_OUT_SEED, signal };
     for await (const bound of windowBounds(scorer, heldOut, options)) totals.add(bound);
     const { bound, standardError, sequences, tokens } = totals.summary(settings.evaluateDraws);
     const draws = settings.evaluateDraws;
@@ -175,10 +175,11 @@ export class Session {
     return metric;
   }
 
-  async *samples(): AsyncGenerator<SampleMetric> {
+  async *samples(signal?: AbortSignal): AsyncGenerator<SampleMetric> {
     const { trainer, sampler, samplePrompts, metrics } = this.parts;
     await trainer.publish(this.source);
     for (const [seed, prompt] of samplePrompts.entries()) {
+      signal?.throwIfAborted();
       const metric: SampleMetric = { type: "sample", step: this.step, prompt, seed, text: await sampler(prompt, seed) };
       metrics.add(metric);
       yield metric;

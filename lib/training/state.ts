@@ -8,7 +8,7 @@
 import { mkdir, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
 import type { MaskedConfig } from "../checkpoint/config.js";
-import { SafetensorsFile, writeSafetensors } from "../checkpoint/safetensors.js";
+import { SafetensorsFile, type TensorToWrite, writeSafetensors } from "../checkpoint/safetensors.js";
 import { NoemaError } from "../errors.js";
 import { exists, ioError, readLimited, syncFolder, writeAll, writeAtomically } from "../files.js";
 import { parseObject } from "../json.js";
@@ -67,7 +67,11 @@ export async function saveState(
     await settle(run);
     observe("create the folder");
     await mkdir(next);
-    for (const buffer of buffersOf(options.average)) await writeBuffer(next, buffer, source, observe);
+    for (const buffer of buffersOf(options.average)) {
+      observe(`create ${buffer}.safetensors`);
+      const tensors = tensorsToWrite(buffer, source, { step: state.step, observe });
+      await writeSafetensors(join(next, `${buffer}.safetensors`), tensors);
+    }
     observe("write state.json");
     await writeJson(join(next, "state.json"), { format: FORMAT, ...state });
     await syncFolder(next);
@@ -83,23 +87,27 @@ export async function saveState(
   }
 }
 
-async function writeBuffer(
-  folder: string,
+function tensorsToWrite(
   buffer: StateBuffer,
   source: StateSource,
-  observe: (operation: string) => void,
-): Promise<void> {
-  const tensors = source.names().map(({ name, shape }) => ({
-    name,
-    shape,
-    dtype: "F32" as const,
-    data: () => {
+  { step, observe }: { step: number; observe: (operation: string) => void },
+): TensorToWrite[] {
+  return source.names().map(({ name, shape }) => {
+    const data = async () => {
       observe(`write ${buffer} ${name}`);
-      return source.read(buffer, name);
-    },
-  }));
-  observe(`create ${buffer}.safetensors`);
-  await writeSafetensors(join(folder, `${buffer}.safetensors`), tensors);
+      const values = await source.read(buffer, name);
+      if (allFinite(values)) return values;
+      throw new NoemaError("ERR_NON_FINITE", `step ${step}: ${buffer} of tensor "${name}" holds a NaN or an infinity`);
+    };
+    return { name, shape, dtype: "F32", data };
+  });
+}
+
+/** Anything finite times 0 is 0, anything else is NaN: one sum tells. */
+function allFinite(values: Float32Array): boolean {
+  let sum = 0;
+  for (let i = 0; i < values.length; i++) sum += values[i]! * 0;
+  return sum === 0;
 }
 
 async function writeJson(path: string, value: object): Promise<void> {
@@ -170,7 +178,9 @@ export async function* readBuffer(
         path,
         `tensor "${name}": found ${found ? `${found.dtype} [${found.shape}]` : "nothing"}, expected F32 [${shape}]`,
       );
-    yield { name, shape: [...shape], data: await file.readFloat32(name) };
+    const data = await file.readFloat32(name);
+    if (!allFinite(data)) throw badState(path, `tensor "${name}" holds a NaN or an infinity`);
+    yield { name, shape: [...shape], data };
   }
 }
 

@@ -95,13 +95,11 @@ export class Training implements AsyncIterable<TrainingEvent>, AsyncDisposable {
       const parameters = model.info().parameters;
       yield { type: "start", step: session.step, steps: settings.steps, parameters, corpusTokens };
     }
-    yield* this.#milestones(session);
-    while (session.step < settings.stopAt) {
-      await this.#leaveIfAborted(session);
-      const metric = await session.advance();
-      yield { ...metric, eta: session.estimate(settings.steps - session.step) };
-      await this.#leaveIfAborted(session);
-      yield* this.#milestones(session);
+    try {
+      yield* this.#steps(session);
+    } catch (error) {
+      if (signal?.aborted && error === signal.reason && session.step > 0) await session.save();
+      throw error;
     }
     // With nothing to save, the files may still be older than the state: the run was killed between the two.
     if (session.savedStep === session.step) await session.publishFiles();
@@ -109,16 +107,22 @@ export class Training implements AsyncIterable<TrainingEvent>, AsyncDisposable {
     yield { type: "finish", step: session.step, reason: session.step >= settings.steps ? "complete" : "stopped" };
   }
 
+  async *#steps(session: Session): AsyncGenerator<TrainingEvent, void, void> {
+    const { signal } = this.#options;
+    const { settings } = session.parts;
+    yield* this.#milestones(session);
+    while (session.step < settings.stopAt) {
+      signal?.throwIfAborted();
+      const metric = await session.advance();
+      yield { ...metric, eta: session.estimate(settings.steps - session.step) };
+      signal?.throwIfAborted();
+      yield* this.#milestones(session);
+    }
+  }
+
   async #open(): Promise<OpenedSession> {
     this.#opened ??= await openSession(this.#engine, this.#options);
     return this.#opened;
-  }
-
-  async #leaveIfAborted(session: Session): Promise<void> {
-    const { signal } = this.#options;
-    if (!signal?.aborted) return;
-    if (session.step > 0) await session.save();
-    signal.throwIfAborted();
   }
 
   /** What is due after a step. What a resumed run finds in its metrics was done before it was stopped. */
@@ -126,9 +130,9 @@ export class Training implements AsyncIterable<TrainingEvent>, AsyncDisposable {
     const { settings, metrics, heldOut, samplePrompts } = session.parts;
     const due = (every: number) => every > 0 && (session.step % every === 0 || session.step === settings.steps);
     if (heldOut.length > 0 && due(settings.evaluateEvery) && !metrics.has("held-out", session.step))
-      yield await session.evaluate();
+      yield await session.evaluate(this.#options.signal);
     const wantsSamples = samplePrompts.length > 0 && session.step > 0 && due(settings.sampleEvery);
-    if (wantsSamples && !metrics.has("sample", session.step)) yield* session.samples();
+    if (wantsSamples && !metrics.has("sample", session.step)) yield* session.samples(this.#options.signal);
     if (session.step > 0 && due(settings.saveEvery)) yield* saved(session);
   }
 }

@@ -25,6 +25,7 @@ export class FakeEngine implements Pick<NativeEngine, "loadMasked"> {
   readonly trainers: FakeTrainer[] = [];
   /** Makes the loss of this optimiser step NaN. */
   poisonedStep = -1;
+  onLosses: (steps: number) => void = () => undefined;
   live = 0;
 
   async loadMasked(config: MaskedConfig, tensors: NativeTensor[]): Promise<NativeMaskedModel> {
@@ -106,6 +107,7 @@ export class FakeTrainer implements NativeTrainer {
 
   async losses(request: LossRequest & { source: "parameter" | "average" }): Promise<Float32Array> {
     const out = new Float32Array(request.ids.length);
+    this.model.engine.onLosses(this.steps);
     this.#rows(request, request.source, (row, _left, target, probabilities) => {
       out[row] = -Math.log(probabilities[target]!);
     });

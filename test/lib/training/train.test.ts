@@ -114,6 +114,38 @@ test("aborted at any step: saved, rejected with the reason, and resumed to the s
   await Promise.all([1, 2, 3, 4, 7, 9, 10].map(abortAt));
 });
 
+test("aborted in the middle of an evaluation: saved, and the evaluation is made up for", async (t) => {
+  // 15 windows of 8 tokens, 64 draws: two native calls.
+  const long = { evaluateDraws: 64, evaluateSequences: 15 };
+  const { options } = await fixture(long);
+  const controller = new AbortController();
+  const engine = new FakeEngine();
+  engine.onLosses = (steps) => {
+    if (steps === 4) controller.abort(new Error("enough"));
+  };
+  await t.throwsAsync(collect({ ...options, signal: controller.signal }, engine), { message: "enough" });
+  t.is((await loadState(options.run))?.step, 4);
+  t.is(engine.live, 0);
+  await collect(options);
+  t.deepEqual(await result(options.run), await unbroken(long));
+});
+
+test("a state that holds a NaN is neither written nor read", async (t) => {
+  const { options } = await fixture({ saveEvery: 1 });
+  const engine = new FakeEngine();
+  const poison = async () => {
+    for await (const event of train({ native: engine }, options))
+      if (event.type === "step" && event.step === 3) engine.trainers[0]!.buffers.v.get("embed.weight")![5] = Number.NaN;
+  };
+  await t.throwsAsync(poison(), { code: "ERR_NON_FINITE", message: /step 3: v of tensor "embed\.weight"/ });
+  t.is((await loadState(options.run))?.step, 2);
+  const path = join(options.run, "state", "m.safetensors");
+  const bytes = await readFile(path);
+  bytes.writeUInt32LE(0x7f800000, bytes.length - 4);
+  await writeFile(path, bytes);
+  await t.throwsAsync(collect(options), { code: "ERR_BAD_STATE", message: /m\.safetensors: tensor ".*" holds a NaN/ });
+});
+
 test("aborted before it began: nothing happens", async (t) => {
   const { options, folder } = await fixture();
   const reason = new Error("never mind");
