@@ -70,7 +70,7 @@ struct Compared {
 /// mean square of the truths.
 double worst_sample(int64_t n, const std::function<Compared(int64_t)>& at);
 
-/// 64-byte aligned memory that lives as long as the case, for instance of packed weights.
+/// Memory of the cpu backend that lives as long as the case, for instance of packed weights.
 std::shared_ptr<std::byte> aligned_memory(size_t bytes);
 
 struct Settings {

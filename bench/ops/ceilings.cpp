@@ -8,8 +8,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdlib>
-#include <cstring>
 
 #include "cpu/cpu.h"
 #include "cpu/simd-inl.h"
@@ -101,7 +99,7 @@ constexpr int64_t kLargestRead = int64_t{256} << 20;
 // The buffer that reads go through, of 1.0 so that sums stay normal numbers.
 const float* read_buffer() {
     static const float* buffer = [] {
-        float* p = static_cast<float*>(std::aligned_alloc(64, kLargestRead + 4096));
+        float* p = static_cast<float*>(find_backend("cpu")->allocate(kLargestRead + 4096));
         std::fill(p, p + kLargestRead / 4, 1.0f);
         return p;
     }();

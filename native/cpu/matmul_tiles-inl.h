@@ -85,6 +85,14 @@ struct TileKernel {
         if constexpr (P > 1) finish<1>(row, panel + 1), finish<3>(row + kTileLines, panel + 1);
     }
 
+    // Few rows stream the panels once: two tiles ahead of use, the next lines of the same panel are fetched.
+    template <int T>
+    void streamed_columns(int64_t panel, int64_t step) {
+        const std::byte* ahead = columns_at(panel, step + 2 * kTileSteps);
+        for (int64_t line = 0; line < kTileSteps; ++line) __builtin_prefetch(ahead + line * kStepBytes);
+        columns<T>(panel, step);
+    }
+
     // 1 to 16 rows x P panels (1, 2 or 4).
     template <int P>
     void flat(int64_t row, int64_t panel) {
@@ -93,16 +101,16 @@ struct TileKernel {
         if constexpr (P > 2) start<2>(row, panel + 2), start<3>(row, panel + 3);
         for (int64_t s = 0; s < p.steps; s += kTileSteps) {
             rows<4>(row, s);
-            columns<5>(panel, s);
+            streamed_columns<5>(panel, s);
             tiles.template dot<0, 4, 5>();
             if constexpr (P > 1) {
-                columns<6>(panel + 1, s);
+                streamed_columns<6>(panel + 1, s);
                 tiles.template dot<1, 4, 6>();
             }
             if constexpr (P > 2) {
-                columns<7>(panel + 2, s);
+                streamed_columns<7>(panel + 2, s);
                 tiles.template dot<2, 4, 7>();
-                columns<5>(panel + 3, s);
+                streamed_columns<5>(panel + 3, s);
                 tiles.template dot<3, 4, 5>();
             }
         }
