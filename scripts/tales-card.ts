@@ -9,19 +9,25 @@ interface Publication {
   run: string;
   folder: string;
   options: TrainOptions;
+  /** Corruptions of every held-out window. */
+  draws: number;
 }
 
 const FILES = ["config.json", "model.safetensors", "tokenizer.json", "curve.svg"];
 const SEEDS = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10];
 const PROMPT = "Once upon a time";
+const DECODING = { rule: "conv", temperature: 0.8 };
 
-export async function publishTales(engine: Engine, { run, folder, options }: Publication): Promise<void> {
+export async function publishTales(engine: Engine, { run, folder, options, draws }: Publication): Promise<void> {
   await mkdir(folder, { recursive: true });
   for (const name of FILES) await copyFile(join(run, name), join(folder, name));
   await using model = await engine.load(folder, { precision: "bf16" });
-  const heldOut = await evaluate(model, options.heldOut ?? [], { draws: 8 });
+  const heldOut = await evaluate(model, options.heldOut ?? [], { draws });
   const texts: string[] = [];
-  for (const seed of SEEDS) texts.push((await model.generate({ prompt: PROMPT, maxTokens: 160, seed })).text);
+  for (const seed of SEEDS) {
+    const { text } = await model.generate({ prompt: PROMPT, maxTokens: 160, seed, decoding: DECODING });
+    texts.push(PROMPT + text);
+  }
   const state = JSON.parse(await readFile(join(run, "state", "state.json"), "utf8"));
   const metrics = await readMetrics(join(run, "metrics.jsonl"));
   await writeFile(join(folder, "README.md"), card({ model, heldOut, texts, state, metrics, options }));
@@ -45,7 +51,7 @@ function card({ model, heldOut, texts, state, metrics, options }: CardParts): st
 A masked-diffusion language model that tells short children's stories. It is made to be small: it shows what noema does, and
 serves its demo and tests. It knows nothing of the world beyond its stories and will contradict itself.
 
-    noema generate models/tales-masked "${PROMPT}" --seed 7
+    noema generate models/tales-masked "${PROMPT}" --temperature ${DECODING.temperature} --seed 7
 
 ## What it is
 
@@ -82,7 +88,7 @@ ${heldOut.draws} draws per window, ${heldOut.form} form; these are upper bounds,
 
 ## Ten samples, not picked
 
-Prompt "${PROMPT}", seeds 1 to 10, default decoding, at most 160 tokens.
+Prompt "${PROMPT}", seeds 1 to 10, rule \`${DECODING.rule}\` at temperature ${DECODING.temperature}, one token a step, at most 160 tokens.
 
 ${texts.map((text, i) => `${i + 1}. ${oneLine(text)}`).join("\n")}
 `;

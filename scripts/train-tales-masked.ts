@@ -4,7 +4,8 @@
 //
 // FOLDER holds tinystories.train.txt, tinystories.valid.txt, storybooks.txt and gutenberg-children.txt (documents end with a
 // line <|endoftext|>). The run lives in runs/tales-masked: stop it at any time (Ctrl-C, or --minutes), the same command goes
-// on from there. --publish puts the checkpoint and its model card into models/tales-masked; it may be given at any step.
+// on from there. --publish puts the checkpoint and its model card into models/tales-masked (or
+// --folder), with --draws corruptions of every held-out window; it may be given at any step.
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { createEngine, type Engine, NoemaError, type TrainOptions, train } from "../lib/index.js";
@@ -18,6 +19,8 @@ const { values } = parseArgs({
     minutes: { type: "string", default: "0" },
     threads: { type: "string", default: "0" },
     publish: { type: "boolean", default: false },
+    folder: { type: "string", default: "models/tales-masked" },
+    draws: { type: "string", default: "8" },
   },
 });
 
@@ -68,4 +71,7 @@ if (!values.data) throw new Error("--data FOLDER: where the text files are");
 await using engine = await createEngine({ threads: Number(values.threads) });
 const options = recipe(values.data, values.run, Number(values.steps));
 await session(engine, options, Number(values.minutes));
-if (values.publish) await publishTales(engine, { run: values.run, folder: "models/tales-masked", options });
+if (values.publish) {
+  const { run, folder, draws } = values;
+  await publishTales(engine, { run, folder, options, draws: Number(draws) });
+}

@@ -1,5 +1,6 @@
 /** The options of a training run: one table from which checks, the command line's flags and the saved state's comparison follow. */
 
+import type { Decoding } from "../decoding/resolve.js";
 import { NoemaError, unknownOption } from "../errors.js";
 import { timeSamplings } from "./corruption.js";
 import { scheduleShapes } from "./schedule.js";
@@ -109,6 +110,8 @@ export interface TrainOptions extends Partial<TrainSettings> {
   init?: string;
   shape?: Partial<ModelShape>;
   samplePrompts?: readonly string[];
+  /** How sample texts are written. Default: the rule "conv" at temperature 0.8. */
+  sampleDecoding?: Decoding | undefined;
   /** Where tokenised text is kept between runs. Default: in the run's folder. */
   cache?: string;
   /** Fixed options that may differ from the saved state's. */
@@ -134,6 +137,7 @@ const otherNames = [
   "init",
   "shape",
   "samplePrompts",
+  "sampleDecoding",
   "cache",
   "changes",
   "signal",

@@ -42,7 +42,10 @@ export async function openSession(engine: TrainingEngine, options: TrainOptions)
     const session = new Session({
       ...{ run: options.run, config, settings, ...loaded, metrics, state, resumed },
       ...{ data: inputs.data, heldOut: inputs.heldOut, tokenizerPath: tokenizer.path },
-      sampler: textSampler(loaded.model, config, tokenizer, settings.sampleLength),
+      sampler: textSampler(loaded.model, config, tokenizer, {
+        length: settings.sampleLength,
+        decoding: options.sampleDecoding,
+      }),
       samplePrompts: options.samplePrompts ?? [""],
     });
     return { session, corpusTokens: inputs.tokens };

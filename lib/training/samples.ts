@@ -2,7 +2,7 @@
 
 import type { MaskedConfig } from "../checkpoint/config.js";
 import { Decoder } from "../decoding/decoder.js";
-import { resolveDecoding } from "../decoding/resolve.js";
+import { type Decoding, resolveDecoding } from "../decoding/resolve.js";
 import { NoemaError } from "../errors.js";
 import type { NativeMaskedModel } from "../native/addon.js";
 import type { Sampler } from "./session.js";
@@ -13,8 +13,24 @@ export interface Codec {
   decode(ids: ArrayLike<number>): string;
 }
 
-/** Writes `length` tokens after the prompt (fewer at the end of the text) by the default rule. The same seed, the same draws. */
-export function textSampler(model: NativeMaskedModel, config: MaskedConfig, codec: Codec, length: number): Sampler {
+/** With some randomness: texts of different seeds are to differ. */
+export const sampleDecoding: Decoding = { rule: "conv", temperature: 0.8 };
+
+export interface SampleOptions {
+  /** Tokens after the prompt; fewer at the end of the text. */
+  length: number;
+  decoding?: Decoding | undefined;
+}
+
+/** Writes texts with the model as it stands. The same seed, the same text. */
+export function textSampler(
+  model: NativeMaskedModel,
+  config: MaskedConfig,
+  codec: Codec,
+  options: SampleOptions,
+): Sampler {
+  const { length, decoding = sampleDecoding } = options;
+  const settings = resolveDecoding(decoding);
   return async (prompt, seed) => {
     const given = Array.from(codec.encode(prompt));
     const total = Math.min(config.maxPositions, given.length + length);
@@ -27,7 +43,6 @@ export function textSampler(model: NativeMaskedModel, config: MaskedConfig, code
     const start = { ids, seed: BigInt(seed), eosFrom: config.eosTokenId === undefined ? -1 : given.length };
     const session = model.session({ batch: 1, length: total, ids, seeds: BigUint64Array.of(start.seed) });
     try {
-      const settings = resolveDecoding();
       const { maskTokenId: maskId, eosTokenId: eosId = -1 } = config;
       const decoder = new Decoder({ session, starts: [start], settings, maskId, eosId });
       await decoder.run();
