@@ -106,6 +106,23 @@ TEST_CASE("gelu is right to a few units in the last place, in the tail too") {
     });
 }
 
+TEST_CASE("gelu's slope is right to 4e-7") {
+    for (const Activation form : kForms) {
+        const std::vector<double> x = all_magnitudes(30);
+        const int64_t n = static_cast<int64_t>(x.size());
+        OpCase c = backward(1, n, form);
+        c.fields[0].fill.values = x;
+        c.fields[1].fill.values.assign(n, 1.0);
+        c.judge = [n](const Tensors& truth, const Tensors& measured) -> std::string {
+            const std::vector<double> d = measured.values("d_x"), expected = truth.values("d_x");
+            double worst = 0;
+            for (int64_t i = 0; i < n; ++i) worst = std::max(worst, std::fabs(d[i] - expected[i]));
+            return worst <= 4e-7 ? "" : "off by " + std::to_string(worst * 1e7) + "e-7";
+        };
+        check(c);
+    }
+}
+
 TEST_CASE("gelu keeps NaN") {
     for (const Activation form : kForms) {
         OpCase c = forward(1, 3, form), b = backward(1, 3, form);

@@ -67,21 +67,34 @@ TEST_CASE("swiglu_backward") {
     check_gradient({forward(3, 7), backward(3, 7), {{"y", "d_y"}}, {{"gate", "d_gate"}, {"up", "d_up"}}});
 }
 
-TEST_CASE("silu is right to 3 units in the last place") {
+TEST_CASE("silu is right to 3 units in the last place, its slope to 4e-7") {
     std::vector<double> x;
     for (double v = -87; v <= 87; v += 0.0173) x.push_back(static_cast<float>(v));
     for (double v = 1e-30; v < 1; v *= 1.7) x.push_back(static_cast<float>(-v)), x.push_back(static_cast<float>(v));
     const int64_t n = static_cast<int64_t>(x.size());
-    OpCase c = forward(1, n);
-    c.fields[0].fill.values = x;
-    c.fields[1].fill.values.assign(n, 1.0);
-    c.judge = [&](const Tensors&, const Tensors& measured) -> std::string {
-        const std::vector<double> y = measured.values("y");
+    OpCase c = forward(1, n), b = backward(1, n);
+    c.fields[0].fill.values = b.fields[0].fill.values = x;
+    for (Field* f : {&c.fields[1], &b.fields[1], &b.fields[2]}) f->fill.values.assign(n, 1.0);
+    const auto ulps = [&](const Tensors& t, const std::string& name) {
+        const std::vector<double> y = t.values(name);
         double worst = 0;
-        for (int64_t i = 0; i < n; ++i) worst = std::max(worst, std::fabs(y[i] / silu(x[i]) - 1));
-        return worst <= 3 * 0x1p-23 ? "" : "relative error " + std::to_string(worst * 0x1p23) + " ulp";
+        for (int64_t i = 0; i < n; ++i) worst = std::max(worst, std::fabs(y[i] / silu(x[i]) - 1) * 0x1p23);
+        return worst;
+    };
+    c.judge = [&](const Tensors&, const Tensors& measured) -> std::string {
+        const double worst = ulps(measured, "y");
+        return worst <= 3 ? "" : std::to_string(worst) + " ulp";
+    };
+    b.judge = [&](const Tensors& truth, const Tensors& measured) -> std::string {
+        const std::vector<double> d = measured.values("d_gate"), expected = truth.values("d_gate");
+        double worst = 0;
+        for (int64_t i = 0; i < n; ++i) worst = std::max(worst, std::fabs(d[i] - expected[i]));
+        if (worst > 4e-7) return "slope off by " + std::to_string(worst * 1e7) + "e-7";
+        const double sigmoid = ulps(measured, "d_up");
+        return sigmoid <= 4 ? "" : "sigmoid: " + std::to_string(sigmoid) + " ulp";
     };
     check(c);
+    check(b);
 }
 
 TEST_CASE("swiglu keeps NaN") {
