@@ -25,8 +25,10 @@ export interface DecodeTask {
   /** False: masks that a policy leaves stay. */
   readonly fill?: boolean;
   readonly maxSteps?: number;
+  /** Changes a sequence after a step (verification); returns the positions that it wrote. */
+  readonly revise?: (sequence: Sequence) => number[];
   /** Given randomness for the convolutional draw of a step (verification). */
-  readonly uniforms?: (step: number, positions: readonly number[]) => Float32Array;
+  readonly uniforms?: (step: number, rows: readonly number[]) => Float32Array;
 }
 
 /** One sequence's part in a step. */
@@ -97,14 +99,15 @@ export class Decoder {
   /** One forward pass for turns that ask the same. */
   async #take(step: number, turns: readonly Turn[]): Promise<void> {
     const { session, maskId, excludedId = maskId, cancellation, uniforms } = this.#task;
-    const { question, draw, positions } = turns[0]!;
+    const { question, draw } = turns[0]!;
+    const rows = turns.flatMap((turn) => this.#rows(turn));
     const { convolution, ...statistics } = question;
-    const given = convolution && uniforms ? { uniforms: uniforms(step, positions) } : {};
+    const given = convolution && uniforms ? { uniforms: uniforms(step, rows) } : {};
     const result = await session.step({
       step,
       setRows: Int32Array.from(this.#decidedRows.splice(0)),
       setIds: Int32Array.from(this.#decidedIds.splice(0)),
-      rows: Int32Array.from(turns.flatMap((turn) => this.#rows(turn))),
+      rows: Int32Array.from(rows),
       draw,
       excludedId,
       ...statistics,
@@ -143,9 +146,10 @@ export class Decoder {
   }
 
   #finishStep(): void {
-    const { settings, eosId } = this.#task;
-    for (const sequence of this.sequences) {
+    const { settings, eosId, revise } = this.#task;
+    for (const [at, sequence] of this.sequences.entries()) {
       if (sequence.finished) continue;
+      if (revise) this.#decide(at, revise(sequence));
       if (settings.stopAtEos) sequence.stopAt(eosId);
       if (!sequence.finished) sequence.advance();
     }
