@@ -32,3 +32,4 @@ export { train } from "./train.js";
 export type { HeldOutMetric, SampleMetric, TrainingMetric } from "./training/metrics.js";
 export type { ModelShape, TrainOptions, TrainSettings, WeightedFile } from "./training/options.js";
 export type { Training, TrainingEvent } from "./training/train.js";
+export { type ArrayReport, type VerificationReport, type VerifyOptions, verify } from "./verify.js";

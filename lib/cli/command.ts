@@ -6,6 +6,8 @@ import type { Command } from "commander";
 export interface Streams {
   out: NodeJS.WritableStream;
   error: NodeJS.WritableStream;
+  /** What commands read that take text from elsewhere. */
+  input?: NodeJS.ReadableStream;
 }
 
 /** Adds itself to the program: `program.command(name)`, options, an example, an action. */

@@ -7,4 +7,8 @@ process.stdout.on("error", (error: NodeJS.ErrnoException) => {
   process.exit(0);
 });
 
-process.exitCode = await run(process.argv.slice(2), { out: process.stdout, error: process.stderr });
+process.exitCode = await run(process.argv.slice(2), {
+  out: process.stdout,
+  error: process.stderr,
+  input: process.stdin,
+});

@@ -65,7 +65,7 @@ async function* trainArrays(golden: Golden, { native, config, layout }: LoadedCa
   const targets = clean.map((id, i) => (masked[i] ? id : -1));
   const chance = golden.floats("train.p_mask");
   const weights = Float32Array.from(targets, (id, i) => (id < 0 ? 0 : 1 / (chance[i]! * batch * length)));
-  const trainer = native.trainer({ keepAverage: false });
+  const trainer = await native.trainer({ keepAverage: false });
   try {
     const request = { ids: noisy, batch, length, targets, weights, excludedId: -1 };
     const { lossSum, tokenLoss } = await trainer.accumulate(request);

@@ -1,0 +1,132 @@
+/** `noema generate`: continues a text or fills its holes, shown while it unfolds. */
+
+import { text as readAll } from "node:stream/consumers";
+import type { Command } from "commander";
+import colors from "picocolors";
+import { createEngine } from "../../engine.js";
+import type { Generation, GenerationResult } from "../../generation.js";
+import type { Model } from "../../model.js";
+import { type BoundFlags, loadOptions, numberOf } from "../bound-flags.js";
+import { example, type Streams } from "../command.js";
+import { addDecodingFlags, type DecodingFlags, decodingOptions } from "../decoding-flags.js";
+import { interruptible } from "../interrupt.js";
+import { LiveRegion, type Terminal } from "../live-region.js";
+import { Painter } from "../painter.js";
+
+interface GenerateFlags extends DecodingFlags, Pick<BoundFlags, "precision" | "json"> {
+  prompt?: string;
+  infill?: string;
+  maxTokens?: string;
+  seed?: string;
+  threads?: string;
+  documentStart?: boolean;
+  refine?: boolean;
+}
+
+export function generate(program: Command, streams: Streams): void {
+  const command = program
+    .command("generate")
+    .description("continue a text, or fill its holes; on a terminal the text is shown while it unfolds")
+    .argument("<model>", "a checkpoint folder")
+    .option("--prompt <text>", "the text to continue (default: standard input, when it is not a terminal)")
+    .option("--infill <text>", 'a text with holes instead: "[mask]" is one token, "[mask:12]" are twelve')
+    .option("--max-tokens <n>", "new tokens (default: 128, or what the model's positions leave)")
+    .option("--seed <n>", "fixes the text (default: 0)")
+    .option("--document-start", "put an end-of-text token, which separates texts in training, before the prompt");
+  addDecodingFlags(command)
+    .option("--precision <name>", "f32 or bf16: how weights are held")
+    .option("--threads <n>", "0: one per core; the text does not depend on it (default: 0)")
+    .option("--refine", "with --json: every step as well")
+    .option("--json", "print events as JSON lines")
+    .addHelpText("after", example('noema generate models/tales-masked --prompt "Once upon a time" --max-tokens 64'))
+    .action((folder: string, flags: GenerateFlags) =>
+      interruptible("interrupted", (signal) => run(folder, { flags, signal, streams })),
+    );
+}
+
+interface Context {
+  flags: GenerateFlags;
+  signal: AbortSignal;
+  streams: Streams;
+}
+
+async function run(folder: string, { flags, signal, streams }: Context): Promise<void> {
+  const threads = flags.threads === undefined ? 0 : numberOf(flags.threads, "threads");
+  await using engine = await createEngine({ threads });
+  await using model = await engine.load(folder, loadOptions(flags));
+  const terminal = streams.out as Terminal & { isTTY?: boolean };
+  const isLive = terminal.isTTY === true && !flags.json;
+  const refine = isLive || (flags.json === true && flags.refine === true);
+  const prompt = flags.prompt ?? (flags.infill === undefined ? await standardInput(streams) : "");
+  const generation = start(model, { flags, signal, prompt, refine });
+  if (flags.json) await printEvents(generation, streams);
+  else if (isLive) await show(generation, model, { streams, isInfill: flags.infill !== undefined });
+  else streams.out.write(`${(await generation).text}\n`);
+}
+
+interface Start extends Pick<Context, "flags" | "signal"> {
+  prompt: string;
+  refine: boolean;
+}
+
+function start(model: Model, { flags, signal, prompt, refine }: Start): Generation {
+  const seed = flags.seed === undefined ? {} : { seed: seedOf(flags.seed) };
+  const shared = { decoding: decodingOptions(flags), refine, signal, ...seed };
+  if (flags.infill !== undefined) return model.infill({ text: flags.infill, ...shared });
+  return model.generate({
+    prompt,
+    ...(flags.maxTokens === undefined ? {} : { maxTokens: numberOf(flags.maxTokens, "max-tokens") }),
+    ...(flags.documentStart ? { documentStart: true } : {}),
+    ...shared,
+  });
+}
+
+/** Up to 64 bits, so not by way of a number. */
+function seedOf(text: string): bigint | number {
+  return /^\d+$/.test(text) ? BigInt(text) : numberOf(text, "seed");
+}
+
+async function standardInput({ input }: Streams): Promise<string> {
+  if (!input || (input as NodeJS.ReadStream).isTTY) return "";
+  return (await readAll(input)).replace(/\r?\n$/, "");
+}
+
+async function printEvents(generation: Generation, { out }: Streams): Promise<void> {
+  const plain = (_: string, value: unknown): unknown =>
+    ArrayBuffer.isView(value) ? Array.from(value as Int32Array) : value;
+  for await (const event of generation) out.write(`${JSON.stringify(event, plain)}\n`);
+}
+
+interface Show {
+  streams: Streams;
+  isInfill: boolean;
+}
+
+/** Live: masks as dim blocks, what was just decided in colour. */
+async function show(generation: Generation, model: Model, { streams, isInfill }: Show): Promise<void> {
+  const palette = colors.createColors(!process.env["NO_COLOR"]);
+  const decode = (ids: number[]): string => decodeWith(model, ids);
+  const painter = new Painter(decode, palette, generation.partial.usage.promptTokens);
+  const region = new LiveRegion(streams.out);
+  try {
+    for await (const event of generation) if (event.type === "refine") region.update(() => painter.frame(event));
+    const result = await generation;
+    region.finish(isInfill ? [{ text: result.text, style: (text) => text }] : painter.final(result.text));
+    streams.error.write(`${palette.dim(describe(result))}\n`);
+  } finally {
+    region.stop();
+  }
+}
+
+/** Without a tokenizer, the ids themselves. */
+function decodeWith({ tokenizer }: Model, ids: number[]): string {
+  return tokenizer?.decode(ids, { skipSpecialTokens: true }) ?? ids.map((id) => `${id} `).join("");
+}
+
+function describe({ usage, timing, reason, filled }: GenerationResult): string {
+  const seconds = timing.total / 1000;
+  const rate = (usage.completionTokens / seconds).toFixed(1);
+  const masks = filled > 0 ? `, ${filled} masks filled at the end` : "";
+  const passes = `${usage.forwards} ${usage.forwards === 1 ? "pass" : "passes"}`;
+  return `${usage.completionTokens} tokens in ${passes}, ${seconds.toFixed(2)} s, ${rate} tokens/s, ${reason}${masks}`;
+}

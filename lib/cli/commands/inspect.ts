@@ -1,0 +1,85 @@
+/** `noema inspect`: what a checkpoint folder holds, from its headers alone. */
+
+import type { Command } from "commander";
+import { openCheckpoint } from "../../checkpoint/folder.js";
+import { example, type Streams } from "../command.js";
+
+interface Inspection {
+  folder: string;
+  layout: string;
+  family: string;
+  config: object;
+  tokenizer: boolean;
+  parameters: number;
+  bytes: number;
+  dtypes: string[];
+  tensors: { name: string; canonical: string; dtype: string; shape: readonly number[]; bytes: number }[];
+}
+
+export function inspect(program: Command, streams: Streams): void {
+  program
+    .command("inspect")
+    .description("show a checkpoint's configuration and tensors; reads headers only")
+    .argument("<model>", "a checkpoint folder")
+    .option("--json", "print one JSON document")
+    .addHelpText("after", example("noema inspect models/tales-masked"))
+    .action(async (folder: string, { json }: { json?: boolean }) => {
+      const found = await look(folder);
+      streams.out.write(json ? `${JSON.stringify(found, null, 2)}\n` : render(found));
+    });
+}
+
+const size = (shape: readonly number[]): number => shape.reduce((product, n) => product * n, 1);
+
+async function look(folder: string): Promise<Inspection> {
+  const { layout, config, tensors, tokenizer } = await openCheckpoint(folder);
+  const list = Array.from(tensors, ([canonical, { name, dtype, shape, bytes }]) => {
+    return { name, canonical, dtype, shape, bytes };
+  });
+  return {
+    folder,
+    layout: layout.name,
+    family: layout.family,
+    config,
+    tokenizer: tokenizer !== undefined,
+    parameters: list.reduce((sum, { shape }) => sum + size(shape), 0),
+    bytes: list.reduce((sum, { bytes }) => sum + bytes, 0),
+    dtypes: [...new Set(list.map(({ dtype }) => dtype))],
+    tensors: list,
+  };
+}
+
+function render({ layout, family, config, tokenizer, parameters, bytes, dtypes, tensors }: Inspection): string {
+  const rows = [
+    ["family", family],
+    ["layout", layout],
+    ["parameters", parameters.toLocaleString("en")],
+    ["tensors", `${tensors.length}, ${mebibytes(bytes)}, ${dtypes.join(" and ")}`],
+    ["tokenizer", tokenizer ? "tokenizer.json" : "none"],
+    ...Object.entries(config).map(([name, value]) => [name, String(value)]),
+  ];
+  const table = tensors.map(({ name, dtype, shape, bytes: own }) => [
+    name,
+    `${dtype} [${shape.join(", ")}]`,
+    mebibytes(own),
+  ]);
+  return `${columnsOf(rows)}\n${columnsOf(table)}`;
+}
+
+function mebibytes(bytes: number): string {
+  return `${(bytes / 2 ** 20).toFixed(bytes < 2 ** 20 ? 3 : 1)} MiB`;
+}
+
+/** Rows with their cells under each other. */
+function columnsOf(rows: readonly (readonly (string | undefined)[])[]): string {
+  const widths = (rows[0] ?? []).map((_, i) => Math.max(...rows.map((row) => (row[i] ?? "").length)));
+  return rows
+    .map(
+      (row) =>
+        `${row
+          .map((cell, i) => (cell ?? "").padEnd(widths[i]!))
+          .join("  ")
+          .trimEnd()}\n`,
+    )
+    .join("");
+}

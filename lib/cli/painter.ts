@@ -1,0 +1,60 @@
+/** A canvas as styled text: given tokens bold, masks as dim blocks, tokens decided since the last frame in colour. */
+
+import type colors from "picocolors";
+import type { RefineEvent } from "../generation.js";
+import type { Chunk } from "./live-region.js";
+
+type StyleName = "given" | "plain" | "fresh" | "mask";
+
+/** As wide as a token usually is. */
+const block = "▒▒▒ ";
+
+export class Painter {
+  readonly #decode: (ids: number[]) => string;
+  readonly #styles: Record<StyleName, Chunk["style"]>;
+  readonly #promptTokens: number;
+  #prompt: number[] = [];
+  #before: Uint8Array | undefined;
+
+  constructor(
+    decode: (ids: number[]) => string,
+    palette: ReturnType<typeof colors.createColors>,
+    promptTokens: number,
+  ) {
+    this.#decode = decode;
+    this.#promptTokens = promptTokens;
+    this.#styles = { given: palette.bold, plain: (text) => text, fresh: palette.green, mask: palette.dim };
+  }
+
+  frame({ ids, mask }: RefineEvent): Chunk[] {
+    const before = this.#before;
+    this.#before = mask;
+    this.#prompt = [...ids.slice(0, this.#promptTokens)];
+    return this.#runs(ids, (at) => {
+      if (mask[at]) return "mask";
+      if (at < this.#promptTokens) return "given";
+      return before?.[at] === 0 ? "plain" : "fresh";
+    });
+  }
+
+  /** Prompt and text without the marks of their making. */
+  final(text: string): Chunk[] {
+    return [
+      { text: this.#decode(this.#prompt), style: this.#styles.given },
+      { text, style: this.#styles.plain },
+    ];
+  }
+
+  /** Neighbours of one style are decoded together: a character may take several tokens. */
+  #runs(ids: Int32Array, styleAt: (at: number) => StyleName): Chunk[] {
+    const chunks: Chunk[] = [];
+    for (let at = 0; at < ids.length; ) {
+      const style = styleAt(at);
+      const run: number[] = [];
+      while (at < ids.length && styleAt(at) === style) run.push(ids[at++]!);
+      const text = style === "mask" ? block.repeat(run.length) : this.#decode(run);
+      chunks.push({ text, style: this.#styles[style] });
+    }
+    return chunks;
+  }
+}

@@ -1,0 +1,21 @@
+/** Verifying a golden folder with the options that engines take. */
+
+import { checkEngine } from "./engine.js";
+import type { BackendName } from "./native/addon.js";
+import { type ArrayReport, type VerificationReport, verify as verifyFolder } from "./verification/verify.js";
+
+export interface VerifyOptions {
+  /** Default: NOEMA_BACKEND, or "cpu". */
+  backend?: BackendName;
+  threads?: number;
+  /** Called as soon as something is known of an array. */
+  onArray?: (report: ArrayReport) => void;
+}
+
+/** Recomputes every array of a golden folder that this version knows, and compares. */
+export function verify(folder: string, { onArray, ...options }: VerifyOptions = {}): Promise<VerificationReport> {
+  const { backend, threads } = checkEngine(options);
+  return verifyFolder(folder, { backend, threads, ...(onArray ? { onArray } : {}) });
+}
+
+export { type ArrayReport, assertPassed, type VerificationReport } from "./verification/verify.js";
