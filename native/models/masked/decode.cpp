@@ -149,13 +149,13 @@ Status DecodeSession::draw_convolutional(const DecodeStep& request, const RowBuf
     if (work)
         for (int64_t i = 0; i < R * K; ++i)
             weight.as<float>()[i] = i % K == K - 1 ? d.stay : p.as<float>()[rows[i / K] * K + i % K] * d.move;
-    Draw op{.weight = weight,
-            .seeds = b.seeds,
-            .positions = b.positions,
-            .index = index,
-            .step = request.step,
-            .temperature = d.temperature};
-    if (d.uniforms) op.uniforms = view(const_cast<float*>(d.uniforms), DType::f32, R, K);
+    Draw op{.weight = weight, .index = index, .step = request.step, .temperature = d.temperature};
+    if (d.uniforms) {
+        op.uniforms = view(const_cast<float*>(d.uniforms), DType::f32, R, K);
+    } else {
+        op.seeds = b.seeds;
+        op.positions = b.positions;
+    }
     NOEMA_TRY(draw(op, c));
     if (!work) return {};
     const int32_t stays = static_cast<int32_t>(model_->config().mask_token_id);
