@@ -6,10 +6,6 @@
 #include "noema/rng.h"
 #include "runtime.h"
 
-#ifndef NOEMA_VERSION
-#define NOEMA_VERSION "0.0.0"
-#endif
-
 namespace noema::napi {
 
 AddonData& addon_data(Napi::Env env) {
