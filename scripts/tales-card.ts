@@ -33,8 +33,8 @@ export async function publishTales(engine: Engine, { run, folder, options, draws
   await writeFile(join(folder, "README.md"), card({ model, heldOut, texts, state, metrics, options }));
 }
 
-interface CardParts {
-  model: Model;
+export interface CardParts {
+  model: Pick<Model, "info">;
   heldOut: Evaluation;
   texts: readonly string[];
   state: { step: number; tokens: number; seconds: number };
@@ -42,7 +42,8 @@ interface CardParts {
   options: TrainOptions;
 }
 
-function card({ model, heldOut, texts, state, metrics, options }: CardParts): string {
+/** The card's Markdown. */
+export function card({ model, heldOut, texts, state, metrics, options }: CardParts): string {
   const { config, parameters } = model.info;
   const { hiddenSize: C, numLayers: L, numHeads: H, intermediateSize: F, vocabSize: V, maxPositions: T } = config;
   const fast = metrics.flatMap((metric) => (metric.type === "step" ? [metric.tokensPerSecond] : []));

@@ -40,6 +40,7 @@ export class Training implements AsyncIterable<TrainingEvent>, AsyncDisposable {
   #opened: OpenedSession | undefined;
   #state: "idle" | "running" | "over" = "idle";
 
+  /** @internal Use `train`. */
   constructor(engine: TrainingEngine, options: TrainOptions) {
     this.#engine = engine;
     this.#options = options;

@@ -1,5 +1,5 @@
 /** A consumer's ES module, compiled against the published declarations by test/package.test.ts. */
-import { type ErrorCode, errorMeanings, NoemaError } from "noema";
+import { type Engine, type ErrorCode, errorMeanings, evaluate, type Model, NoemaError, score, train } from "noema";
 
 const code: ErrorCode = "ERR_IO";
 const error: Error = new NoemaError(code, "cannot read", { path: "x" });
@@ -12,4 +12,19 @@ if (error instanceof NoemaError) {
   // @ts-expect-error: details are read only
   error.details = {};
   console.log(back, wrong, meaning);
+}
+
+export async function training(engine: Engine, model: Model): Promise<number> {
+  // @ts-expect-error: the schedule is one of a list
+  train(engine, { run: "run", corpus: ["text.txt"], tokenizer: "tokenizer.json", schedule: "cosin" });
+  await using run = train(engine, {
+    run: "run",
+    corpus: [{ path: "text.txt", weight: 2 }],
+    steps: 10,
+    shape: { hidden: 64 },
+  });
+  for await (const event of run) if (event.type === "step") console.log(event.loss, event.eta);
+  const { nats } = await score(model, "text", { form: "fixed-count", draws: 4 });
+  const { perplexity } = await evaluate(model, ["text.txt"], { onProgress: ({ bound }) => console.log(bound) });
+  return nats + perplexity;
 }
