@@ -38,6 +38,12 @@ void scaled_softmax(float* x, int64_t n, float max, float scale);
 /// out = exp((x - max) * inverse_temperature); returns its sum.
 float tempered(const float* x, int64_t n, float max, float inverse_temperature, float* out);
 
+/// The sum of mass[i] where x[i] >= threshold.
+float mass_above(const float* x, const float* mass, int64_t n, float threshold);
+
+/// Values below the threshold become -infinity.
+void drop_below(float* x, int64_t n, float threshold);
+
 /// sum[i] += rows[0][i] + rows[1][i] + ..., one row after the other
 void add_rows_to(float* sum, const float* rows, int64_t count, int64_t pitch, int64_t n);
 

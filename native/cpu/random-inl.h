@@ -71,55 +71,50 @@ class RowUniforms {
 /// Uniforms of consecutive lanes of one row, bit-equal to rng_uniform.
 ///
 /// One block per 64-bit lane: the multiply reads only the low halves, and what the exclusive ors leave in the high
-/// halves never comes back, so no masks are needed: per round and vector 2 multiplies, 2 shifts, 4 exclusive ors.
+/// halves never comes back, so no masks are needed: per round and vector 2 multiplies, 2 shifts, 4 exclusive ors. The
+/// ten rounds' keys are spread over vectors once per row.
 class RowUniforms {
  public:
     using D64 = hn::Repartition<uint64_t, DF>;
     using D32 = hn::Repartition<uint32_t, DF>;
     using V64 = hn::Vec<D64>;
 
-    HWY_INLINE RowUniforms(uint64_t seed, RngStream stream, uint32_t step, uint32_t row)
-        : seed_(seed), stream_(static_cast<uint32_t>(stream)), step_(step), row_(row) {}
+    HWY_INLINE RowUniforms(uint64_t seed, RngStream stream, uint32_t step, uint32_t row) {
+        const D64 d;
+        uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
+        for (int round = 0; round < 10; ++round, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {
+            keys_[2 * round] = hn::Set(d, k0);
+            keys_[2 * round + 1] = hn::Set(d, k1);
+        }
+        stream_ = hn::Set(d, static_cast<uint32_t>(stream));
+        step_ = hn::Set(d, step);
+        row_ = hn::Set(d, row);
+        // Interleaving takes even 64-bit lanes to the low result and odd ones to the high result, so even lanes count
+        // the first half of the blocks.
+        const V64 lane = hn::Iota(d, 0), one = hn::Set(d, 1), half = hn::Set(d, hn::Lanes(d) / 2);
+        order_ = hn::Add(hn::ShiftRight<1>(lane), hn::IfThenElseZero(hn::Eq(hn::And(lane, one), one), half));
+    }
 
     /// The lanes first .. first + 2 Lanes(DF) - 1, in order; `first` is a multiple of their number.
     HWY_INLINE void next(uint32_t first, VF& low, VF& high) const {
         const D64 d;
         const D32 d32;
-        V64 x[4];
-        blocks(first / 4, x);
+        V64 c0 = hn::Add(hn::Set(d, first / 4), order_), c1 = row_, c2 = step_, c3 = stream_;
+        for (int round = 0; round < 10; ++round) {
+            const V64 p0 = multiply(c0, 0xD2511F53u), p1 = multiply(c2, 0xCD9E8D57u);
+            c0 = hn::Xor(hn::ShiftRight<32>(p1), hn::Xor(c1, keys_[2 * round]));
+            c2 = hn::Xor(hn::ShiftRight<32>(p0), hn::Xor(c3, keys_[2 * round + 1]));
+            c1 = p1;
+            c3 = p0;
+        }
         const V64 mask = hn::Set(d, 0xFFFFFFFFu);
-        const V64 x01 = hn::Or(hn::And(x[0], mask), hn::ShiftLeft<32>(x[1]));
-        const V64 x23 = hn::Or(hn::And(x[2], mask), hn::ShiftLeft<32>(x[3]));
+        const V64 x01 = hn::Or(hn::And(c0, mask), hn::ShiftLeft<32>(c1));
+        const V64 x23 = hn::Or(hn::And(c2, mask), hn::ShiftLeft<32>(c3));
         low = uniform(hn::BitCast(d32, hn::InterleaveLower(d, x01, x23)));
         high = uniform(hn::BitCast(d32, hn::InterleaveUpper(d, x01, x23)));
     }
 
  private:
-    // Interleaving takes even 64-bit lanes to the low result and odd ones to the high result, so even lanes count the
-    // first half of the blocks.
-    HWY_INLINE void blocks(uint32_t block, V64 x[4]) const {
-        const D64 d;
-        const V64 lane = hn::Iota(d, 0);
-        const V64 half = hn::Set(d, hn::Lanes(d) / 2);
-        const V64 odd = hn::And(lane, hn::Set(d, 1));
-        const V64 order = hn::Add(hn::ShiftRight<1>(lane), hn::IfThenElseZero(hn::Eq(odd, hn::Set(d, 1)), half));
-        V64 c0 = hn::Add(hn::Set(d, block), order), c1 = hn::Set(d, row_);
-        V64 c2 = hn::Set(d, step_), c3 = hn::Set(d, stream_);
-        uint32_t k0 = static_cast<uint32_t>(seed_), k1 = static_cast<uint32_t>(seed_ >> 32);
-        for (int round = 0; round < 10; ++round) {
-            const V64 p0 = multiply(c0, 0xD2511F53u), p1 = multiply(c2, 0xCD9E8D57u);
-            c0 = hn::Xor(hn::ShiftRight<32>(p1), hn::Xor(c1, hn::Set(d, k0)));
-            c2 = hn::Xor(hn::ShiftRight<32>(p0), hn::Xor(c3, hn::Set(d, k1)));
-            c1 = p1;
-            c3 = p0;
-            k0 += 0x9E3779B9u;
-            k1 += 0xBB67AE85u;
-        }
-        x[0] = c0;
-        x[1] = c1;
-        x[2] = c2;
-        x[3] = c3;
-    }
     static HWY_INLINE V64 multiply(V64 low_halves, uint32_t by) {
         const D32 d32;
         return hn::MulEven(hn::BitCast(d32, low_halves), hn::Set(d32, by));
@@ -131,8 +126,8 @@ class RowUniforms {
         return hn::Mul(hn::Add(cell, hn::Set(d, 0.5f)), hn::Set(d, 1.0f / 8388608.0f));
     }
 
-    uint64_t seed_;
-    uint32_t stream_, step_, row_;
+    V64 keys_[20];
+    V64 stream_, step_, row_, order_;
 };
 
 #endif

@@ -64,7 +64,7 @@ struct Noisy {
 struct Scratch {
     Weighted* tokens;  // as many as may be in the running before the cuts
     int32_t* found;    // kHeadChunk + 16
-    float* mass;       // kHeadChunk
+    float* mass;       // kHeadChunk, or the whole row's when top_p cuts it
 };
 
 class Call {
@@ -83,7 +83,7 @@ class Call {
     size_t workspace(const Stream& stream) const {
         const int64_t n = stream.threads;
         return workspace_bytes<Noisy>(product_.block_rows()) + workspace_bytes<Weighted>(n * running()) +
-               workspace_bytes<int32_t>(n * kFound) + workspace_bytes<float>(n * kHeadChunk) +
+               workspace_bytes<int32_t>(n * kFound) + workspace_bytes<float>(n * mass_room()) +
                stats_.workspace(stream) + product_.workspace(stream);
     }
 
@@ -117,18 +117,21 @@ class Call {
         return needs;
     }
     int64_t running() const { return path_ == Path::list ? kept_ : path_ == Path::whole ? product_.vocabulary() : 0; }
+    int64_t mass_room() const {
+        return path_ == Path::whole ? std::max(kHeadChunk, product_.vocabulary()) : kHeadChunk;
+    }
 
     void open(const Stream& stream, Workspace& workspace) {
         noisy_ = workspace.take<Noisy>(product_.block_rows());
         scratch_.tokens = workspace.take<Weighted>(stream.threads * running());
         scratch_.found = workspace.take<int32_t>(stream.threads * kFound);
-        scratch_.mass = workspace.take<float>(stream.threads * kHeadChunk);
+        scratch_.mass = workspace.take<float>(stream.threads * mass_room());
         stats_.open(workspace, stream);
         product_.open(workspace);
     }
     Scratch scratch(int worker) const {
         return {scratch_.tokens + worker * running(), scratch_.found + worker * kFound,
-                scratch_.mass + worker * kHeadChunk};
+                scratch_.mass + worker * mass_room()};
     }
 
     void start(int64_t row) {
@@ -201,47 +204,78 @@ class Call {
 
     // Takes from the row what top_k and top_p take.
     void cut_row(int64_t row, const Scratch& scratch) {
-        if (kept_ == 0 && p_.top_p >= 1) return;
+        if (kept_ > 0) return cut_to_top_k(row, scratch.tokens);
+        if (p_.top_p < 1) cut_to_top_p(row, scratch);
+    }
+    void cut_to_top_k(int64_t row, Weighted* tokens) {
         float* x = product_.logits(row, 0);
         const int64_t V = product_.vocabulary();
-        int64_t n = kept_ > 0 ? likeliest(row, scratch.tokens) : likely(row, scratch);
-        std::fill(x, x + V, -HUGE_VALF);
-        for (int64_t i = 0; i < n; ++i) x[scratch.tokens[i].id] = scratch.tokens[i].value;
-    }
-    int64_t likeliest(int64_t row, Weighted* tokens) const {
-        const float* x = product_.logits(row, 0);
         int64_t n = 0;
-        for (int64_t id = 0; id < product_.vocabulary(); ++id)
+        for (int64_t id = 0; id < V; ++id)
             if (id != p_.excluded_id) tokens[n++] = weighted(x[id], static_cast<int32_t>(id), stats_.state(row).max);
         std::nth_element(tokens, tokens + kept_ - 1, tokens + n, before);
-        return p_.top_p < 1 ? cut_to_mass(tokens, kept_, p_.top_p * mass_of(tokens, kept_)) : kept_;
+        n = p_.top_p < 1 ? cut_to_mass(tokens, kept_, p_.top_p * mass_of(tokens, kept_)) : kept_;
+        std::fill(x, x + V, -HUGE_VALF);
+        for (int64_t i = 0; i < n; ++i) x[tokens[i].id] = tokens[i].value;
     }
-    // Tokens with less than a V-th of the mass that top_p gives away cannot be needed: together they have less. On a
-    // trained model's rows that leaves some hundreds to sort.
-    int64_t likely(int64_t row, const Scratch& scratch) const {
+
+    // The logit at which the likeliest tokens reach the mass is halved in, so that only the few between the last two
+    // bounds need sorting. Tokens with less than a V-th of what top_p gives away are out from the start: together they
+    // have less than that.
+    void cut_to_top_p(int64_t row, const Scratch& scratch) {
         const float max = stats_.state(row).max;
         const int64_t V = product_.vocabulary();
-        const double mass = tempered_mass(row, scratch.mass);
+        float* x = product_.logits(row, 0);
+        const double mass = tempered_mass(row, scratch.mass, V);
         const double least = 0.99 * (1 - static_cast<double>(p_.top_p)) * mass / static_cast<double>(V);
-        const float bound = std::nextafter(static_cast<float>(max + std::log(least) / beta_), -HUGE_VALF);
-        int64_t n = 0;
-        for (int64_t id = 0; id < V; id += kHeadChunk) {
-            const float* x = product_.logits(row, id);
-            const int64_t found = collect(x, std::min(kHeadChunk, V - id), bound, true, scratch.found);
-            for (int64_t i = 0; i < found; ++i) {
-                const int32_t at = scratch.found[i];
-                if (id + at != p_.excluded_id)
-                    scratch.tokens[n++] = weighted(x[at], static_cast<int32_t>(id) + at, max);
+        Bounds b{std::nextafter(static_cast<float>(max + std::log(least) / beta_), -HUGE_VALF),
+                 std::nextafter(max, HUGE_VALF), 0};
+        narrow(x, scratch.mass, p_.top_p * mass, b);
+        const int64_t n = between(x, b, scratch);
+        const int64_t kept = n > 0 ? cut_to_mass(scratch.tokens, n, p_.top_p * mass - b.mass_above) : 0;
+        drop_below(x, V, b.high);
+        for (int64_t i = 0; i < kept; ++i) x[scratch.tokens[i].id] = scratch.tokens[i].value;
+    }
+    struct Bounds {
+        float low, high;    // tokens from `low` reach the goal, those from `high` do not
+        double mass_above;  // of those from `high`
+    };
+    void narrow(const float* x, const float* mass, double goal, Bounds& b) const {
+        const int64_t V = product_.vocabulary();
+        for (int halving = 0; halving < 12; ++halving) {
+            const float middle = b.low + (b.high - b.low) / 2;
+            if (!(middle > b.low && middle < b.high)) return;
+            double above = 0;
+            for (int64_t id = 0; id < V; id += kHeadChunk)
+                above += mass_above(x + id, mass + id, std::min(kHeadChunk, V - id), middle);
+            if (above >= goal) {
+                b.low = middle;
+            } else {
+                b.high = middle;
+                b.mass_above = above;
             }
         }
-        return cut_to_mass(scratch.tokens, n, p_.top_p * mass);
     }
-    double tempered_mass(int64_t row, float* chunk_mass) const {
+    int64_t between(const float* x, const Bounds& b, const Scratch& scratch) const {
+        const int64_t V = product_.vocabulary();
+        int64_t n = 0;
+        for (int64_t id = 0; id < V; id += kHeadChunk) {
+            const int64_t found = collect(x + id, std::min(kHeadChunk, V - id), b.low, true, scratch.found);
+            for (int64_t i = 0; i < found; ++i) {
+                const int64_t at = id + scratch.found[i];
+                if (x[at] < b.high && at != p_.excluded_id)
+                    scratch.tokens[n++] = {x[at], static_cast<int32_t>(at), scratch.mass[at]};
+            }
+        }
+        return n;
+    }
+    // Chunk after chunk into the same place, or one behind the other when `room` is the whole row's.
+    double tempered_mass(int64_t row, float* mass, int64_t room) const {
         const int64_t V = product_.vocabulary();
         double sum = 0;
         for (int64_t id = 0; id < V; id += kHeadChunk)
             sum += tempered(product_.logits(row, id), std::min(kHeadChunk, V - id), stats_.state(row).max, beta_,
-                            chunk_mass);
+                            room < V ? mass : mass + id);
         return sum;
     }
 
@@ -253,7 +287,7 @@ class Call {
     // The first token whose cumulative mass exceeds u of the total: its chunk, then itself.
     Candidate walk(int64_t r, int64_t row, float* chunk_mass) const {
         const int64_t V = product_.vocabulary();
-        const double goal = uniform(r, 0) * tempered_mass(row, chunk_mass);
+        const double goal = uniform(r, 0) * tempered_mass(row, chunk_mass, kHeadChunk);
         double before_chunk = 0;
         for (int64_t id = 0; id < V; id += kHeadChunk) {
             const int64_t n = std::min(kHeadChunk, V - id);

@@ -45,10 +45,9 @@ void add_piece(TopList& list, const Piece& piece, const TopScratch& scratch) {
     const bool full = list.count == list.capacity;
     const float least = full ? list.items[list.capacity - 1].value : -HUGE_VALF;
     if (full && !(piece.peak->max > least)) return;
-    // A later id enters only above the least of a full list.
-    const float bound = list.capacity <= kSortedList ? bound_of(*piece.peak, list.capacity) : -HUGE_VALF;
-    const bool strict = full && !(bound > least);
-    const int64_t found = collect(piece.x, piece.n, strict ? least : bound, !strict, scratch.found);
+    // A later id enters a full list only above its least.
+    const float bound = list.capacity <= kSortedList && !full ? bound_of(*piece.peak, list.capacity) : least;
+    const int64_t found = collect(piece.x, piece.n, bound, !full, scratch.found);
     if (list.capacity > kSortedList) return merge(list, piece, found, scratch);
     for (int64_t i = 0; i < found; ++i) {
         const int32_t at = scratch.found[i];
