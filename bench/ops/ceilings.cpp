@@ -31,6 +31,7 @@ double fma_burst(float seed) {
 #pragma GCC unroll 16
         for (int i = 0; i < kChains; ++i) sums[i] = hn::MulAdd(sums[i], factor, factor);
     VF total = sums[0];
+#pragma GCC unroll 16
     for (int i = 1; i < kChains; ++i) total = hn::Add(total, sums[i]);
     volatile float sink = sum_of(total);
     (void)sink;
@@ -60,7 +61,8 @@ float read_part(const float* p, int64_t n) {
     const DF d;
     const int64_t L = static_cast<int64_t>(hn::Lanes(d)), quarter = n / 4 / (2 * L) * (2 * L);
     VF a[8];
-    for (auto& v : a) v = hn::Zero(d);
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) a[i] = hn::Zero(d);
     for (int64_t i = 0; i < quarter; i += 2 * L)
 #pragma GCC unroll 4
         for (int s = 0; s < 4; ++s) {
@@ -70,6 +72,7 @@ float read_part(const float* p, int64_t n) {
             a[2 * s + 1] = hn::Add(a[2 * s + 1], hn::Load(d, line + L));
         }
     VF total = a[0];
+#pragma GCC unroll 8
     for (int i = 1; i < 8; ++i) total = hn::Add(total, a[i]);
     return sum_of(total);
 }
@@ -120,15 +123,19 @@ namespace {
 
 constexpr double kSlice = 1e-3;
 
-// Every thread repeats bursts for one slice; rates are per thread's own time and added up.
-double rate_of(const Stream& stream, double (*burst)()) {
+// Every thread repeats bursts of some 50 us for one slice; the sum of the threads' best bursts. Best, because a burst that
+// was interrupted says nothing about the machine; at least three, because the first may find the caches cold.
+template <class Burst>
+double rate_of(const Stream& stream, const Burst& burst) {
     double rates[256] = {};
     parallel_for(stream, std::min(stream.threads, 256), [&](int64_t i, int) {
-        double done = 0;
         const double start = seconds_now();
         double now = start;
-        for (; now - start < kSlice; now = seconds_now()) done += burst();
-        rates[i] = done / (now - start);
+        for (int n = 0; n < 3 || now - start < kSlice; ++n) {
+            const double done = burst(i), then = now;
+            now = seconds_now();
+            rates[i] = std::max(rates[i], done / (now - then));
+        }
     });
     double sum = 0;
     for (double rate : rates) sum += rate;
@@ -143,28 +150,26 @@ double seconds_now() {
 
 double flops_slice(const Stream& stream, Precision precision) {
     const cpu::Isa isa = cpu::current_isa();
-    if (precision == Precision::bf16 && isa == cpu::Isa::amx) return rate_of(stream, dot_amx_burst);
-    if (precision == Precision::bf16 && isa == cpu::Isa::avx512_bf16) return rate_of(stream, dot_bf16_burst);
-    return rate_of(stream, cpu::one_fma_burst);
+    if (precision == Precision::bf16 && isa == cpu::Isa::amx)
+        return rate_of(stream, [](int64_t) { return dot_amx_burst(); });
+    if (precision == Precision::bf16 && isa == cpu::Isa::avx512_bf16)
+        return rate_of(stream, [](int64_t) { return dot_bf16_burst(); });
+    return rate_of(stream, [](int64_t) { return cpu::one_fma_burst(); });
 }
 
 double exps_slice(const Stream& stream) {
-    return rate_of(stream, cpu::one_exp_burst);
+    return rate_of(stream, [](int64_t) { return cpu::one_exp_burst(); });
 }
 
 double read_slice(const Stream& stream, double bytes) {
-    const int64_t parts = stream.threads;
-    const int64_t part =
-        std::clamp(static_cast<int64_t>(bytes), int64_t{4096} * parts, cpu::kLargestRead) / parts / 4096 * 4096;
+    constexpr int64_t kPage = 4096, kBurst = int64_t{4} << 20;
+    const int64_t all = std::clamp(static_cast<int64_t>(bytes), kPage * stream.threads, cpu::kLargestRead);
+    const int64_t part = all / stream.threads / kPage * kPage, passes = std::max<int64_t>(1, kBurst / part);
     const float* buffer = cpu::read_buffer();
-    const double start = seconds_now();
-    double now = start, passes = 0;
-    // A warm cache is the point: the first pass of a slice fetches what another slice has driven out.
-    parallel_for(stream, parts, [&](int64_t i, int) { cpu::read_through(buffer + i * part / 4, part / 4); });
-    const double warm = seconds_now();
-    for (now = warm; passes == 0 || now - warm < kSlice; now = seconds_now(), ++passes)
-        parallel_for(stream, parts, [&](int64_t i, int) { cpu::read_through(buffer + i * part / 4, part / 4); });
-    return passes * static_cast<double>(parts * part) / (now - warm);
+    return rate_of(stream, [=](int64_t i) {
+        for (int64_t n = 0; n < passes; ++n) cpu::read_through(buffer + i * part / 4, part / 4);
+        return static_cast<double>(passes * part);
+    });
 }
 
 }  // namespace noema::bench
