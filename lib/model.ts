@@ -4,6 +4,7 @@ import type { MaskedConfig } from "./checkpoint/config.js";
 import { invalid } from "./decoding/options.js";
 import { type DecodingSettings, resolveDecoding } from "./decoding/resolve.js";
 import { NoemaError } from "./errors.js";
+import { type Score, type ScoreOptions, score } from "./evaluation/score.js";
 import { Generation, type GenerationEvent, type GenerationResult, type Work } from "./generation.js";
 import { disposed, Handle } from "./handle.js";
 import { type Canvas, Job, type JobHost } from "./job.js";
@@ -99,6 +100,13 @@ export class Model extends Handle {
       checkKeys(options, infillOptions, "infill");
       return infillCanvas(options, this.#limits);
     });
+  }
+
+  /** An upper bound on a text's negative log-likelihood, in nats, with the standard error of its estimate. */
+  async score(text: string | ArrayLike<number>, options?: ScoreOptions): Promise<Score> {
+    const { native, tokenizer } = this;
+    const { maskTokenId: maskId, maxPositions } = this.config;
+    return score({ maskId, maxPositions, tokenizer, losses: (request) => native.losses(request) }, text, options);
   }
 
   /** Step-by-step access to one canvas, for decoding rules of one's own. */

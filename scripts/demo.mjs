@@ -1,0 +1,31 @@
+// npm run demo: makes the checkout ready, then writes a text with the model that comes with it, shown while it unfolds.
+//
+//   npm run demo -- --prompt "The dragon" --max-tokens 96 --decoding low-confidence      any option of `noema generate`
+
+import { spawnSync } from "node:child_process";
+import { existsSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+const root = join(dirname(fileURLToPath(import.meta.url)), "..");
+const model = join(root, "models", "tales-masked");
+const given = process.argv.slice(2);
+
+/** Runs a script of the checkout with the terminal; ends this process when it fails. */
+function run(script, ...parameters) {
+  const { status } = spawnSync(process.execPath, [join(root, script), ...parameters], { stdio: "inherit" });
+  if (status !== 0) process.exit(status ?? 1);
+}
+
+run("scripts/setup.mjs");
+if (existsSync(join(model, "config.json"))) {
+  const names = ["--prompt", "--infill"];
+  const prompt = given.some((word) => names.includes(word.split("=")[0])) ? [] : ["--prompt", "Once upon a time"];
+  const defaults = given.some((word) => word.startsWith("--max-tokens")) ? [] : ["--max-tokens", "96"];
+  run("dist/cli/main.js", "generate", model, ...prompt, ...defaults, ...given);
+} else {
+  process.stderr.write(
+    "demo: models/tales-masked holds no checkpoint, so there is no text to show; what this machine offers:\n",
+  );
+  run("dist/cli/main.js", "doctor");
+}
