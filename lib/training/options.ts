@@ -157,7 +157,8 @@ export function resolveOptions(options: TrainOptions): TrainSettings {
 }
 
 export const fixedNames: readonly OptionName[] = optionNames.filter((name) => optionTable[name].fixed);
-const changeable: readonly string[] = [...fixedNames, "corpus"];
+/** What `changes` may name. */
+export const changeable: readonly string[] = [...fixedNames, "corpus"];
 
 /** Options that stand for others get their values: a state then holds what was really done. */
 function completed(settings: TrainSettings): TrainSettings {

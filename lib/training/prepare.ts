@@ -22,67 +22,66 @@ export interface OpenedSession {
   corpusTokens: number;
 }
 
+interface Closable {
+  close(): void | Promise<void>;
+}
+
 interface Loaded {
   model: NativeMaskedModel;
   trainer: NativeTrainer;
 }
 
+/** What contradicts a saved state is found before the text is read, which may take a while. */
 export async function openSession(engine: TrainingEngine, options: TrainOptions): Promise<OpenedSession> {
   const settings = resolveOptions(options);
-  await prepareFolder(options);
+  await prepareFolder(options.run);
   const tokenizer = await openTokenizer(options);
   const config = await configOf(options, settings, tokenizer);
+  const wanted = { settings, config, tokenizer: tokenizer.sha256 };
+  const saved = await loadState(options.run);
+  if (saved) checkContinuation(saved, wanted, options.changes);
   const inputs = await openInputs(options, settings, { tokenizer, config });
-  const owned: { close(): void | Promise<void> }[] = [inputs.data];
+  const owned: Closable[] = [inputs.data];
   try {
-    const wanted = { settings, config, corpus: inputs.hash, tokenizer: tokenizer.sha256 };
-    const { state, resumed } = await stateOf(options, wanted);
+    const state = { ...(saved ?? { step: 0, tokens: 0, seconds: 0 }), ...wanted, corpus: inputs.hash };
+    if (saved) checkContinuation(saved, state, options.changes);
+    await writeRecipe(options);
+    const progress = { state, resumed: saved !== undefined };
     const metrics = await MetricsLog.open(join(options.run, "metrics.jsonl"), state.step);
-    const loaded = await loadTrainer(engine, options, { state, resumed, owned });
-    const session = new Session({
-      ...{ run: options.run, config, settings, ...loaded, metrics, state, resumed },
-      ...{ data: inputs.data, heldOut: inputs.heldOut, tokenizerPath: tokenizer.path },
-      sampler: textSampler(loaded.model, config, tokenizer, {
-        length: settings.sampleLength,
-        decoding: options.sampleDecoding,
-      }),
-      samplePrompts: options.samplePrompts ?? [""],
-    });
-    return { session, corpusTokens: inputs.tokens };
+    const loaded = await loadTrainer(engine, options, { ...progress, owned });
+    const { sampleDecoding: decoding, samplePrompts = [""] } = options;
+    const sampler = textSampler(loaded.model, config, tokenizer, { length: settings.sampleLength, decoding });
+    const text = { data: inputs.data, heldOut: inputs.heldOut, tokenizerPath: tokenizer.path };
+    const parts = { run: options.run, config, settings, metrics, sampler, samplePrompts };
+    return { session: new Session({ ...parts, ...text, ...progress, ...loaded }), corpusTokens: inputs.tokens };
   } catch (error) {
     for (const thing of owned.reverse()) await thing.close();
     throw error;
   }
 }
 
-/** Writes down the recipe, which also finds out at once whether the folder can be written. */
-async function prepareFolder({ signal: _, ...recipe }: TrainOptions): Promise<void> {
-  const { run } = recipe;
+/** Makes the folder, and removes what a killed process was writing. */
+async function prepareFolder(run: string): Promise<void> {
   try {
     await mkdir(run, { recursive: true });
-    // What a killed process was writing.
     const leftovers = (await readdir(run)).filter((name) => /^\..*\.tmp$/.test(name));
     for (const name of leftovers) await rm(join(run, name), { recursive: true, force: true });
   } catch (error) {
     throw ioError("preparing the run's folder", run, error);
   }
-  const text = Buffer.from(`${JSON.stringify(recipe, null, 2)}\n`);
-  await writeAtomically(join(run, "recipe.json"), (handle) => writeAll(handle, text));
 }
 
-async function stateOf({ run, changes }: TrainOptions, wanted: Omit<TrainingState, "step" | "tokens" | "seconds">) {
-  const saved = await loadState(run);
-  if (saved) checkContinuation(saved, wanted, changes);
-  const progress = saved ?? { step: 0, tokens: 0, seconds: 0 };
-  const state: TrainingState = { ...progress, ...wanted };
-  return { state, resumed: saved !== undefined };
+/** Notes what the run does, which also finds out before the first step whether the folder can be written. */
+async function writeRecipe({ signal: _, ...recipe }: TrainOptions): Promise<void> {
+  const text = Buffer.from(`${JSON.stringify(recipe, null, 2)}\n`);
+  await writeAtomically(join(recipe.run, "recipe.json"), (handle) => writeAll(handle, text));
 }
 
 /** Model and trainer, with the saved buffers or fresh ones. What it opens goes to `owned` for the caller to close. */
 async function loadTrainer(
   engine: TrainingEngine,
   { run, init, signal }: TrainOptions,
-  { state, resumed, owned }: { state: TrainingState; resumed: boolean; owned: { close(): void | Promise<void> }[] },
+  { state, resumed, owned }: { state: TrainingState; resumed: boolean; owned: Closable[] },
 ): Promise<Loaded> {
   const { config, settings } = state;
   const tensors = resumed ? await savedWeights(run, config) : await firstWeights(init, config, settings.seed);

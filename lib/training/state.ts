@@ -13,7 +13,7 @@ import { NoemaError } from "../errors.js";
 import { exists, ioError, readLimited, syncFolder, writeAll, writeAtomically } from "../files.js";
 import { parseObject } from "../json.js";
 import type { NativeTrainer, TrainerBuffer } from "../native/addon.js";
-import { fixedNames, type TrainSettings } from "./options.js";
+import { changeable, fixedNames, optionTable, type TrainSettings } from "./options.js";
 
 const FORMAT = 1;
 const STATE_LIMIT = 1 << 20;
@@ -192,28 +192,31 @@ async function openBuffer(path: string): Promise<SafetensorsFile> {
   }
 }
 
-/** What a run wants to be, held against what was saved. Names the first option that contradicts. */
-export function checkContinuation(
-  saved: TrainingState,
-  wanted: Pick<TrainingState, "settings" | "config" | "corpus" | "tokenizer">,
-  changes: readonly string[] = [],
-): void {
+/** What a run wants to be; the corpus is left out until it has been read. */
+export type Wanted = Pick<TrainingState, "settings" | "config" | "tokenizer"> & { corpus?: string };
+
+/** Holds what a run wants to be against what was saved; ERR_BAD_STATE names the first option that contradicts. */
+export function checkContinuation(saved: TrainingState, wanted: Wanted, changes: readonly string[] = []): void {
   for (const name of fixedNames) {
-    if (saved.settings[name] === wanted.settings[name] || changes.includes(name)) continue;
-    throw contradiction(name, saved.settings[name], wanted.settings[name]);
+    // A state from before an option existed did what is its default now.
+    const before = saved.settings[name] ?? optionTable[name].default;
+    if (before !== wanted.settings[name] && !changes.includes(name))
+      throw contradiction(name, before, wanted.settings[name]);
   }
   for (const [name, value] of Object.entries(wanted.config)) {
     const before = saved.config[name as keyof MaskedConfig];
     if (before !== value) throw contradiction(name, before, value);
   }
   for (const name of ["tokenizer", "corpus"] as const) {
-    if (saved[name] === wanted[name] || changes.includes(name)) continue;
-    throw contradiction(name, saved[name].slice(0, 12), wanted[name].slice(0, 12));
+    const hash = wanted[name];
+    if (hash === undefined || saved[name] === hash || changes.includes(name)) continue;
+    throw contradiction(name, saved[name].slice(0, 12), hash.slice(0, 12));
   }
 }
 
 function contradiction(option: string, saved: unknown, given: unknown): NoemaError {
-  const remedy = `give what the run began with, name "${option}" under changes, or start in another folder`;
+  const changing = changeable.includes(option) ? `, name "${option}" under changes` : "";
+  const remedy = `give what the run began with${changing}, or start in another folder`;
   return new NoemaError("ERR_BAD_STATE", `the saved state has ${option} ${saved}, but ${given} was given: ${remedy}`, {
     option,
     saved,

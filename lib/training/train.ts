@@ -50,6 +50,11 @@ export class Training implements AsyncIterable<TrainingEvent>, AsyncDisposable {
     return this.#events();
   }
 
+  /** Whether the run is in memory: after ERR_IO while saving it can be iterated again. */
+  get kept(): boolean {
+    return this.#opened !== undefined;
+  }
+
   /** Frees the run's memory without saving. */
   async dispose(): Promise<void> {
     const opened = this.#opened;

@@ -14,6 +14,7 @@ import {
   type TrainOptions,
   type WeightedFile,
 } from "../../training/options.js";
+import { persistently } from "../../training/persist.js";
 import type { TrainingEvent } from "../../training/train.js";
 import { example, type Streams } from "../command.js";
 import { interruptible } from "../interrupt.js";
@@ -118,12 +119,19 @@ function weightedFile(text: string): WeightedFile | string {
   return found ? { path: found[1]!, weight: Number(found[2]) } : text;
 }
 
+/** A full disk is given ten minutes to be emptied. */
+const RETRY_SECONDS = 30;
+const RETRIES = 20;
+
 async function runTraining(options: TrainOptions, { json, threads = "0" }: Flags, streams: Streams): Promise<void> {
   await using engine = await createEngine({ threads: numeric(threads) as number });
   const report = json ? jsonLines(streams) : new Report(streams);
   try {
     await using training = train(engine, options);
-    for await (const event of training) report.show(event);
+    const onWait = ({ message }: NoemaError) =>
+      streams.error.write(`${message}; nothing is lost yet, trying again in ${RETRY_SECONDS} s\n`);
+    const patience = { wait: RETRY_SECONDS, attempts: RETRIES, onWait, signal: options.signal };
+    for await (const event of persistently(training, patience)) report.show(event);
   } finally {
     report.stop();
   }

@@ -8,6 +8,7 @@ import { fromBf16, toBf16 } from "../../../lib/checkpoint/dtype.js";
 import { openCheckpoint } from "../../../lib/checkpoint/folder.js";
 import { SafetensorsFile } from "../../../lib/checkpoint/safetensors.js";
 import type { TrainOptions } from "../../../lib/training/options.js";
+import { persistently } from "../../../lib/training/persist.js";
 import { loadState } from "../../../lib/training/state.js";
 import { train } from "../../../lib/training/train.js";
 import { FakeEngine } from "./fake.js";
@@ -199,6 +200,40 @@ test("a full disk while saving: ERR_IO, the state on disk stays, nothing in memo
   t.deepEqual(steps, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
   t.deepEqual(await result(options.run), await unbroken());
   t.is(engine.live, 0);
+});
+
+test("persistently: waits for room on the disk, then goes on; gives up after so many attempts", async (t) => {
+  const patient = async (roomAfter: number, attempts: number) => {
+    const engine = new FakeEngine();
+    const { options } = await fixture();
+    const waits: number[] = [];
+    const onWait = (_: Error, attempt: number) => {
+      waits.push(attempt);
+      if (attempt === roomAfter) engine.trainers[0]!.full = false;
+    };
+    await using training = train({ native: engine }, options);
+    const iterate = async () => {
+      for await (const event of persistently(training, { wait: 0.001, attempts, onWait }))
+        if (event.type === "step" && event.step === 4) engine.trainers[0]!.full = true;
+    };
+    return { options, waits, done: iterate() };
+  };
+  const made = await patient(2, 5);
+  await made.done;
+  t.deepEqual(made.waits, [1, 2]);
+  t.deepEqual(await result(made.options.run), await unbroken());
+  const hopeless = await patient(99, 3);
+  await t.throwsAsync(hopeless.done, { code: "ERR_IO" });
+  t.deepEqual(hopeless.waits, [1, 2]);
+  t.is((await loadState(hopeless.options.run))?.step, 3);
+});
+
+test("a refused continuation leaves the recipe as it was", async (t) => {
+  const { options } = await fixture({ stopAt: 1 });
+  await collect(options);
+  const recipe = await readFile(join(options.run, "recipe.json"), "utf8");
+  await t.throwsAsync(collect({ ...options, rate: 0.5 }), { code: "ERR_BAD_STATE" });
+  t.is(await readFile(join(options.run, "recipe.json"), "utf8"), recipe);
 });
 
 test("killed again and again: what remains is a whole state, and the end is the same", async (t) => {
