@@ -18,7 +18,7 @@ export interface EngineOptions {
   threads?: number;
   /** "cpu" (default), or "reference": plain loops in double precision, to judge the former. NOEMA_BACKEND sets the default. */
   backend?: BackendName;
-  /** Calls that may wait; one more is answered with ERR_QUEUE_FULL. Default: 256. */
+  /** Generations that may run or wait; one more is answered with ERR_QUEUE_FULL at once. Default: 256. */
   queueLimit?: number;
 }
 
@@ -53,12 +53,15 @@ export class Engine extends Handle {
   readonly #addon: Addon;
   readonly #native: NativeEngine;
   readonly #fallbackReason: string | undefined;
+  readonly #queueLimit: number;
+  #admitted = 0;
 
   /** @internal Use `createEngine`. */
-  constructor(addon: Addon, native: NativeEngine, fallbackReason?: string) {
+  constructor(addon: Addon, native: NativeEngine, { queueLimit, fallbackReason }: EngineParts) {
     super("engine");
     this.#addon = addon;
     this.#native = native;
+    this.#queueLimit = queueLimit;
     this.#fallbackReason = fallbackReason;
   }
 
@@ -84,7 +87,11 @@ export class Engine extends Handle {
     tokenizer?.checkFits(config.vocabSize);
     this.check();
     const native = await this.#native.loadMasked(config, Array.from(tensors, nativeTensor), precision);
-    const owner = { addon: this.#addon, release: (model: Model) => this.release(model) };
+    const owner = {
+      addon: this.#addon,
+      admit: () => this.#admit(),
+      release: (model: Model) => this.release(model),
+    };
     const model = new Model({ native, config, tokenizer, folder, owner });
     if (this.disposed) {
       model.dispose();
@@ -112,10 +119,30 @@ export class Engine extends Handle {
     return this.#native;
   }
 
+  /** Takes a place; the answer gives it back. What has begun is never refused half-way. */
+  #admit(): () => void {
+    if (this.#admitted >= this.#queueLimit) {
+      const message = `${this.#admitted} generations run or wait, as many as this engine accepts`;
+      throw new NoemaError("ERR_QUEUE_FULL", message, { queueLimit: this.#queueLimit });
+    }
+    this.#admitted++;
+    return () => {
+      this.#admitted--;
+    };
+  }
+
   protected override free(): void {
     this.#native.dispose();
   }
 }
+
+interface EngineParts {
+  queueLimit: number;
+  fallbackReason?: string | undefined;
+}
+
+/** Native calls besides those of generations that may wait: scoring, sessions, loading, training. */
+const otherCalls = 256;
 
 /** `openCheckpoint` lets no other element types through than these three. */
 function nativeTensor([name, { shape, dtype, path, offset }]: [string, LocatedTensor]): NativeTensor {
@@ -143,7 +170,9 @@ export async function createEngine(options: EngineOptions = {}): Promise<Engine>
 export function engineOn(addon: Addon, options: Parameters<Addon["createEngine"]>[0], fallbackReason?: string): Engine {
   const isa = process.env["NOEMA_ISA"];
   if (isa) addon.forceIsa(isa);
-  return new Engine(addon, addon.createEngine(options), fallbackReason);
+  const { queueLimit } = options;
+  const native = addon.createEngine({ ...options, queueLimit: queueLimit + otherCalls });
+  return new Engine(addon, native, { queueLimit, fallbackReason });
 }
 
 /** @internal */

@@ -1,5 +1,6 @@
 /** The whole public API. */
 
+export type { MaskedConfig } from "./checkpoint/config.js";
 export type { Decoding, DecodingOptions } from "./decoding/resolve.js";
 export {
   createEngine,
@@ -28,6 +29,7 @@ export type {
 export type { Model, ModelInfo } from "./model.js";
 export type { BatchOptions, GenerateOptions, InfillOptions, Prompt, RunOptions } from "./request.js";
 export type { Look, LookOptions, Session, SessionOptions } from "./session.js";
+export type { DecodeOptions, EncodeOptions, Tokenizer } from "./tokenizer/tokenizer.js";
 export { train } from "./train.js";
 export type { HeldOutMetric, SampleMetric, TrainingMetric } from "./training/metrics.js";
 export type { ModelShape, TrainOptions, TrainSettings, WeightedFile } from "./training/options.js";

@@ -45,7 +45,12 @@ export interface ModelParts {
   readonly config: MaskedConfig;
   readonly tokenizer: Tokenizer | undefined;
   readonly folder: string;
-  readonly owner: { readonly addon: Addon; release(model: Model): void };
+  readonly owner: {
+    readonly addon: Addon;
+    /** Takes a place among the engine's generations, or throws ERR_QUEUE_FULL. */
+    admit(): () => void;
+    release(model: Model): void;
+  };
 }
 
 /** Texts of one length share a session; more than this many take turns. */
@@ -91,7 +96,7 @@ export class Model extends Handle {
     if (!Array.isArray(prompts)) throw invalid("prompts", prompts, "a list of prompts");
     const settings = resolveDecoding(options.decoding);
     const canvases = prompts.map((prompt, i) => generateCanvas({ ...shared, prompt }, this.#limits, i));
-    return this.#track(new Generation(new BatchWork(this.#host, canvases, settings), options.signal));
+    return this.#track(new BatchWork(this.#host, canvases, settings), options.signal);
   }
 
   /** Fills the holes of a text. Its result is the whole text, given tokens included. */
@@ -152,28 +157,29 @@ export class Model extends Handle {
 
   /** Refusals, like every other failure, come out of the generation. */
   #start(options: RunOptions & { refine?: boolean }, canvasOf: () => Canvas): Generation {
-    let work: Work<GenerationResult>;
     try {
       this.check();
       const canvas = canvasOf();
-      const job = new Job(this.#host, [canvas], {
-        settings: resolveDecoding(options.decoding),
-        refine: options.refine ?? false,
-      });
-      work = new SingleWork(job);
+      const settings = resolveDecoding(options.decoding);
+      const job = new Job(this.#host, [canvas], { settings, refine: options.refine ?? false });
+      return this.#track(new SingleWork(job), options.signal);
     } catch (error) {
       return new Generation(new Refused(error));
     }
-    return this.#track(new Generation(work, options.signal));
   }
 
-  #track<R>(generation: Generation<R>): Generation<R> {
+  #track<R>(work: Work<R>, signal: AbortSignal | undefined): Generation<R> {
+    const leave = this.#parts.owner.admit();
+    const generation = new Generation(work, signal);
     const child = {
       dispose: () => generation.cancel(disposed("model")),
       settled: generation.settled,
     };
     this.adopt(child);
-    generation.settled.then(() => this.release(child));
+    generation.settled.then(() => {
+      leave();
+      this.release(child);
+    });
     return generation;
   }
 }

@@ -130,6 +130,19 @@ test("dispose while loading: the model is freed, the load rejects", async (t) =>
   t.true(log.modelsFreed <= 2);
 });
 
+test("a full queue refuses what comes next, and nothing that has begun", async (t) => {
+  const { model } = await fakeModelOn();
+  const options = { prompt: "One", maxTokens: 3 };
+  const runs = Array.from({ length: 10 }, () => model.generate(options));
+  const ends = await Promise.allSettled(runs);
+  t.deepEqual(
+    ends.map(({ status }) => status),
+    [...new Array<string>(8).fill("fulfilled"), "rejected", "rejected"],
+  );
+  t.is((await rejection<NoemaError>(runs[9]!)).code, "ERR_QUEUE_FULL");
+  await t.notThrowsAsync(async () => model.generate(options));
+});
+
 test("using: handles dispose themselves", async (t) => {
   const { engine, log } = await fakeModelOn();
   {
