@@ -342,7 +342,7 @@ function withLock(work) {
 function main(flags) {
   const unknown = flags.find((flag) => !["--test", "--bench", "--addon"].includes(flag));
   if (unknown) throw new SetupError(`unknown option ${unknown}; known: --test --bench --addon`);
-  const wanted = existsSync(within("native", "napi")) ? ["noema"] : [];
+  const wanted = ["noema"];
   if (flags.includes("--test")) wanted.push("noema-test");
   if (flags.includes("--bench")) wanted.push("noema-bench");
   checkNode();

@@ -1,8 +1,10 @@
+import { spawnSync } from "node:child_process";
 import { PassThrough } from "node:stream";
 import { text } from "node:stream/consumers";
 import test from "ava";
 import { createProgram, run } from "../../lib/cli/program.js";
 import { packageVersion } from "../../lib/package.js";
+import { root } from "../support/files.js";
 
 async function noema(...args: string[]): Promise<{ code: number; out: string; error: string }> {
   const streams = { out: new PassThrough(), error: new PassThrough() };
@@ -72,4 +74,17 @@ test("too many arguments, and none at all", async (t) => {
 
 test("--version", async (t) => {
   t.deepEqual(await noema("--version"), { code: 0, out: `${packageVersion}\n`, error: "" });
+});
+
+test("without an addon, doctor reports what it can and fails with one line", (t) => {
+  const environment = { ...process.env, NOEMA_ADDON: "absent.node" };
+  const parameters = ["--import=tsx", "lib/cli/main.ts", "doctor"];
+  const { status, stdout, stderr } = spawnSync(process.execPath, parameters, {
+    cwd: root,
+    env: environment,
+    encoding: "utf8",
+  });
+  t.is(status, 1);
+  t.regex(stdout, /addon .*NOEMA_ADDON, .*absent\.node: .*there is no such file/);
+  t.regex(stderr, /^error ERR_ADDON_MISSING: [^\n]*\n$/);
 });
