@@ -232,7 +232,10 @@ function ensureNative(wanted) {
   const stamp = join(cmakeFolder, ".noema-setup");
   const state = readJson(stamp);
   const prints = Object.fromEntries(
-    wanted.map((target) => [target, fingerprint("CMakeLists.txt", "native", ...targets[target].sources)]),
+    wanted.map((target) => [
+      target,
+      fingerprint("CMakeLists.txt", "package.json", "native", ...targets[target].sources),
+    ]),
   );
   const stale = wanted.filter(
     (target) => state?.built?.[target] !== prints[target] || !existsSync(join(outputFolder, targets[target].file)),
