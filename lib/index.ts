@@ -11,7 +11,7 @@ export {
   type LoadOptions,
 } from "./engine.js";
 export { type ErrorCode, errorMeanings, NoemaError } from "./errors.js";
-export { evaluate, score } from "./evaluate.js";
+export { evaluate } from "./evaluate.js";
 export type { BoundForm, BoundOptions } from "./evaluation/bound.js";
 export type { EvaluateOptions, Evaluation, EvaluationProgress } from "./evaluation/evaluate.js";
 export type { Score, ScoreOptions } from "./evaluation/score.js";

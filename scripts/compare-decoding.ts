@@ -9,7 +9,7 @@ import { mkdirSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 import { parseArgs } from "node:util";
 import type { DecodingOptions } from "../lib/decoding/resolve.js";
-import { createEngine, score } from "../lib/index.js";
+import { createEngine } from "../lib/index.js";
 import type { Model } from "../lib/model.js";
 import { readPieces } from "../lib/training/text.js";
 
@@ -68,7 +68,7 @@ async function measure(model: Model, rule: string, steps: number, { tokens, draw
   for (const [seed, prompt] of prompts.entries()) {
     const decoding = { ...rules[rule], steps, stopAtEos: false };
     const { ids, timing } = await model.generate({ prompt, maxTokens: tokens, decoding, seed });
-    const bound = await score(model, ids, { context: prompt, draws });
+    const bound = await model.score(ids, { context: prompt, draws });
     repetition.push(repeatedShare(ids, 4));
     distinct.push(1 - repeatedShare(ids, 2));
     nats.push(bound.nats / bound.tokens);

@@ -1,5 +1,5 @@
 /** A consumer's ES module, compiled against the published declarations by test/package.test.ts. */
-import { type Engine, type ErrorCode, errorMeanings, evaluate, type Model, NoemaError, score, train } from "noema";
+import { type Engine, type ErrorCode, errorMeanings, evaluate, type Model, NoemaError, train } from "noema";
 
 const code: ErrorCode = "ERR_IO";
 const error: Error = new NoemaError(code, "cannot read", { path: "x" });
@@ -24,7 +24,7 @@ export async function training(engine: Engine, model: Model): Promise<number> {
     shape: { hidden: 64 },
   });
   for await (const event of run) if (event.type === "step") console.log(event.loss, event.eta);
-  const { nats } = await score(model, "text", { form: "fixed-count", draws: 4 });
+  const { nats } = await model.score("text", { form: "fixed-count", draws: 4 });
   const { perplexity } = await evaluate(model, ["text.txt"], { onProgress: ({ bound }) => console.log(bound) });
   return nats + perplexity;
 }

@@ -2,7 +2,6 @@
 
 import type { Command } from "commander";
 import { createEngine } from "../../engine.js";
-import { score } from "../../evaluate.js";
 import type { BoundForm } from "../../evaluation/bound.js";
 import type { Score } from "../../evaluation/score.js";
 import { addBoundFlags, type BoundFlags, boundOptions, loadOptions } from "../bound-flags.js";
@@ -42,7 +41,7 @@ async function scoreTexts(
   await using engine = await createEngine();
   await using model = await engine.load(folder, loadOptions(flags));
   for (const text of texts) {
-    const result = await score(model, text, options);
+    const result = await model.score(text, options);
     streams.out.write(flags.json ? `${JSON.stringify({ text, ...result })}\n` : describe(text, result));
   }
 }

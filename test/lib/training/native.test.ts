@@ -5,7 +5,7 @@ import { text } from "node:stream/consumers";
 import test from "ava";
 import { openCheckpoint } from "../../../lib/checkpoint/folder.js";
 import { run } from "../../../lib/cli/program.js";
-import { createEngine, evaluate, score, type TrainingEvent, type TrainOptions, train } from "../../../lib/index.js";
+import { createEngine, evaluate, type TrainingEvent, type TrainOptions, train } from "../../../lib/index.js";
 import { fixture, outcome } from "./tiny-run.js";
 
 /** Two blocks of width 32 on text that a few dozen steps can learn. */
@@ -58,8 +58,8 @@ test("a trained checkpoint loads, scores, evaluates and writes; samples come whi
   t.true(samples.every((sample) => sample.startsWith("abc")));
   await using engine = await createEngine({ threads: 1 });
   await using model = await engine.load(options.run);
-  const known = await score(model, "abcabcabcabc");
-  const unknown = await score(model, "qQ!7Zk(w)K?j");
+  const known = await model.score("abcabcabcabc");
+  const unknown = await model.score("qQ!7Zk(w)K?j");
   t.true(known.nats < 0.6 * unknown.nats, `${known.nats} ${unknown.nats}`);
   const evaluation = await evaluate(model, join(folder, "valid.txt"));
   t.true(evaluation.perplexity > 1 && evaluation.perplexity < 40, `${evaluation.perplexity}`);
@@ -77,7 +77,7 @@ async function noema(...args: string[]): Promise<{ code: number; out: string; er
   return { code, out, error };
 }
 
-test("on the command line: train, go on, score, evaluate; flags and recipe agree", async (t) => {
+test("on the command line: train, go on, evaluate; flags and recipe agree", async (t) => {
   const { options, folder } = await fixture();
   const flags = [
     "--run",
