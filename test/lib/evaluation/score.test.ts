@@ -1,11 +1,11 @@
-import { mkdtemp, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import test from "ava";
 import { evaluate } from "../../../lib/evaluation/evaluate.js";
 import { type ScoredModel, score } from "../../../lib/evaluation/score.js";
 import { windowsOfFiles, windowsOfIds } from "../../../lib/evaluation/windows.js";
 import type { LossRequest } from "../../../lib/native/addon.js";
+import { scratch } from "../training/scratch.js";
 
 const MASK = 300;
 
@@ -25,7 +25,7 @@ class CoinModel implements ScoredModel {
 }
 
 async function file(text: string | Uint8Array): Promise<string> {
-  const path = join(await mkdtemp(join(tmpdir(), "noema-evaluate-")), "corpus.txt");
+  const path = join(await scratch(), "corpus.txt");
   await writeFile(path, text);
   return path;
 }

@@ -1,9 +1,9 @@
-import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import test from "ava";
 import { lossCurve, ticks } from "../../../lib/training/curve.js";
 import { type Metric, MetricsLog, readMetrics } from "../../../lib/training/metrics.js";
+import { scratch } from "./scratch.js";
 
 const step = (at: number): Metric => ({
   type: "step",
@@ -26,7 +26,7 @@ const heldOut = (at: number): Metric => ({
 });
 
 async function file(text: string): Promise<string> {
-  const path = join(await mkdtemp(join(tmpdir(), "noema-metrics-")), "metrics.jsonl");
+  const path = join(await scratch(), "metrics.jsonl");
   await writeFile(path, text);
   return path;
 }

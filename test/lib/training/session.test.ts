@@ -1,5 +1,3 @@
-import { mkdtemp } from "node:fs/promises";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import test from "ava";
 import type { TrainerBuffer } from "../../../lib/native/addon.js";
@@ -8,10 +6,11 @@ import { MetricsLog } from "../../../lib/training/metrics.js";
 import { resolveOptions, type TrainOptions } from "../../../lib/training/options.js";
 import { Session } from "../../../lib/training/session.js";
 import { FakeEngine, type FakeTrainer, tinyConfig } from "./fake.js";
+import { scratch } from "./scratch.js";
 import { stateAt } from "./tiny-state.js";
 
 async function open(options: Partial<TrainOptions> = {}, engine = new FakeEngine()) {
-  const run = await mkdtemp(join(tmpdir(), "noema-session-"));
+  const run = await scratch();
   const given = { steps: 40, warmup: 4, rate: 0.05, batch: 6, length: 8, microBatch: 6, ...options };
   const settings = resolveOptions({ run, corpus: ["x"], tokenizer: "x", ...given });
   const model = await engine.loadMasked(tinyConfig, freshWeights(tinyConfig, settings.seed));

@@ -1,14 +1,14 @@
 import { spawnSync } from "node:child_process";
-import { cp, mkdir, mkdtemp, readdir, readFile, rm, truncate, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { cp, mkdir, readdir, readFile, rm, truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import test from "ava";
 import { checkContinuation, loadState, readBuffer, saveState } from "../../../lib/training/state.js";
 import { tinyConfig } from "./fake.js";
+import { scratch } from "./scratch.js";
 import { names, settings, sourceAt, stateAt } from "./tiny-state.js";
 
-const folder = () => mkdtemp(join(tmpdir(), "noema-state-"));
+const folder = () => scratch();
 
 async function contents(run: string) {
   const state = await loadState(run);

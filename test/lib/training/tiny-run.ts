@@ -1,7 +1,6 @@
 /** A run small enough to be trained dozens of times in a test: a byte vocabulary, two kilobytes of text, the fake engine. */
 
-import { mkdtemp, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Metric } from "../../../lib/training/metrics.js";
 import { readMetrics } from "../../../lib/training/metrics.js";
@@ -9,6 +8,7 @@ import type { TrainOptions } from "../../../lib/training/options.js";
 import { readBuffer, type SavedTensor, type StateBuffer } from "../../../lib/training/state.js";
 import { type TrainingEvent, train } from "../../../lib/training/train.js";
 import { FakeEngine } from "./fake.js";
+import { scratch } from "./scratch.js";
 
 /** Space and line end as byte-level vocabularies write them, and the printable rest of ASCII. */
 const CHARACTERS = ["\u0120", "\u010a", ...Array.from({ length: 94 }, (_, i) => String.fromCharCode(0x21 + i))];
@@ -32,7 +32,7 @@ export interface Fixture {
 }
 
 export async function fixture(options: Partial<TrainOptions> = {}): Promise<Fixture> {
-  const folder = await mkdtemp(join(tmpdir(), "noema-train-"));
+  const folder = await scratch();
   const path = (name: string) => join(folder, name);
   await writeFile(path("tokenizer.json"), byteTokenizer());
   await writeFile(path("a.txt"), "abcabcabcabd\n<|endoftext|>\n".repeat(60));
