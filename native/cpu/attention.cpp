@@ -106,51 +106,64 @@ struct Cut {
     }
 };
 
+/// Where a task's work lies: queries [first, last) of the heads that read key/value head g of sequence b.
+struct Place {
+    int64_t b, g, first, last;
+
+    Place(const Plan& plan, int64_t index)
+        : b(index / plan.ranges / plan.shape.Hkv),
+          g(index / plan.ranges % plan.shape.Hkv),
+          first(index % plan.ranges * plan.queries),
+          last(std::min(first + plan.queries, plan.shape.Tq)) {}
+};
+
 class Task {
  public:
-    Task(const Attention& p, const Plan& plan, const Scratch& scratch, int64_t index)
+    Task(const Attention& p, const AttentionShape& shape, const Scratch& scratch, const Place& place)
         : p_(p),
-          s_(plan.shape),
+          s_(shape),
           kernels_(attention_kernels(p.precision)),
           x_(scratch),
-          b_(index / plan.ranges / s_.Hkv),
-          g_(index / plan.ranges % s_.Hkv),
-          first_(index % plan.ranges * plan.queries),
-          queries_(std::min(plan.queries, s_.Tq - first_)),
+          place_(place),
+          queries_(place.last - place.first),
           rows_(queries_ * s_.group) {}
 
     void run() {
+        find_runs();
         load_queries();
         for (int64_t n = seen_.low / kKeys; n * kKeys < seen_.high; ++n) {
             load_keys(n);
             for (int64_t row = 0; row < rows_; row += kQueries) block(row, n);
         }
-        for (int64_t row = 0; row < rows_; ++row) finish(row);
+        for (int64_t h = 0; h < s_.group; ++h)
+            for (int64_t i = 0; i < queries_; ++i) finish(h, i);
     }
 
  private:
-    int64_t head(int64_t row) const { return g_ * s_.group + row / queries_; }
-    int64_t query(int64_t row) const { return first_ + row % queries_; }
+    int64_t head(int64_t h) const { return place_.g * s_.group + h; }
+
+    void find_runs() {
+        seen_ = {s_.Tk, 0};
+        for (int64_t i = 0; i < queries_; ++i) {
+            const KeyRun run = x_.runs[i] = visible_keys(p_.mask, place_.b, place_.first + i, s_.Tk);
+            if (run.low < run.high) seen_ = {std::min(seen_.low, run.low), std::max(seen_.high, run.high)};
+        }
+        for (int64_t h = 1; h < s_.group; ++h) std::copy_n(x_.runs, queries_, x_.runs + h * queries_);
+    }
 
     void load_queries() {
-        seen_ = {s_.Tk, 0};
-        for (int64_t row = 0; row < rows_; ++row) {
-            const KeyRun run = x_.runs[row] = visible_keys(p_.mask, b_, query(row), s_.Tk);
-            if (run.low == run.high) continue;
-            seen_ = {std::min(seen_.low, run.low), std::max(seen_.high, run.high)};
-        }
         for (int64_t h = 0; h < s_.group; ++h)
-            kernels_.pack_left({p_.q.at<float>(b_, first_, g_ * s_.group + h), p_.q.stride[1], 0, queries_, s_.D},
+            kernels_.pack_left({p_.q.at<float>(place_.b, place_.first, head(h)), p_.q.stride[1], 0, queries_, s_.D},
                                queries_, x_.queries + h * queries_ * s_.padded / kernels_.per_word);
         std::fill_n(x_.out, rows_ * s_.padded, 0.0f);
-        std::fill_n(x_.max, rows_, -3.402823466e38f);
+        std::fill_n(x_.max, rows_, kNoScore);
         std::fill_n(x_.sum, rows_, 0.0f);
     }
 
     /// Keys that no query of the task sees are neither read nor multiplied: caches may hold anything there.
     HeadRows key_rows(const View& v, int64_t n) const {
         const int64_t start = n * kKeys;
-        return {v.as<float>() + b_ * v.stride[0] + start * v.stride[1] + g_ * v.stride[2], v.stride[1],
+        return {v.as<float>() + place_.b * v.stride[0] + start * v.stride[1] + place_.g * v.stride[2], v.stride[1],
                 std::max<int64_t>(0, seen_.low - start), std::min(kKeys, seen_.high - start), s_.D};
     }
 
@@ -161,7 +174,9 @@ class Task {
 
     void block(int64_t row, int64_t n) {
         const int64_t rows = std::min(kQueries, rows_ - row), padded = s_.padded, per_word = kernels_.per_word;
-        const VisibleBlock visible = visible_block(x_.runs + row, rows, n);
+        // Only causal masks differ from query to query.
+        VisibleBlock visible = visible_block(x_.runs + row, p_.mask.causal ? rows : 1, n);
+        visible.rows = rows;
         const int64_t first = visible.first, columns = visible.last - visible.first;
         if (!columns) return;
         float* out = x_.out + row * padded;
@@ -174,18 +189,21 @@ class Task {
                           x_.values + first / per_word * padded, padded, out, padded, true});
     }
 
-    void finish(int64_t row) {
+    void finish(int64_t h, int64_t i) {
+        const int64_t row = h * queries_ + i, query = place_.first + i;
         const float sum = x_.sum[row];
-        const int64_t i = query(row), h = head(row);
-        kernels_.scale_row(x_.out + row * s_.padded, sum == 0 ? 0.0f : 1.0f / sum, s_.D, p_.out.at<float>(b_, i, h));
-        if (p_.lse) *p_.lse.at<float>(b_, h, i) = sum == 0 ? -HUGE_VALF : x_.max[row] * p_.scale + std::log(sum);
+        kernels_.scale_row(x_.out + row * s_.padded, sum == 0 ? 0.0f : 1.0f / sum, s_.D,
+                           p_.out.at<float>(place_.b, query, head(h)));
+        if (!p_.lse) return;
+        *p_.lse.at<float>(place_.b, head(h), query) = sum == 0 ? -HUGE_VALF : x_.max[row] * p_.scale + std::log(sum);
     }
 
     const Attention& p_;
     const AttentionShape& s_;
     const AttentionKernels& kernels_;
     const Scratch& x_;
-    int64_t b_, g_, first_, queries_, rows_;
+    const Place place_;
+    const int64_t queries_, rows_;
     KeyRun seen_{};
 };
 
@@ -206,7 +224,7 @@ Status forward(const Attention& p, const Stream& stream, Workspace workspace) {
         Workspace mine{workspace.data + worker * bytes, bytes};
         Scratch scratch;
         scratch.lay_out(plan, Cut{&mine});
-        Task(p, plan, scratch, index).run();
+        Task(p, plan.shape, scratch, Place(plan, index)).run();
     });
     return {};
 }

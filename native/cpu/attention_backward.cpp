@@ -125,7 +125,8 @@ class Task {
     }
 
     void block(int64_t rows, int64_t n) {
-        const VisibleBlock visible = visible_block(x_.runs, rows, n);
+        VisibleBlock visible = visible_block(x_.runs, p_.mask.causal ? rows : 1, n);
+        visible.rows = rows;
         if (visible.first == visible.last) return;
         const int64_t first = visible.first, columns = visible.last - first, padded = s_.padded;
         const int64_t per_word = kernels_.per_word, start = n * kKeys * padded, at = start + first * padded;

@@ -23,6 +23,9 @@ constexpr int64_t kPad = 16;
 /// The widest head.
 constexpr int64_t kWidest = 256;
 
+/// A maximum before the first score; unlike -inf it can be subtracted from -inf.
+constexpr float kNoScore = -3.402823466e38f;
+
 /// Rows [begin, end) of a block of D values each, `stride` apart. Rows outside read as zero and are never touched.
 struct HeadRows {
     const float* data;  // row 0
