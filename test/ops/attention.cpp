@@ -261,6 +261,24 @@ TEST_CASE("attention: hidden keys may hold anything") {
     check(c);
 }
 
+TEST_CASE("attention: NaN stays in its row and is not lost") {
+    EachIsa isas;
+    for (const std::string& isa : isas.names) {
+        EachIsa::use(isa);
+        INFO("instruction set ", isa);
+        for (const Precision precision : {Precision::f32, Precision::bf16}) {
+            const Shape s{.B = 1, .Tq = 6, .Tk = 40, .H = 1, .Hkv = 1, .D = 8, .precision = precision};
+            const OpCase c = forward(s);
+            const Tensors t = make_tensors(c.fields, c.title, false, false);
+            std::vector<double> q = t.values("q");
+            const std::vector<double> clean = outputs(s, q, t.values("k"), t.values("v"));
+            q[8 * 2 + 3] = NAN;
+            const std::vector<double> out = outputs(s, q, t.values("k"), t.values("v"));
+            for (size_t i = 0; i < out.size(); ++i) CHECK((i / 8 == 2 ? std::isnan(out[i]) : out[i] == clean[i]));
+        }
+    }
+}
+
 TEST_CASE("attention: gradients") {
     for (int bits = 0; bits < 8; ++bits) {
         Shape s{.B = 2, .Tq = 6, .Tk = 7, .H = 4, .Hkv = 2, .D = 5};
