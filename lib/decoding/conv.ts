@@ -9,9 +9,12 @@
  * - ancestral: every position draws among its `candidates` best tokens, with weights p s_i S (t - s), and MASK with
  *   weight s, where S restores the total mass. It may stay masked; what still is after the last step is filled greedily.
  *
+ * The kernel is a quarter of the text unless told otherwise, at most 128 (the paper: 256 of 1024 positions, 128 for LLaDA).
+ * One that spans the whole text counts the same neighbours everywhere, so it decides nothing.
+ *
  * Kernel and multiplier work together. tanh is nearly 1 from an argument of 2 on, so with multiplier 1 two or three known
  * neighbours saturate it and a wide kernel becomes a plain distance cut: within reach everything is equal. A multiplier
- * of about 6 / kernel (0.05 at 128, the default) keeps it rising: a half-filled window on one side, kernel / 2 known
+ * of about 6 / kernel (0.05 at 128), the default, keeps it rising: a half-filled window on one side, kernel / 2 known
  * positions, then gives tanh(3).
  *
  * Where no masked position has a known one within reach (an empty prompt), all s_i are 0 and would decide nothing: the
@@ -36,8 +39,7 @@ export const conv: PolicyDefinition = {
       integer: true,
       min: 1,
       max: 65535,
-      default: 128,
-      what: "positions that the window spans",
+      what: "positions that the window spans; a quarter of the text, at most 128",
     },
     multiplier: {
       kind: "number",
@@ -69,22 +71,26 @@ export const conv: PolicyDefinition = {
   },
   defaults: ({ form }) => ({ temperature: form === "ancestral" ? 1 : 0 }),
   create: (options, draw) => {
-    const window = windowOf(options);
-    if (options["form"] === "confidence") return confidenceForm(window);
+    const windowAt = windowOf(options);
+    if (options["form"] === "confidence") return confidenceForm(windowAt);
     refuseCuts(draw);
-    return ancestralForm(window, options["candidates"] as number, draw.temperature);
+    return ancestralForm(windowAt, options["candidates"] as number, draw.temperature);
   },
 };
 
 type Window = Pick<ConvolutionalDraw, "kernel" | "multiplier" | "shape">;
+type WindowOf = (moment: Moment) => Window;
 
-function windowOf(options: OwnOptions): Window {
-  const given = options["kernel"] as number;
-  const kernel = given % 2 === 1 ? given : given + 1; // centred windows are odd
-  return {
-    kernel,
-    multiplier: (options["multiplier"] as number | undefined) ?? Math.min(1, 6 / given),
-    shape: options["shape"] as Window["shape"],
+const widestKernel = 128;
+
+function windowOf({ kernel, multiplier, shape }: OwnOptions): WindowOf {
+  return ({ length }) => {
+    const width = (kernel as number | undefined) ?? Math.min(widestKernel, Math.max(3, Math.round(length / 4)));
+    return {
+      kernel: width % 2 === 1 ? width : width + 1, // centred windows are odd
+      multiplier: (multiplier as number | undefined) ?? Math.min(1, 6 / width),
+      shape: shape as Window["shape"],
+    };
   };
 }
 
@@ -94,10 +100,10 @@ function refuseCuts({ topK, topP }: Draw): void {
   if (topP < 1) throw invalid("decoding.topP", topP, 'no topP with form "ancestral": its option is candidates');
 }
 
-function confidenceForm(window: Window): ClosedPolicy {
+function confidenceForm(windowAt: WindowOf): ClosedPolicy {
   return {
     kind: "closed",
-    ask: () => ({ neighbourhood: window }),
+    ask: (moment) => ({ neighbourhood: windowAt(moment) }),
     choose: ({ confidence, neighbourhood, count }) => highest(weigh(confidence, neighbourhood!), count),
   };
 }
@@ -108,13 +114,14 @@ export function weigh(confidence: Float32Array, neighbourhood: Float32Array): Fl
   return confidence.map((probability, i) => probability * neighbourhood[i]!);
 }
 
-function ancestralForm(window: Window, candidates: number, temperature: number): ClosedPolicy {
+function ancestralForm(windowAt: WindowOf, candidates: number, temperature: number): ClosedPolicy {
   // With nothing known, or a window that holds its centre alone, every s_i is 0.
-  const blind = ({ known }: Moment): boolean => known === 0 || window.kernel === 1;
+  const blind = (moment: Moment): boolean => moment.known === 0 || windowAt(moment).kernel === 1;
   return {
     kind: "closed",
     leavesMasks: true,
-    ask: (moment) => (blind(moment) ? {} : { convolution: { ...window, candidates, temperature, ...moves(moment) } }),
+    ask: (moment) =>
+      blind(moment) ? {} : { convolution: { ...windowAt(moment), candidates, temperature, ...moves(moment) } },
     choose: (observed) => (blind(observed) ? pickBlindly(observed) : observed.positions.map((_, i) => i)),
   };
 }

@@ -35,7 +35,8 @@ export interface Moment {
   readonly count: number;
   /** Masked positions that may be unmasked now, ascending: those up to the end of the current block. */
   readonly positions: readonly number[];
-  /** Positions of the whole sequence that are not masked. */
+  /** Positions of the whole sequence, and how many of them are not masked. */
+  readonly length: number;
   readonly known: number;
 }
 

@@ -76,6 +76,7 @@ export class Sequence {
       of: this.#adaptive ? 0 : counts.length,
       count: counts[this.#index] ?? positions.length,
       positions,
+      length: this.ids.length,
       known: this.ids.length - this.masked.length,
     };
   }

@@ -1,7 +1,5 @@
 /** Generation on the real addon: what the toy network cannot show. */
 
-import { mkdtemp } from "node:fs/promises";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import test from "ava";
 import { writeCheckpoint } from "../../lib/checkpoint/folder.js";
@@ -13,6 +11,7 @@ import type { GenerationResult } from "../../lib/generation.js";
 import type { Model } from "../../lib/model.js";
 import { Rng, RngStream } from "../../lib/rng.js";
 import { fakeConfig, rejection, tokenizerPath } from "../support/fake-addon.js";
+import { sharedFolder } from "./temporary.js";
 
 const config = { ...fakeConfig, hiddenSize: 32, numLayers: 2, numHeads: 2, numKvHeads: 2, intermediateSize: 48 };
 const prompts = ["Once upon a time", "One", ""];
@@ -22,7 +21,7 @@ let folder: Promise<string> | undefined;
 
 /** Random weights, so that logits differ everywhere. */
 async function randomModel(): Promise<string> {
-  const target = join(await mkdtemp(join(tmpdir(), "noema-random-")), "model");
+  const target = join(sharedFolder(), "model");
   const rng = new Rng(5n);
   let row = 0;
   const tensors = layoutNamed("llada")

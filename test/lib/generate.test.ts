@@ -255,7 +255,9 @@ test("abort at any step: the signal's reason, with what was made so far", async 
         },
       );
       t.is(outcome.reason === "abort", controller.signal.aborted, JSON.stringify({ step, decoding }));
-      t.is(outcome.text, model.tokenizer!.decode(outcome.ids, { skipSpecialTokens: true }));
+      // A character that lacks bytes is held back until they come.
+      const whole = model.tokenizer!.decode(outcome.ids, { skipSpecialTokens: true });
+      t.is(outcome.text.replace(/\ufffd$/, ""), whole.replace(/\ufffd$/, ""));
       t.is(log.openSessions, 0);
     }
   }

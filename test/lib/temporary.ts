@@ -1,5 +1,6 @@
 /** Folders and permissions for tests that touch the disk. */
 
+import { mkdtempSync, rmSync } from "node:fs";
 import { chmod, mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -10,6 +11,13 @@ export async function temporaryFolder(t: ExecutionContext): Promise<string> {
   const folder = await mkdtemp(join(tmpdir(), "noema-test-"));
   await chmod(folder, 0o755); // mkdtemp shuts out the ordinary user of `asOrdinaryUser`
   t.teardown(() => rm(folder, { recursive: true, force: true }));
+  return folder;
+}
+
+/** A new folder for all tests of a process, removed when it ends. */
+export function sharedFolder(): string {
+  const folder = mkdtempSync(join(tmpdir(), "noema-shared-"));
+  process.once("exit", () => rmSync(folder, { recursive: true, force: true }));
   return folder;
 }
 

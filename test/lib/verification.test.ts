@@ -1,6 +1,5 @@
 import { existsSync, readdirSync } from "node:fs";
-import { mkdtemp, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import test from "ava";
 import { writeSafetensors } from "../../lib/checkpoint/safetensors.js";
@@ -9,6 +8,7 @@ import { compare, parseTolerance, toleranceOf } from "../../lib/verification/tol
 import { type ArrayReport, assertPassed, verify } from "../../lib/verification/verify.js";
 import { fakeAddon } from "../support/fake-addon.js";
 import { root } from "../support/files.js";
+import { sharedFolder } from "./temporary.js";
 
 const { addon } = fakeAddon();
 
@@ -49,7 +49,7 @@ test("comparing: limits, NaN, lengths, rows that do not count", (t) => {
 
 /** A decoder over given logits, small enough to work out by hand: three masks behind one known token. */
 async function smallCase(change: { trace?: number[] } = {}): Promise<string> {
-  const folder = await mkdtemp(join(tmpdir(), "noema-golden-"));
+  const folder = sharedFolder();
   const logits = [0, 0, 0, 0, 2, 1, 0, 0, 0, 3, 0, 0, 0, 0, 4, 0];
   const trace = change.trace ?? [0, 3, 3, 3, 0, 0, 3, 3, 0, 0, 1, 3, 0, 0, 1, 2];
   const arrays = {
@@ -89,7 +89,7 @@ test("a case: what is computed, what is given, what is unknown, and a wrong valu
 });
 
 test("nothing to check is no success", async (t) => {
-  const folder = await mkdtemp(join(tmpdir(), "noema-golden-"));
+  const folder = sharedFolder();
   await writeSafetensors(join(folder, "expected.safetensors"), [
     { name: "a", dtype: "F32", shape: [1], data: async () => Float32Array.of(1) },
   ]);

@@ -1,7 +1,5 @@
 /** An addon without native code: the toy network behind the whole contract that generation uses. */
 
-import { mkdtemp } from "node:fs/promises";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { MaskedConfig } from "../../lib/checkpoint/config.js";
 import { writeCheckpoint } from "../../lib/checkpoint/folder.js";
@@ -11,6 +9,7 @@ import { NoemaError } from "../../lib/errors.js";
 import type { Model } from "../../lib/model.js";
 import type { Addon, NativeEngine, NativeMaskedModel, SessionOptions } from "../../lib/native/addon.js";
 import { LogitsCancellation, LogitsSession } from "../../lib/verification/logits-session.js";
+import { sharedFolder } from "../lib/temporary.js";
 import { root } from "./files.js";
 
 export interface FakeOptions {
@@ -60,7 +59,7 @@ export function fakeFolder(): Promise<string> {
 
 /** A fresh one, for tests that change it. */
 export async function writeFake(files: readonly string[] = [tokenizerPath]): Promise<string> {
-  const target = join(await mkdtemp(join(tmpdir(), "noema-fake-")), "model");
+  const target = join(sharedFolder(), "model");
   const specs = layoutNamed("llada").tensors(fakeConfig);
   const size = (shape: number[]): number => shape.reduce((product, n) => product * n, 1);
   const tensors = new Map(specs.map(({ canonical, shape }) => [canonical, new Float32Array(size(shape))]));

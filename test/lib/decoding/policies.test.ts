@@ -3,6 +3,7 @@ import fc from "fast-check";
 import { moves, weigh } from "../../../lib/decoding/conv.js";
 import { highest } from "../../../lib/decoding/rank.js";
 import { policies } from "../../../lib/decoding/registry.js";
+import { resolveDecoding } from "../../../lib/decoding/resolve.js";
 import { Rng } from "../../../lib/rng.js";
 import { LogitsCancellation } from "../../../lib/verification/logits-session.js";
 import { runToy, toy } from "../../support/toy-model.js";
@@ -162,6 +163,22 @@ test("conv, ancestral form: what stays masked is filled in one more pass, and co
     task: { fill: false },
   });
   t.is(unfilled.decoder.sequences[0]!.masked.length, sequence!.filled);
+});
+
+test("conv: the kernel is a quarter of the text, at most 128, and the multiplier follows it", (t) => {
+  const asked = (options: object, length: number) => {
+    const { policy } = resolveDecoding({ rule: "conv", ...options });
+    const moment = { rng: new Rng(1n), step: 0, index: 0, of: 1, count: 1, positions: [], known: 1, length };
+    return policy.kind === "closed" ? policy.ask(moment).neighbourhood : undefined;
+  };
+  t.deepEqual(asked({}, 2048), { kernel: 129, multiplier: 6 / 128, shape: "tanh" });
+  t.deepEqual(asked({}, 160), { kernel: 41, multiplier: 6 / 40, shape: "tanh" });
+  t.deepEqual(asked({}, 4), { kernel: 3, multiplier: 1, shape: "tanh" });
+  t.deepEqual(asked({ kernel: 9, multiplier: 0.5, shape: "linear" }, 2048), {
+    kernel: 9,
+    multiplier: 0.5,
+    shape: "linear",
+  });
 });
 
 test("conv: times run from 1 to 1e-5 in f32", (t) => {
