@@ -23,10 +23,11 @@ inline void relax() {
 struct ThreadTeam::State {
     std::vector<std::thread> workers;
     // A dispatch publishes a job by raising `generation`; a worker leaves it by lowering `active`.
-    std::atomic<uint32_t> generation{0};
-    std::atomic<int> active{0};
-    std::atomic<int64_t> next{0};
-    std::atomic<bool> stopping{false};
+    // Each has a cache line of its own: waiters read one while runners write another.
+    alignas(64) std::atomic<uint32_t> generation{0};
+    alignas(64) std::atomic<int> active{0};
+    alignas(64) std::atomic<int64_t> next{0};
+    alignas(64) std::atomic<bool> stopping{false};
     int64_t count = 0;
     void (*task)(void*, int64_t, int) = nullptr;
     void* argument = nullptr;
