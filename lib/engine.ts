@@ -9,6 +9,7 @@ import { Handle } from "./handle.js";
 import { Model } from "./model.js";
 import type { Addon, BackendName, EngineStats, NativeEngine, NativeTensor, Precision } from "./native/addon.js";
 import { loadAddon } from "./native/load.js";
+import { openEngine } from "./native/open-engine.js";
 import { Tokenizer } from "./tokenizer/tokenizer.js";
 
 export interface EngineOptions {
@@ -168,10 +169,8 @@ export async function createEngine(options: EngineOptions = {}): Promise<Engine>
 
 /** @internal An engine on an addon that is open already. */
 export function engineOn(addon: Addon, options: Parameters<Addon["createEngine"]>[0], fallbackReason?: string): Engine {
-  const isa = process.env["NOEMA_ISA"];
-  if (isa) addon.forceIsa(isa);
   const { queueLimit } = options;
-  const native = addon.createEngine({ ...options, queueLimit: queueLimit + otherCalls });
+  const native = openEngine(addon, { ...options, queueLimit: queueLimit + otherCalls });
   return new Engine(addon, native, { queueLimit, fallbackReason });
 }
 

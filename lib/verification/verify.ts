@@ -6,6 +6,7 @@ import { NoemaError } from "../errors.js";
 import { exists } from "../files.js";
 import type { Addon, BackendName, NativeTensor } from "../native/addon.js";
 import { loadAddon } from "../native/load.js";
+import { openEngine } from "../native/open-engine.js";
 import { convOp } from "./conv-op.js";
 import { convTraces } from "./conv-traces.js";
 import { decodingTraces } from "./decoding-traces.js";
@@ -52,7 +53,7 @@ const recipes: readonly Recipe[] = [modelArrays, decodingTraces, convTraces, con
 export async function verify(folder: string, options: VerifyOptions = {}): Promise<VerificationReport> {
   const golden = await Golden.open(folder);
   const addon = options.addon ?? loadAddon().addon;
-  const engine = addon.createEngine({
+  const engine = openEngine(addon, {
     backend: options.backend ?? "cpu",
     threads: options.threads ?? 0,
     queueLimit: 16,
