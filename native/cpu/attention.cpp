@@ -22,6 +22,22 @@ KeyRun visible_keys(const AttentionMask& mask, int64_t b, int64_t i, int64_t Tk)
     return run.low < run.high ? run : KeyRun{0, 0};
 }
 
+KeyRun seen_keys(const AttentionMask& mask, int64_t b, int64_t first, int64_t last, int64_t Tk, KeyRun* runs) {
+    KeyRun seen{Tk, 0};
+    for (int64_t i = first; i < last; ++i) {
+        const KeyRun run = visible_keys(mask, b, i, Tk);
+        if (runs) runs[i - first] = run;
+        if (run.low < run.high) seen = {std::min(seen.low, run.low), std::max(seen.high, run.high)};
+    }
+    return seen;
+}
+
+HeadRows key_rows(const View& v, int64_t b, int64_t g, int64_t n, const KeyRun& seen) {
+    const int64_t start = n * kKeys;
+    return {v.as<float>() + b * v.stride[0] + start * v.stride[1] + g * v.stride[2], v.stride[1],
+            std::max<int64_t>(0, seen.low - start), std::min(kKeys, seen.high - start), v.shape[3]};
+}
+
 VisibleBlock visible_block(const KeyRun* runs, int64_t rows, int64_t n) {
     int64_t first = kKeys, last = 0, latest_low = 0, earliest_high = kKeys;
     for (int64_t r = 0; r < rows; ++r) {
@@ -90,22 +106,6 @@ struct Scratch {
     }
 };
 
-struct Measure {
-    size_t* bytes;
-    template <class T>
-    void operator()(T*&, int64_t n) const {
-        *bytes += workspace_bytes<T>(n);
-    }
-};
-
-struct Cut {
-    Workspace* from;
-    template <class T>
-    void operator()(T*& pointer, int64_t n) const {
-        pointer = from->take<T>(n);
-    }
-};
-
 /// Where a task's work lies: queries [first, last) of the heads that read key/value head g of sequence b.
 struct Place {
     int64_t b, g, first, last;
@@ -143,11 +143,7 @@ class Task {
     int64_t head(int64_t h) const { return place_.g * s_.group + h; }
 
     void find_runs() {
-        seen_ = {s_.Tk, 0};
-        for (int64_t i = 0; i < queries_; ++i) {
-            const KeyRun run = x_.runs[i] = visible_keys(p_.mask, place_.b, place_.first + i, s_.Tk);
-            if (run.low < run.high) seen_ = {std::min(seen_.low, run.low), std::max(seen_.high, run.high)};
-        }
+        seen_ = seen_keys(p_.mask, place_.b, place_.first, place_.last, s_.Tk, x_.runs);
         for (int64_t h = 1; h < s_.group; ++h) std::copy_n(x_.runs, queries_, x_.runs + h * queries_);
     }
 
@@ -160,16 +156,9 @@ class Task {
         std::fill_n(x_.sum, rows_, 0.0f);
     }
 
-    /// Keys that no query of the task sees are neither read nor multiplied: caches may hold anything there.
-    HeadRows key_rows(const View& v, int64_t n) const {
-        const int64_t start = n * kKeys;
-        return {v.as<float>() + place_.b * v.stride[0] + start * v.stride[1] + place_.g * v.stride[2], v.stride[1],
-                std::max<int64_t>(0, seen_.low - start), std::min(kKeys, seen_.high - start), s_.D};
-    }
-
     void load_keys(int64_t n) {
-        kernels_.pack_transposed(key_rows(p_.k, n), x_.keys);
-        kernels_.pack_right(key_rows(p_.v, n), kKeys, x_.values);
+        kernels_.pack_transposed(key_rows(p_.k, place_.b, place_.g, n, seen_), x_.keys);
+        kernels_.pack_right(key_rows(p_.v, place_.b, place_.g, n, seen_), kKeys, x_.values);
     }
 
     void block(int64_t row, int64_t n) {
@@ -207,23 +196,15 @@ class Task {
     KeyRun seen_{};
 };
 
-size_t scratch_bytes(const Plan& plan) {
-    size_t bytes = 0;
-    Scratch().lay_out(plan, Measure{&bytes});
-    return bytes;
-}
-
 size_t forward_workspace(const Attention& p, const Stream& stream) {
-    return scratch_bytes(plan_of(AttentionShape(p.q, p.k))) * stream.threads;
+    return scratch_bytes<Scratch>(plan_of(AttentionShape(p.q, p.k))) * stream.threads;
 }
 
 Status forward(const Attention& p, const Stream& stream, Workspace workspace) {
     const Plan plan = plan_of(AttentionShape(p.q, p.k));
-    const size_t bytes = scratch_bytes(plan);
+    const size_t bytes = scratch_bytes<Scratch>(plan);
     parallel_for(stream, plan.tasks(), [&](int64_t index, int worker) {
-        Workspace mine{workspace.data + worker * bytes, bytes};
-        Scratch scratch;
-        scratch.lay_out(plan, Cut{&mine});
+        const Scratch scratch = cut_scratch<Scratch>(plan, {workspace.data + worker * bytes, bytes});
         Task(p, plan.shape, scratch, Place(plan, index)).run();
     });
     return {};

@@ -32,22 +32,6 @@ struct Scratch {
     }
 };
 
-struct Measure {
-    size_t* bytes;
-    template <class T>
-    void operator()(T*&, int64_t n) const {
-        *bytes += workspace_bytes<T>(n);
-    }
-};
-
-struct Cut {
-    Workspace* from;
-    template <class T>
-    void operator()(T*& pointer, int64_t n) const {
-        pointer = from->take<T>(n);
-    }
-};
-
 class Task {
  public:
     Task(const AttentionBackward& p, const AttentionShape& shape, const Scratch& scratch, int64_t index)
@@ -59,7 +43,7 @@ class Task {
           g_(index % s_.Hkv) {}
 
     void run() {
-        find_seen();
+        seen_ = seen_keys(p_.mask, b_, 0, s_.Tq, s_.Tk, nullptr);
         for (int64_t n = 0; n < s_.key_blocks(); ++n) load_keys(n);
         for (int64_t h = g_ * s_.group; h < (g_ + 1) * s_.group; ++h)
             for (int64_t i = 0; i < s_.Tq; i += kQueries) queries(h, i, std::min(kQueries, s_.Tq - i));
@@ -70,20 +54,6 @@ class Task {
     }
 
  private:
-    void find_seen() {
-        seen_ = {s_.Tk, 0};
-        for (int64_t i = 0; i < s_.Tq; ++i) {
-            const KeyRun run = visible_keys(p_.mask, b_, i, s_.Tk);
-            if (run.low < run.high) seen_ = {std::min(seen_.low, run.low), std::max(seen_.high, run.high)};
-        }
-    }
-
-    HeadRows key_rows(const View& v, int64_t n) const {
-        const int64_t start = n * kKeys;
-        return {v.as<float>() + b_ * v.stride[0] + start * v.stride[1] + g_ * v.stride[2], v.stride[1],
-                std::max<int64_t>(0, seen_.low - start), std::min(kKeys, seen_.high - start), s_.D};
-    }
-
     HeadRows query_rows(const View& v, int64_t h, int64_t i, int64_t rows) const {
         return {v.at<float>(b_, i, h), v.stride[1], 0, rows, s_.D};
     }
@@ -92,18 +62,15 @@ class Task {
         const int64_t at = n * kKeys * s_.padded;
         std::fill_n(x_.d_keys + at, kKeys * s_.padded, 0.0f);
         std::fill_n(x_.d_values + at, kKeys * s_.padded, 0.0f);
-        kernels_.pack_transposed(key_rows(p_.k, n), x_.keys_t + at);
-        kernels_.pack_transposed(key_rows(p_.v, n), x_.values_t + at);
-        kernels_.pack_right(key_rows(p_.k, n), kKeys, x_.keys + at);
+        const HeadRows k = key_rows(p_.k, b_, g_, n, seen_), v = key_rows(p_.v, b_, g_, n, seen_);
+        kernels_.pack_transposed(k, x_.keys_t + at);
+        kernels_.pack_transposed(v, x_.values_t + at);
+        kernels_.pack_right(k, kKeys, x_.keys + at);
     }
 
     void queries(int64_t h, int64_t i, int64_t rows) {
         load_queries(h, i, rows);
-        KeyRun seen{s_.Tk, 0};
-        for (int64_t r = 0; r < rows; ++r) {
-            const KeyRun run = x_.runs[r] = visible_keys(p_.mask, b_, i + r, s_.Tk);
-            if (run.low < run.high) seen = {std::min(seen.low, run.low), std::max(seen.high, run.high)};
-        }
+        const KeyRun seen = seen_keys(p_.mask, b_, i, i + rows, s_.Tk, x_.runs);
         for (int64_t n = seen.low / kKeys; n * kKeys < seen.high; ++n) block(rows, n);
         for (int64_t r = 0; r < rows; ++r)
             kernels_.scale_row(x_.d_queries + r * s_.padded, 1.0f, s_.D, p_.d_q.at<float>(b_, i + r, h));
@@ -162,23 +129,15 @@ class Task {
     KeyRun seen_{};
 };
 
-size_t scratch_bytes(const AttentionShape& shape) {
-    size_t bytes = 0;
-    Scratch().lay_out(shape, Measure{&bytes});
-    return bytes;
-}
-
 size_t backward_workspace(const AttentionBackward& p, const Stream& stream) {
-    return scratch_bytes(AttentionShape(p.q, p.k)) * stream.threads;
+    return scratch_bytes<Scratch>(AttentionShape(p.q, p.k)) * stream.threads;
 }
 
 Status backward(const AttentionBackward& p, const Stream& stream, Workspace workspace) {
     const AttentionShape shape(p.q, p.k);
-    const size_t bytes = scratch_bytes(shape);
+    const size_t bytes = scratch_bytes<Scratch>(shape);
     parallel_for(stream, shape.B * shape.Hkv, [&](int64_t index, int worker) {
-        Workspace mine{workspace.data + worker * bytes, bytes};
-        Scratch scratch;
-        scratch.lay_out(shape, Cut{&mine});
+        const Scratch scratch = cut_scratch<Scratch>(shape, {workspace.data + worker * bytes, bytes});
         Task(p, shape, scratch, index).run();
     });
     return {};

@@ -42,7 +42,7 @@ inline void store_rounded(void* to, __m512 v) {
 }
 
 template <int kRows, int kVectors>
-[[gnu::noinline]] void product_tile(const BlockProduct& p, int64_t row, int64_t column) {
+[[gnu::noinline]] void product_tile(const OperandProduct& p, int64_t row, int64_t column) {
     const int64_t left_row = p.left_row, left_step = p.left_step, right_step = p.right_step, c_row = p.c_row;
     const int32_t* left = static_cast<const int32_t*>(p.left) + row * left_row;
     const int32_t* right = static_cast<const int32_t*>(p.right) + column;
@@ -73,7 +73,7 @@ template <int kRows, int kVectors>
 }
 
 template <int kVectors>
-void product_panel(const BlockProduct& p, int64_t column) {
+void product_panel(const OperandProduct& p, int64_t column) {
     int64_t row = 0;
     for (; row + kTileRows <= p.rows; row += kTileRows) product_tile<kTileRows, kVectors>(p, row, column);
     switch (p.rows - row) {
@@ -85,7 +85,7 @@ void product_panel(const BlockProduct& p, int64_t column) {
     }
 }
 
-void product(const BlockProduct& p) {
+void product(const OperandProduct& p) {
     constexpr int64_t kWidth = kTileVectors * kLanes;
     int64_t column = 0;
     for (; column + kWidth <= p.columns; column += kWidth) product_panel<kTileVectors>(p, column);
@@ -154,7 +154,7 @@ inline void transpose_four(const uint32_t* rows, int64_t stride, uint32_t* to) {
 }
 
 void pack_transposed(const HeadRows& from, void* to) {
-    alignas(64) uint32_t words[kLanes * kWidest / 2];
+    alignas(64) uint32_t words[kLanes * kWidestHead / 2];
     const int64_t row_words = padded_to(from.D) / 2;
     for (int64_t k = 0; k < kKeys; k += kLanes) {
         const HeadRows some{from.data + k * from.stride, from.stride, from.begin - k, from.end - k, from.D};

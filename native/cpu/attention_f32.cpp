@@ -27,7 +27,7 @@ HWY_INLINE VF operand(VF v) {
 }
 
 template <int kRows, int kVectors>
-HWY_NOINLINE void product_tile(const BlockProduct& p, int64_t row, int64_t column) {
+HWY_NOINLINE void product_tile(const OperandProduct& p, int64_t row, int64_t column) {
     const DF d;
     const int64_t left_row = p.left_row, left_step = p.left_step, right_step = p.right_step, c_row = p.c_row;
     const float* left = static_cast<const float*>(p.left) + row * left_row;
@@ -62,7 +62,7 @@ HWY_NOINLINE void product_tile(const BlockProduct& p, int64_t row, int64_t colum
 
 // The last rows get a tile of their own height: a row's arithmetic is the same in any tile.
 template <int kVectors>
-void product_panel(const BlockProduct& p, int64_t column) {
+void product_panel(const OperandProduct& p, int64_t column) {
     int64_t row = 0;
     for (; row + kTileRows <= p.rows; row += kTileRows) product_tile<kTileRows, kVectors>(p, row, column);
     switch (p.rows - row) {
@@ -74,7 +74,7 @@ void product_panel(const BlockProduct& p, int64_t column) {
     }
 }
 
-void product(const BlockProduct& p) {
+void product(const OperandProduct& p) {
     constexpr int64_t kWidth = kTileVectors * kLanes;
     int64_t column = 0;
     for (; column + kWidth <= p.columns; column += kWidth) product_panel<kTileVectors>(p, column);

@@ -20,8 +20,6 @@ constexpr int64_t kKeys = 128;
 constexpr int64_t kQueries = 48;
 /// Packed rows are padded to whole vectors of the widest instruction set.
 constexpr int64_t kPad = 16;
-/// The widest head.
-constexpr int64_t kWidest = 256;
 
 /// A maximum before the first score; unlike -inf it can be subtracted from -inf.
 constexpr float kNoScore = -3.402823466e38f;
@@ -35,7 +33,7 @@ struct HeadRows {
 };
 
 /// c[rows, columns] = (or +=) left right; `steps` words are summed.
-struct BlockProduct {
+struct OperandProduct {
     int64_t rows, columns, steps;
     const void* left;
     int64_t left_row, left_step;  // distances in words
@@ -91,7 +89,7 @@ struct AttentionKernels {
     void (*pack_transposed)(const HeadRows&, void* to);
     /// [row words][padded D], a right operand summed over `count` rows.
     void (*pack_right)(const HeadRows&, int64_t count, void* to);
-    void (*product)(const BlockProduct&);
+    void (*product)(const OperandProduct&);
     void (*softmax)(const SoftmaxBlock&);
     void (*softmax_backward)(const SoftmaxBackwardBlock&);
     /// sum over D of a and b, row by row.
@@ -131,10 +129,31 @@ struct KeyRun {
 };
 KeyRun visible_keys(const AttentionMask& mask, int64_t b, int64_t i, int64_t Tk);
 
+/// One run over everything that queries [first, last) of sequence b see; theirs go to `runs`, when given.
+KeyRun seen_keys(const AttentionMask& mask, int64_t b, int64_t first, int64_t last, int64_t Tk, KeyRun* runs);
+
+/// Rows of key block n in keys or values [B,Tk,Hkv,D]. Keys that nobody of the task sees are neither read nor
+/// multiplied: caches may hold anything there.
+HeadRows key_rows(const View& v, int64_t b, int64_t g, int64_t n, const KeyRun& seen);
+
 /// What a block of queries with these runs sees of key block n; first == last when that is nothing.
 VisibleBlock visible_block(const KeyRun* runs, int64_t rows, int64_t n);
 
 /// Sets the scores that a row does not see to -inf, whose weight is 0.
 void hide_scores(const KeyRun* runs, const VisibleBlock& visible, int64_t n, float* scores);
+
+/// A worker's memory is named once, in Scratch::lay_out(shape, take): the same lines measure it and cut it.
+template <class Scratch, class Shape>
+size_t scratch_bytes(const Shape& shape) {
+    size_t bytes = 0;
+    Scratch().lay_out(shape, [&]<class T>(T*&, int64_t n) { bytes += workspace_bytes<T>(n); });
+    return bytes;
+}
+template <class Scratch, class Shape>
+Scratch cut_scratch(const Shape& shape, Workspace memory) {
+    Scratch scratch;
+    scratch.lay_out(shape, [&]<class T>(T*& part, int64_t n) { part = memory.take<T>(n); });
+    return scratch;
+}
 
 }  // namespace noema::cpu

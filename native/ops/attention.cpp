@@ -6,7 +6,6 @@ namespace noema {
 
 namespace {
 
-constexpr int64_t kLargestHead = 256;
 // Positions are counted in 32 bits inside the kernels.
 constexpr int64_t kLongest = int64_t{1} << 30;
 
@@ -16,7 +15,7 @@ FrontDoor& shared_checks(FrontDoor& door, const View& q, const View& k, const Vi
     return door.real("q", q, {B, Tq, H, D})
         .real("k", k, {B, Tk, Hkv, D})
         .real("v", v, {B, Tk, Hkv, D})
-        .that(D >= 1 && D <= kLargestHead, "q", "must have heads 1 to 256 wide")
+        .that(D >= 1 && D <= kWidestHead, "q", "must have heads 1 to 256 wide")
         .that(H >= 1 && Hkv >= 1 && H % Hkv == 0, "k", "must have a number of heads that divides q's")
         .that(Tq <= kLongest && Tk <= kLongest, "q", "and k may have at most 2^30 positions");
 }

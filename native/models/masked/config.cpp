@@ -23,10 +23,11 @@ Status MaskedConfig::validate() const {
     NOEMA_TRY(in_range("intermediate_size", intermediate_size, 1, kLargest));
     NOEMA_TRY(in_range("max_positions", max_positions, 1, kLargest));
     NOEMA_TRY(in_range("mask_token_id", mask_token_id, 0, vocab_size - 1));
-    if (hidden_size % num_heads != 0 || head_width() % 2 != 0 || head_width() > 1024)
+    if (hidden_size % num_heads != 0 || head_width() % 2 != 0 || head_width() > kWidestHead)
         return Status::error(Code::bad_checkpoint,
-                             "config: %lld channels do not split into %lld heads of even width up to 1024",
-                             static_cast<long long>(hidden_size), static_cast<long long>(num_heads));
+                             "config: %lld channels do not split into %lld heads of even width up to %lld",
+                             static_cast<long long>(hidden_size), static_cast<long long>(num_heads),
+                             static_cast<long long>(kWidestHead));
     if (num_heads % num_kv_heads != 0)
         return Status::error(Code::bad_checkpoint, "config: num_kv_heads %lld does not divide num_heads %lld",
                              static_cast<long long>(num_kv_heads), static_cast<long long>(num_heads));

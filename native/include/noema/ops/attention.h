@@ -15,6 +15,9 @@
 
 namespace noema {
 
+/// The widest head that the op takes.
+constexpr int64_t kWidestHead = 256;
+
 struct AttentionMask {
     View key_start;  // [B] i32, optional
     View key_end;    // [B] i32, optional
