@@ -2,6 +2,7 @@
 
 #include <sched.h>
 
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -92,7 +93,11 @@ int ThreadTeam::available_cores() {
 ThreadTeam::ThreadTeam(int threads) : state_(new State) {
     const int n = threads > 0 ? threads : available_cores();
     state_->workers.reserve(n - 1);
-    for (int w = 1; w < n; ++w) state_->workers.emplace_back([s = state_, w] { s->work(w); });
+    try {
+        for (int w = 1; w < n; ++w) state_->workers.emplace_back([s = state_, w] { s->work(w); });
+    } catch (const std::system_error&) {
+        // The system refuses more threads (a container's limit): a smaller team computes the same results.
+    }
 }
 
 ThreadTeam::~ThreadTeam() {

@@ -16,7 +16,8 @@ MappedFile::~MappedFile() {
 }
 
 Status MappedFile::open(const std::string& path, MappedFile& out) {
-    const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    // Without O_NONBLOCK a named pipe would hold the engine's thread until somebody writes to it.
+    const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (file < 0) return Status::error(Code::io, "%s: %s", path.c_str(), std::strerror(errno));
     struct stat info = {};
     const bool regular = fstat(file, &info) == 0 && S_ISREG(info.st_mode) && info.st_size > 0;
@@ -97,6 +98,8 @@ namespace {
 Status refuse_non_finite(Engine& engine, const std::string& name, const View& v) {
     const View m = as_matrix(v);
     Buffer counts(engine.backend(), m.shape[0] * sizeof(float));
+    if (!counts.data())
+        return Status::error(Code::out_of_memory, "%lld counts could not be had", static_cast<long long>(m.shape[0]));
     NOEMA_TRY(engine.execute([&](Context& c) {
         return reduce({.x = m, .y = view(counts.data(), DType::f32, m.shape[0]), .kind = ReduceKind::count_non_finite},
                       c);

@@ -59,6 +59,9 @@ class Arguments {
     [[noreturn]] void refuse(const char* name, const std::string& expected) const;
 
  private:
+    template <class T>
+    std::vector<T> array(const char* name, napi_typedarray_type type, const char* expected) const;
+
     Napi::Object object_;
     const char* function_;
 };

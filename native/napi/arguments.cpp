@@ -1,5 +1,6 @@
 #include <cmath>
 #include <cstring>
+#include <new>
 
 #include "addon.h"
 #include "cancellation.h"
@@ -14,8 +15,19 @@ Arguments::Arguments(const Napi::CallbackInfo& info, const char* function) : fun
 
 Arguments::Arguments(const Napi::Object& object, const char* function) : object_(object), function_(function) {}
 
+namespace {
+
+// Objects are not turned into text: that may throw (a detached array), run code, or join millions of numbers.
+std::string text_of(const Napi::Value& v) {
+    if (v.IsTypedArray()) return "a typed array of " + std::to_string(v.As<Napi::TypedArray>().ElementLength());
+    if (v.IsObject() || v.IsSymbol()) return v.IsFunction() ? "a function" : v.IsSymbol() ? "a symbol" : "an object";
+    return v.ToString().Utf8Value().substr(0, 60);
+}
+
+}  // namespace
+
 void Arguments::refuse(const char* name, const std::string& expected) const {
-    const std::string found = object_.Get(name).ToString().Utf8Value().substr(0, 60);
+    const std::string found = text_of(object_.Get(name));
     throw_error(object_.Env(), Status::error(Code::invalid_argument, "%s: %s is %s, expected %s", function_, name,
                                              found.c_str(), expected.c_str()));
 }
@@ -78,48 +90,48 @@ Arguments Arguments::object(const char* name) const {
 
 namespace {
 
-template <class T>
-std::vector<T> copy_of(const Napi::Value& v, napi_typedarray_type type, const T* (*data)(const Napi::TypedArray&)) {
-    if (!v.IsTypedArray() || v.As<Napi::TypedArray>().TypedArrayType() != type) return {};
-    const Napi::TypedArray array = v.As<Napi::TypedArray>();
-    const T* from = data(array);
-    return std::vector<T>(from, from + array.ElementLength());
-}
-
-template <class T>
-const T* elements(const Napi::TypedArray& array) {
-    return reinterpret_cast<const T*>(static_cast<const uint8_t*>(array.ArrayBuffer().Data()) + array.ByteOffset());
-}
-
 bool is_array(const Napi::Value& v, napi_typedarray_type type) {
     return v.IsTypedArray() && v.As<Napi::TypedArray>().TypedArrayType() == type;
 }
 
+// Through the typed array rather than its buffer: that may be a SharedArrayBuffer. A detached array is empty.
+template <class T>
+std::vector<T> copy_of(const Napi::Value& v) {
+    const auto array = v.As<Napi::TypedArrayOf<T>>();
+    return std::vector<T>(array.Data(), array.Data() + array.ElementLength());
+}
+
 }  // namespace
 
+template <class T>
+std::vector<T> Arguments::array(const char* name, napi_typedarray_type type, const char* expected) const {
+    const Napi::Value v = object_.Get(name);
+    if (!is_array(v, type)) refuse(name, expected);
+    try {
+        return copy_of<T>(v);
+    } catch (const std::bad_alloc&) {
+        throw_error(object_.Env(),
+                    Status::error(Code::out_of_memory, "%s: no memory for a copy of %s", function_, name));
+    }
+}
+
 std::vector<int32_t> Arguments::ids(const char* name) const {
-    if (!is_array(object_.Get(name), napi_int32_array)) refuse(name, "an Int32Array");
-    return ids_or_empty(name);
+    return array<int32_t>(name, napi_int32_array, "an Int32Array");
 }
 std::vector<int32_t> Arguments::ids_or_empty(const char* name) const {
-    if (has(name) && !is_array(object_.Get(name), napi_int32_array)) refuse(name, "an Int32Array");
-    return copy_of<int32_t>(object_.Get(name), napi_int32_array, elements<int32_t>);
+    return has(name) ? ids(name) : std::vector<int32_t>();
 }
 std::vector<float> Arguments::floats(const char* name) const {
-    if (!is_array(object_.Get(name), napi_float32_array)) refuse(name, "a Float32Array");
-    return floats_or_empty(name);
+    return array<float>(name, napi_float32_array, "a Float32Array");
 }
 std::vector<float> Arguments::floats_or_empty(const char* name) const {
-    if (has(name) && !is_array(object_.Get(name), napi_float32_array)) refuse(name, "a Float32Array");
-    return copy_of<float>(object_.Get(name), napi_float32_array, elements<float>);
+    return has(name) ? floats(name) : std::vector<float>();
 }
 std::vector<uint8_t> Arguments::bytes(const char* name) const {
-    if (!is_array(object_.Get(name), napi_uint8_array)) refuse(name, "a Uint8Array");
-    return copy_of<uint8_t>(object_.Get(name), napi_uint8_array, elements<uint8_t>);
+    return array<uint8_t>(name, napi_uint8_array, "a Uint8Array");
 }
 std::vector<uint64_t> Arguments::seeds(const char* name) const {
-    if (!is_array(object_.Get(name), napi_biguint64_array)) refuse(name, "a BigUint64Array");
-    return copy_of<uint64_t>(object_.Get(name), napi_biguint64_array, elements<uint64_t>);
+    return array<uint64_t>(name, napi_biguint64_array, "a BigUint64Array");
 }
 
 std::shared_ptr<std::atomic<bool>> Arguments::cancellation() const {

@@ -1,3 +1,5 @@
+#include <cmath>
+
 #include "runtime.h"
 
 namespace noema::napi {
@@ -40,7 +42,7 @@ std::vector<int64_t> read_shape(const Arguments& a) {
     for (uint32_t i = 0; i < array.Length(); ++i) {
         const Napi::Value size = array.Get(i);
         const double d = size.IsNumber() ? size.As<Napi::Number>().DoubleValue() : -1;
-        if (!(d >= 0 && d <= 4294967296.0)) a.refuse("shape", "sizes from 0 to 2^32");
+        if (!(d >= 0 && d <= 4294967296.0 && d == std::floor(d))) a.refuse("shape", "whole sizes from 0 to 2^32");
         shape.push_back(static_cast<int64_t>(d));
     }
     return shape;
@@ -57,9 +59,9 @@ void read_tensor(const Arguments& a, Tensors& out) {
     } else {
         out.copies.push_back(a.floats("data"));
         source.data = out.copies.back().data();  // a moved vector keeps its memory
-        int64_t size = 1;
-        for (const int64_t n : source.shape) size *= n;
-        if (source.dtype != DType::f32 || size != static_cast<int64_t>(out.copies.back().size()))
+        double size = 1;  // four sizes of 2^32 overflow integers; sizes that can be equal are exact
+        for (const int64_t n : source.shape) size *= static_cast<double>(n);
+        if (source.dtype != DType::f32 || size != static_cast<double>(out.copies.back().size()))
             a.refuse("data", "f32 values, as many as the shape has");
     }
     out.sources.push_back(std::move(source));

@@ -1,11 +1,16 @@
 #include "runtime.h"
 
+#include <new>
+#include <stdexcept>
+#include <system_error>
+
 namespace noema::napi {
 
 struct Runtime::Pending {
     Job job;
     Napi::Promise::Deferred deferred;
     Status status;
+    std::shared_ptr<Runtime> owner;  // a promise outlives the handles that it was asked of
 };
 
 namespace {
@@ -39,7 +44,11 @@ void Runtime::start(Napi::Env env) {
     if (made != napi_ok) throw_error(env, Status::error(Code::internal, "no thread-safe function could be made"));
     napi_unref_threadsafe_function(env, to_javascript_);  // an idle engine does not keep the process alive
     napi_add_env_cleanup_hook(env, on_exit, this);
-    thread_ = std::thread([this] { work(); });
+    try {
+        thread_ = std::thread([this] { work(); });
+    } catch (const std::system_error& error) {
+        throw_error(env, Status::error(Code::out_of_memory, "the engine's thread could not start: %s", error.what()));
+    }
 }
 
 Runtime::~Runtime() {
@@ -50,8 +59,9 @@ Runtime::~Runtime() {
 
 // The environment ends (process exit, worker terminated): end the running job, then let nobody call JavaScript again.
 void Runtime::on_exit(void* self) {
-    auto* runtime = static_cast<Runtime*>(self);
+    const std::shared_ptr<Runtime> runtime = static_cast<Runtime*>(self)->shared_from_this();
     runtime->join();
+    runtime->queue_.clear();  // what waits owns the runtime
     runtime->env_ = nullptr;
     runtime->stopped_ = true;
     if (runtime->to_javascript_) napi_release_threadsafe_function(runtime->to_javascript_, napi_tsfn_abort);
@@ -80,7 +90,7 @@ size_t Runtime::waiting() const {
 Napi::Value Runtime::submit(Napi::Env env, Job job) {
     Napi::Promise::Deferred deferred = Napi::Promise::Deferred::New(env);
     if (!job.cancelled) job.cancelled = std::make_shared<std::atomic<bool>>(false);
-    auto pending = std::make_shared<Pending>(Pending{std::move(job), deferred, {}});
+    auto pending = std::make_shared<Pending>(Pending{std::move(job), deferred, {}, shared_from_this()});
     if (stopped_) {
         deferred.Reject(make_error(env, Status::error(Code::disposed, "the engine was disposed")).Value());
         return deferred.Promise();
@@ -117,27 +127,44 @@ void Runtime::work() {
             queue_.pop_front();
             running_ = next;
         }
-        next->status = next->job.cancelled->load() ? Status::error(Code::aborted, "cancelled before it started")
-                                                   : next->job.work(engine_, next->job.cancelled.get());
+        next->status = attempt(*next);
         finished_.fetch_add(1);
         {
             const std::lock_guard<std::mutex> hold(lock_);
             running_.reset();
         }
-        post([self = shared_from_this(), next](Napi::Env env) { self->settle(env, *next); });
+        post([next](Napi::Env env) { settle(env, *next); });
+    }
+}
+
+// Models allocate (traces, results, tensor lists); what does not fit is the caller's error, not the process's end.
+Status Runtime::attempt(Pending& pending) {
+    if (pending.job.cancelled->load()) return Status::error(Code::aborted, "cancelled before it started");
+    try {
+        return pending.job.work(engine_, pending.job.cancelled.get());
+    } catch (const std::bad_alloc&) {
+        return Status::error(Code::out_of_memory, "the job's memory could not be had");
+    } catch (const std::length_error&) {
+        return Status::error(Code::out_of_memory, "the job needs more memory than can be addressed");
+    } catch (const std::exception& error) {
+        return Status::error(Code::internal, "%s", error.what());
     }
 }
 
 void Runtime::settle(Napi::Env env, Pending& pending) {
-    if (--in_flight_ == 0 && to_javascript_) napi_unref_threadsafe_function(env, to_javascript_);
-    if (stopped_ && pending.status.code == Code::aborted)
+    // The engine's thread may be the last to let go of `pending`. References to JavaScript (a listener) and the runtime,
+    // which joins that thread, must end here instead.
+    const std::shared_ptr<Runtime> self = std::move(pending.owner);
+    const Job job = std::move(pending.job);
+    if (--self->in_flight_ == 0 && self->to_javascript_) napi_unref_threadsafe_function(env, self->to_javascript_);
+    if (self->stopped_ && pending.status.code == Code::aborted)
         pending.status = Status::error(Code::disposed, "the engine was disposed while this was running");
     if (!pending.status.ok()) {
         pending.deferred.Reject(make_error(env, pending.status).Value());
         return;
     }
     try {
-        pending.deferred.Resolve(pending.job.value ? pending.job.value(env) : env.Undefined());
+        pending.deferred.Resolve(job.value ? job.value(env) : env.Undefined());
     } catch (const Napi::Error& error) {
         pending.deferred.Reject(error.Value());
     }

@@ -44,7 +44,8 @@ class Runtime : public std::enable_shared_from_this<Runtime> {
         : engine_(backend, threads), queue_limit_(queue_limit) {}
     void start(Napi::Env env);
     void work();
-    void settle(Napi::Env env, Pending& pending);
+    Status attempt(Pending& pending);
+    static void settle(Napi::Env env, Pending& pending);
     void ask_to_stop();
     void join();
     static void on_exit(void* self);

@@ -9,6 +9,7 @@ Status rms_norm(const RmsNorm& p, Context& context) {
         .real("weight", p.weight, {C})
         .real("y", p.y, {R, C})
         .optional_real("inv_rms", p.inv_rms, {R})
+        .that(apart_or_same(p.x, p.y), "y", "shares x's memory but not its strides")
         .that(p.epsilon > 0, "epsilon", "must be positive")
         .call(&OpTable::rms_norm, p);
 }

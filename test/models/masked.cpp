@@ -189,12 +189,21 @@ TEST_CASE("masked: refusals") {
         bad.num_kv_heads = 3;
         CHECK(MaskedModel::load(engine, bad, w.sources, Precision::f32, model).code == Code::bad_checkpoint);
     }
+    SUBCASE("heads wider than attention takes") {
+        MaskedConfig bad = config;
+        bad.hidden_size = 4 * (kWidestHead + 2);
+        const Status status = bad.validate();
+        CHECK(status.code == Code::bad_checkpoint);
+        CHECK(std::string(status.text).find("256") != std::string::npos);
+    }
     SUBCASE("ids and lengths") {
         const auto good = load(engine, config, Precision::f32);
         std::vector<int32_t> ids(300, 1);
         std::vector<float> out(300 * 67);
         CHECK(good->logits(engine, {.ids = ids.data(), .B = 1, .T = 300}, out.data(), nullptr).code ==
               Code::prompt_too_long);
+        CHECK(good->logits(engine, {.ids = ids.data(), .B = int64_t{1} << 30, .T = 2}, out.data(), nullptr).code ==
+              Code::invalid_argument);
         ids[3] = 67;
         CHECK(good->logits(engine, {.ids = ids.data(), .B = 1, .T = 30}, out.data(), nullptr).code ==
               Code::invalid_argument);

@@ -52,6 +52,16 @@ TEST_CASE("rms_norm_backward") {
     }
 }
 
+TEST_CASE("rms_norm: y may be x, not another arrangement of its memory") {
+    float x[64] = {}, weight[8] = {};
+    View wide = view(x, DType::f32, 2, 8);
+    wide.stride[0] = 32;
+    const View narrow = view(x, DType::f32, 2, 8), w = view(weight, DType::f32, 8);
+    Context context{find_backend("cpu")};
+    CHECK(rms_norm({.x = wide, .weight = w, .y = wide}, context).ok());
+    CHECK(rms_norm({.x = wide, .weight = w, .y = narrow}, context).code == Code::invalid_argument);
+}
+
 TEST_CASE("rms_norm refuses") {
     OpCase c = forward(2, 8);
     c.fields[1] = input("weight", {7});

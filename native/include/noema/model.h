@@ -74,7 +74,8 @@ class MaskedModel {
 
     const MaskedConfig& config() const { return config_; }
     Precision precision() const { return precision_; }
-    size_t weight_bytes() const;
+    /// May be asked from any thread, also while replace() runs.
+    size_t weight_bytes() const { return weight_bytes_; }
     int64_t parameters() const;
 
     /// hidden [B*T, C]: the final norm's output. `trace`, when given, receives num_layers + 2 arrays of B*T*C values:
@@ -101,6 +102,7 @@ class MaskedModel {
     MaskedConfig config_;
     Precision precision_ = Precision::f32;
     std::unique_ptr<WeightStore> store_;
+    std::atomic<size_t> weight_bytes_{0};
     std::unique_ptr<MaskedWeights> weights_;
 };
 

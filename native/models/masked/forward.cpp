@@ -31,6 +31,9 @@ Status check_batch(const MaskedConfig& c, const MaskedBatch& b) {
     if (b.B < 1 || b.T < 1)
         return Status::error(Code::invalid_argument, "a batch of %lld sequences of %lld positions is empty",
                              static_cast<long long>(b.B), static_cast<long long>(b.T));
+    if (b.B > INT32_MAX / b.T)
+        return Status::error(Code::invalid_argument, "%lld sequences of %lld positions are more rows than 2^31",
+                             static_cast<long long>(b.B), static_cast<long long>(b.T));
     if (b.T > c.max_positions)
         return Status::error(Code::prompt_too_long, "%lld positions exceed the model's %lld",
                              static_cast<long long>(b.T), static_cast<long long>(c.max_positions));

@@ -26,11 +26,8 @@ Status MaskedModel::adopt(Engine& engine, const std::vector<TensorSource>& tenso
     weights_ = std::make_unique<MaskedWeights>(
         bind_weights(config_, [&](const std::string& name) { return store->find(name); }));
     store_ = std::move(store);
+    weight_bytes_ = store_->bytes();
     return {};
-}
-
-size_t MaskedModel::weight_bytes() const {
-    return store_->bytes();
 }
 
 int64_t MaskedModel::parameters() const {
