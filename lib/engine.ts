@@ -3,7 +3,7 @@
 import { existsSync } from "node:fs";
 import { openCheckpoint } from "./checkpoint/folder.js";
 import type { LocatedTensor } from "./checkpoint/shards.js";
-import { checkNumber, invalid } from "./decoding/options.js";
+import { checkNames, checkNumber, invalid } from "./decoding/options.js";
 import { NoemaError, unknownOption } from "./errors.js";
 import { Handle } from "./handle.js";
 import { Model } from "./model.js";
@@ -152,9 +152,7 @@ function nativeTensor([name, { shape, dtype, path, offset }]: [string, LocatedTe
 
 function precisionOf(folder: string, options: LoadOptions): Precision {
   if (typeof folder !== "string") throw invalid("folder", folder, "the path of a checkpoint folder");
-  for (const name of Object.keys(options)) {
-    if (name !== "precision") throw unknownOption(name, ["precision"], "load option");
-  }
+  checkNames(options, ["precision"], "load");
   const { precision = "f32" } = options;
   if (!precisions.includes(precision)) throw unknownOption(String(precision), precisions, "precision");
   return precision;
@@ -176,10 +174,7 @@ export function engineOn(addon: Addon, options: Parameters<Addon["createEngine"]
 
 /** @internal */
 export function checkEngine(options: EngineOptions) {
-  if (typeof options !== "object" || options === null) throw invalid("engine options", options, "an object");
-  for (const name of Object.keys(options)) {
-    if (!engineOptions.includes(name)) throw unknownOption(name, engineOptions, "engine option");
-  }
+  checkNames(options, engineOptions, "engine");
   const { device = "auto", threads = 0, queueLimit = 256 } = options;
   const backend = (options.backend ?? process.env["NOEMA_BACKEND"]) || "cpu";
   if (!backends.includes(backend as BackendName)) throw unknownOption(String(backend), backends, "backend");

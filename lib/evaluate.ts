@@ -4,7 +4,7 @@ import { type EvaluateOptions, type Evaluation, evaluate as evaluateFiles } from
 import type { Model } from "./model.js";
 
 /** How well the model knows text files: nats per token, perplexity, bits per character and per byte; all are upper bounds. */
-export function evaluate(
+export async function evaluate(
   model: Model,
   files: string | readonly string[],
   options?: EvaluateOptions,

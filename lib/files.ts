@@ -4,10 +4,14 @@ import { randomUUID } from "node:crypto";
 import { type FileHandle, open, realpath, rename, rm, stat } from "node:fs/promises";
 import { basename, dirname, join, sep } from "node:path";
 import { type ErrorCode, NoemaError } from "./errors.js";
+import { describe } from "./json.js";
 
 /** What the operating system said becomes ERR_IO naming the path; anything else (an abort, a NoemaError) stays what it is. */
 export function ioError(action: string, path: string, error: unknown): Error {
   const { code, message } = error as NodeJS.ErrnoException;
+  if (code === "ERR_INVALID_ARG_VALUE") {
+    return new NoemaError("ERR_INVALID_ARGUMENT", `${describe(path)} is not a path`, { path }, { cause: error });
+  }
   if (typeof code !== "string" || !/^E[A-Z0-9]+$/.test(code)) return error as Error;
   return new NoemaError("ERR_IO", `${path}: ${action} failed: ${message}`, { path, errno: code }, { cause: error });
 }
@@ -22,7 +26,7 @@ export async function exists(path: string): Promise<boolean> {
   }
 }
 
-export function isMissing(error: unknown): boolean {
+function isMissing(error: unknown): boolean {
   const { code } = error as NodeJS.ErrnoException;
   return code === "ENOENT" || code === "ENOTDIR";
 }
@@ -33,8 +37,11 @@ export function isMissing(error: unknown): boolean {
  */
 export async function fileInside(folder: string, name: string, code: ErrorCode): Promise<string | undefined> {
   const path = join(folder, name);
-  if (name !== basename(name) || name.includes("\\") || name === "" || name.startsWith(".")) {
-    throw new NoemaError(code, `${folder}: "${name}" is not the plain name of a file in this folder`, { folder, name });
+  if (name !== basename(name) || name.includes("\\") || name.includes("\0") || name === "" || name.startsWith(".")) {
+    throw new NoemaError(code, `${folder}: ${describe(name)} is not the plain name of a file in this folder`, {
+      folder,
+      name,
+    });
   }
   try {
     const real = await realpath(path);

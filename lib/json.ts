@@ -22,7 +22,8 @@ export function parseObject(bytes: Uint8Array, what: string, code: ErrorCode): J
     throw new NoemaError(code, `${what}: found ${describe(value)}, expected an object`);
   }
   const duplicate = duplicateKey(text);
-  if (duplicate !== undefined) throw new NoemaError(code, `${what}: the key "${duplicate}" occurs twice in one object`);
+  if (duplicate !== undefined)
+    throw new NoemaError(code, `${what}: the key ${describe(duplicate)} occurs twice in one object`);
   return value;
 }
 

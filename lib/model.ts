@@ -133,11 +133,6 @@ export class Model extends Handle {
     return this.#parts.config;
   }
 
-  /** @internal */
-  get addon(): Addon {
-    return this.#parts.owner.addon;
-  }
-
   protected override free(): void {
     this.#parts.native.dispose();
     this.#parts.owner.release(this);

@@ -1,8 +1,16 @@
 /** What callers of generate and infill may ask for, checked and turned into canvases. */
 
-import { checkNumber, invalid, parseOptions, sharedOptions } from "./decoding/options.js";
+import {
+  checkNames,
+  checkNumber,
+  checkSignal,
+  invalid,
+  isList,
+  parseOptions,
+  sharedOptions,
+} from "./decoding/options.js";
 import type { Decoding } from "./decoding/resolve.js";
-import { NoemaError, unknownOption } from "./errors.js";
+import { NoemaError } from "./errors.js";
 import type { Canvas } from "./job.js";
 import { type Seed, seedWords } from "./rng.js";
 import type { Tokenizer } from "./tokenizer/tokenizer.js";
@@ -58,19 +66,15 @@ export const infillOptions = [...runOptions, "text", "ids", "refine"];
 
 /** Refuses what is no options object or has unknown keys, and points decoding options to their place. */
 export function checkKeys(options: unknown, allowed: readonly string[], what: string): void {
-  if (typeof options !== "object" || options === null) throw invalid(`${what} options`, options, "an object");
-  for (const name of Object.keys(options)) {
-    if (allowed.includes(name)) continue;
-    if (name in sharedOptions) {
-      throw new NoemaError("ERR_UNKNOWN_OPTION", `unknown option "${name}"; it belongs in decoding: { ${name}: ... }`, {
-        name,
-      });
-    }
-    throw unknownOption(name, allowed, `${what} option`);
+  const misplaced = Object.keys(Object(options)).find((name) => Object.hasOwn(sharedOptions, name));
+  if (misplaced !== undefined) {
+    const message = `unknown option "${misplaced}"; it belongs in decoding: { ${misplaced}: ... }`;
+    throw new NoemaError("ERR_UNKNOWN_OPTION", message, { name: misplaced });
   }
-  const { signal } = options as RunOptions;
-  if (signal !== undefined && !(signal instanceof AbortSignal)) throw invalid("signal", signal, "an AbortSignal");
-  parseOptions(pick(options, ["documentStart", "refine"]), flags, what);
+  checkNames(options, allowed, what);
+  const { signal, ...others } = options as RunOptions;
+  checkSignal(signal);
+  parseOptions(pick(others, ["documentStart", "refine"]), flags, what);
 }
 
 const flags = {
@@ -83,7 +87,7 @@ function pick(options: object, names: readonly string[]): Record<string, unknown
 }
 
 /** The seed of the sequence at `index`: one more than that of the one before it, modulo 2^64. */
-export function seedAt(seed: Seed | undefined, index = 0): bigint {
+function seedAt(seed: Seed | undefined, index = 0): bigint {
   const [low, high] = seedWords(seed ?? 0);
   return BigInt.asUintN(64, ((BigInt(high) << 32n) | BigInt(low)) + BigInt(index));
 }
@@ -122,16 +126,18 @@ function promptIds(prompt: Prompt, limits: Limits, name: string): number[] {
   });
 }
 
-function encode(text: string, { tokenizer }: Limits): number[] {
+function encode(text: string, { tokenizer, maxPositions }: Limits): number[] {
   if (text === "") return [];
   if (!tokenizer) {
     throw new NoemaError("ERR_BAD_TOKENIZER", "the model's folder has no tokenizer.json, so prompts must be token ids");
   }
+  // Tokenising megabytes would hold the event loop for seconds, only to refuse them then.
+  const least = tokenizer.leastTokens(text);
+  if (least > maxPositions) {
+    const message = `the text takes at least ${least} tokens; the model has ${maxPositions} positions`;
+    throw new NoemaError("ERR_PROMPT_TOO_LONG", message, { leastTokens: least, maxPositions });
+  }
   return Array.from(tokenizer.encode(text));
-}
-
-function isList(value: unknown): value is ArrayLike<number> {
-  return Array.isArray(value) || (ArrayBuffer.isView(value) && !(value instanceof DataView));
 }
 
 function checkId(id: unknown, { vocabSize }: Limits, name: string): void {
@@ -166,13 +172,13 @@ function holesFromIds(ids: unknown, limits: Limits): number[] {
 
 function holesFromText(text: unknown, limits: Limits): number[] {
   if (typeof text !== "string") throw invalid("text", text, "a string");
-  const made: number[] = [];
+  let made: number[] = [];
   let last = 0;
   for (const match of text.matchAll(marker)) {
-    made.push(...encode(text.slice(last, match.index), limits));
-    const holes = Math.min(Number(match[1] ?? 1), limits.maxPositions + 1); // more is refused anyway
-    for (let i = 0; i < holes; i++) made.push(limits.maskId);
+    const holes = Math.min(Number(match[1] ?? 1), limits.maxPositions + 1);
+    made = made.concat(encode(text.slice(last, match.index), limits), new Array<number>(holes).fill(limits.maskId));
     last = match.index + match[0].length;
+    if (made.length > limits.maxPositions) return made; // what follows cannot make it fit
   }
-  return [...made, ...encode(text.slice(last), limits)];
+  return made.concat(encode(text.slice(last), limits));
 }

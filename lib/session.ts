@@ -1,7 +1,15 @@
 /** One canvas under the caller's control: look at positions, decide tokens, look again. For rules of one's own. */
 
-import { checkNumber, invalid, parseOptions, sharedOptions } from "./decoding/options.js";
-import { NoemaError, unknownOption } from "./errors.js";
+import {
+  checkNames,
+  checkNumber,
+  checkSignal,
+  invalid,
+  isList,
+  parseOptions,
+  sharedOptions,
+} from "./decoding/options.js";
+import { NoemaError } from "./errors.js";
 import { disposed, Handle } from "./handle.js";
 import type { Addon, NativeMaskedModel, NativeSession, StepRequest, StepResult } from "./native/addon.js";
 import { infillCanvas, type Limits } from "./request.js";
@@ -57,9 +65,7 @@ export class Session extends Handle {
     release: (session: Session) => void,
   ) {
     super("session");
-    for (const name of Object.keys(options)) {
-      if (!sessionOptions.includes(name)) throw unknownOption(name, sessionOptions, "session option");
-    }
+    checkNames(options, sessionOptions, "session");
     const { ids, seed } = infillCanvas(options, limits);
     if (ids.length === 0) throw new NoemaError("ERR_INVALID_ARGUMENT", "session: ids: expected at least one");
     const { guidance } = parseOptions({ guidance: options.guidance }, { guidance: sharedOptions.guidance }, "session");
@@ -86,7 +92,9 @@ export class Session extends Handle {
   /** Decides tokens; null takes a decision back. */
   set(positions: ArrayLike<number>, ids: ArrayLike<number | null>): void {
     this.check();
-    if (positions.length !== ids.length) throw invalid("ids", ids, `${positions.length} of them, one per position`);
+    if (!isList(positions)) throw invalid("positions", positions, "a list of positions");
+    if (!isList(ids) || positions.length !== ids.length)
+      throw invalid("ids", ids, `${positions.length} of them, one per position`);
     const { vocabSize, maskId } = this.#limits;
     const checked = Array.from(positions, (at, i) => {
       this.#checkPosition(at, `positions[${i}]`);
@@ -102,14 +110,16 @@ export class Session extends Handle {
   /** One forward pass: proposals for positions, and how sure the model is of them. Nothing is decided by it. */
   async look(options: LookOptions = {}): Promise<Look> {
     this.check();
-    const { signal } = options;
     const request = this.#request(options);
+    const { signal } = options;
     signal?.throwIfAborted();
     const cancellation = this.#addon.createCancellation();
     const cancel = (): void => cancellation.cancel();
     signal?.addEventListener("abort", cancel, { once: true });
     try {
-      return { positions: request.rows, ...(await this.#native.step({ ...request, cancellation })) };
+      const seen = await this.#native.step({ ...request, step: this.#step++, cancellation });
+      this.#settle(request);
+      return { positions: request.rows, ...seen };
     } catch (error) {
       signal?.throwIfAborted();
       throw this.disposed ? disposed("session") : error;
@@ -123,17 +133,21 @@ export class Session extends Handle {
     this.#release(this);
   }
 
-  #request(options: LookOptions): StepRequest {
-    for (const name of Object.keys(options)) {
-      if (!lookOptions.includes(name)) throw unknownOption(name, lookOptions, "look option");
-    }
+  /** Forgets decisions that the native canvas has now; those of a look that failed are handed over again by the next. */
+  #settle({ setRows, setIds }: Pick<StepRequest, "setRows" | "setIds">): void {
+    setRows.forEach((at, i) => {
+      if (this.#pending.get(at) === setIds[i]) this.#pending.delete(at);
+    });
+  }
+
+  #request(options: LookOptions): Omit<StepRequest, "step"> {
+    checkNames(options, lookOptions, "look");
+    checkSignal(options.signal);
     const { temperature = 0, topK = 0, topP = 1, entropy = false, margin = false, top } = options;
     const { temperature: t, topK: k, topP: p } = parseOptions({ temperature, topK, topP }, drawOptions, "look");
     const rows = this.#rows(options.positions);
     const set = [...this.#pending];
-    this.#pending.clear();
     return {
-      step: this.#step++,
       setRows: Int32Array.from(set, ([at]) => at),
       setIds: Int32Array.from(set, ([, id]) => id),
       rows,
@@ -153,6 +167,7 @@ export class Session extends Handle {
     if (positions === undefined) {
       return Int32Array.from([...this.#ids.keys()].filter((at) => this.#ids[at] === this.#limits.maskId));
     }
+    if (!isList(positions)) throw invalid("positions", positions, "a list of positions");
     return Int32Array.from(Array.from(positions), (at, i) => {
       this.#checkPosition(at, `positions[${i}]`);
       if (i > 0 && at <= positions[i - 1]!) throw invalid(`positions[${i}]`, at, "ascending positions");

@@ -1,5 +1,6 @@
 /** Verifying a golden folder with the options that engines take. */
 
+import { checkNames } from "./decoding/options.js";
 import { checkEngine } from "./engine.js";
 import type { BackendName } from "./native/addon.js";
 import { type ArrayReport, type VerificationReport, verify as verifyFolder } from "./verification/verify.js";
@@ -13,8 +14,10 @@ export interface VerifyOptions {
 }
 
 /** Recomputes every array of a golden folder that this version knows, and compares. */
-export function verify(folder: string, { onArray, ...options }: VerifyOptions = {}): Promise<VerificationReport> {
-  const { backend, threads } = checkEngine(options);
+export async function verify(folder: string, options: VerifyOptions = {}): Promise<VerificationReport> {
+  checkNames(options, ["backend", "threads", "onArray"], "verify");
+  const { onArray, ...others } = options;
+  const { backend, threads } = checkEngine(others);
   return verifyFolder(folder, { backend, threads, ...(onArray ? { onArray } : {}) });
 }
 

@@ -4,6 +4,7 @@
  */
 
 import { NoemaError, unknownOption } from "../errors.js";
+import { describe } from "../json.js";
 
 interface Described {
   /** One line for help texts. */
@@ -87,11 +88,31 @@ export function checkNumber(value: unknown, spec: Omit<NumberSpec, "kind" | "wha
   throw invalid(name, value, `${integer ? "an integer" : "a number"} ${range}`);
 }
 
+/** Refuses what is no options object, and names that do not exist. */
+export function checkNames(options: unknown, allowed: readonly string[], what: string): void {
+  if (typeof options !== "object" || options === null) throw invalid(`${what} options`, options, "an object");
+  for (const name of Object.keys(options)) {
+    if (!allowed.includes(name)) throw unknownOption(name, allowed, `${what} option`);
+  }
+}
+
+export function isList(value: unknown): value is ArrayLike<number> {
+  return Array.isArray(value) || (ArrayBuffer.isView(value) && !(value instanceof DataView));
+}
+
+export function checkSignal(signal: unknown): void {
+  if (signal !== undefined && !(signal instanceof AbortSignal)) throw invalid("signal", signal, "an AbortSignal");
+}
+
 export function invalid(name: string, value: unknown, expected: string): NoemaError {
-  const shown = typeof value === "string" ? JSON.stringify(value) : String(value);
-  return new NoemaError("ERR_INVALID_ARGUMENT", `${name}: expected ${expected}, got ${shown}`, {
+  return new NoemaError("ERR_INVALID_ARGUMENT", `${name}: expected ${expected}, got ${shown(value)}`, {
     name,
     value,
     expected,
   });
+}
+
+/** JSON has no word for NaN, and objects may refuse to become text. */
+function shown(value: unknown): string {
+  return typeof value === "string" || (typeof value === "object" && value !== null) ? describe(value) : String(value);
 }

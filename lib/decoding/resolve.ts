@@ -51,7 +51,7 @@ export interface DecodingSettings {
 
 export const defaultRule = "conv";
 
-export function findPolicy(name: string): PolicyDefinition {
+function findPolicy(name: string): PolicyDefinition {
   const found = policies.find((policy) => policy.name === name);
   if (found) return found;
   throw unknownOption(

@@ -130,7 +130,7 @@ export class Sequence {
   }
 }
 
-export function maskedPositions(ids: Int32Array, maskId: number): number[] {
+function maskedPositions(ids: Int32Array, maskId: number): number[] {
   const positions: number[] = [];
   ids.forEach((id, at) => {
     if (id === maskId) positions.push(at);

@@ -12,6 +12,7 @@
  * Draws are a function of (seed, window, draw, position): the estimate does not depend on how windows are batched.
  */
 
+import { checkSignal } from "../decoding/options.js";
 import { NoemaError, unknownOption } from "../errors.js";
 import type { LossRequest } from "../native/addon.js";
 import { Rng, RngStream, type Seed, toUniform } from "../rng.js";
@@ -55,6 +56,8 @@ export interface WindowBound {
 
 export const boundDefaults = { form: "fixed-count", draws: 16, seed: 0, callTokens: 4096 } as const;
 const EPSILON = 1e-3;
+/** Of draws, and of the positions of a call: what is made for them stays in memory. */
+const MOST = 1 << 20;
 
 /** A window under one corruption. */
 interface Row {
@@ -66,17 +69,13 @@ interface Row {
 
 export const boundNames = ["form", "draws", "seed", "callTokens", "signal"] as const;
 
-/** Refuses options whose name is not in the list, naming the nearest one that is. */
-export function checkNames(options: object, allowed: readonly string[]): void {
-  for (const name of Object.keys(options)) if (!allowed.includes(name)) throw unknownOption(name, allowed);
-}
-
 function checkBound(options: BoundOptions) {
   const settings = { ...boundDefaults, ...options };
+  checkSignal(settings.signal);
   if (!boundForms.includes(settings.form)) throw unknownOption(String(settings.form), boundForms, "form");
   for (const name of ["draws", "callTokens"] as const) {
-    if (Number.isInteger(settings[name]) && settings[name] >= 1) continue;
-    const message = `${name} is ${settings[name]}, expected an integer of at least 1`;
+    if (Number.isInteger(settings[name]) && settings[name] >= 1 && settings[name] <= MOST) continue;
+    const message = `${name} is ${settings[name]}, expected an integer 1 .. ${MOST}`;
     throw new NoemaError("ERR_INVALID_ARGUMENT", message, { option: name, value: settings[name] });
   }
   return settings;
@@ -102,9 +101,10 @@ export async function* windowBounds(
     }
   };
   for await (const window of windows) {
-    for (let draw = 0; draw < settings.draws; draw++)
+    for (let draw = 0; draw < settings.draws; draw++) {
       waiting.push(corruptWindow(window, draw, scorer.maskId, settings));
-    yield* flush(false);
+      yield* flush(false);
+    }
   }
   yield* flush(true);
 }

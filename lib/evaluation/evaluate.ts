@@ -1,15 +1,8 @@
 /** How well a model knows a corpus: nats per token with a standard error, perplexity, bits per character and per byte. */
 
+import { checkNames, checkNumber } from "../decoding/options.js";
 import { NoemaError, unknownOption } from "../errors.js";
-import {
-  type BoundForm,
-  type BoundOptions,
-  boundDefaults,
-  boundNames,
-  checkNames,
-  type Window,
-  windowBounds,
-} from "./bound.js";
+import { type BoundForm, type BoundOptions, boundDefaults, boundNames, type Window, windowBounds } from "./bound.js";
 import { type ScoredModel, windowLength } from "./score.js";
 import { type BoundSummary, BoundTotals } from "./statistics.js";
 import { type TextCount, windowsOfFiles } from "./windows.js";
@@ -58,18 +51,19 @@ export async function evaluate(
   files: string | readonly string[],
   options: EvaluateOptions = {},
 ): Promise<Evaluation> {
-  checkNames(options, evaluateNames);
+  checkNames(options, evaluateNames, "evaluate");
   const { form, draws } = { ...boundDefaults, ...options };
   const { tokenizer } = model;
   if (!tokenizer) throw new NoemaError("ERR_BAD_TOKENIZER", "this model has no tokenizer: text cannot be evaluated");
   const length = windowLength(model, options.length);
   const { packing = "packed", limit, separator } = options;
   if (!packings.includes(packing)) throw unknownOption(String(packing), packings, "packing");
+  if (limit !== undefined) checkNumber(limit, { min: 1, integer: true }, "limit");
   const cut = {
     length,
     eosId: model.eosTokenId,
     limit,
-    ...(packing && { packing }),
+    packing,
     ...(separator !== undefined && { separator }),
   };
   const count: TextCount = { characters: 0, bytes: 0, tokens: 0 };

@@ -1,15 +1,8 @@
 /** How likely a text is to a model: an upper bound on its negative log-likelihood. */
 
+import { checkNames, checkNumber, invalid, isList } from "../decoding/options.js";
 import { NoemaError } from "../errors.js";
-import {
-  type BoundForm,
-  type BoundOptions,
-  boundDefaults,
-  boundNames,
-  checkNames,
-  type Scorer,
-  windowBounds,
-} from "./bound.js";
+import { type BoundForm, type BoundOptions, boundDefaults, boundNames, type Scorer, windowBounds } from "./bound.js";
 import { BoundTotals } from "./statistics.js";
 import { type Encoder, windowsOfIds } from "./windows.js";
 
@@ -45,12 +38,12 @@ export async function score(
   text: string | ArrayLike<number>,
   options: ScoreOptions = {},
 ): Promise<Score> {
-  checkNames(options, [...boundNames, "context", "length"]);
+  checkNames(options, [...boundNames, "context", "length"], "score");
   const { context = "", length, ...bound } = options;
-  const ids = idsOf(model, text);
+  const ids = idsOf(model, text, "text");
   if (ids.length === 0)
     throw new NoemaError("ERR_INVALID_ARGUMENT", "score: the text is empty, expected at least one token");
-  const windows = windowsOfIds(ids, windowLength(model, length), idsOf(model, context));
+  const windows = windowsOfIds(ids, windowLength(model, length), idsOf(model, context, "context"));
   const { form, draws } = { ...boundDefaults, ...bound };
   const totals = new BoundTotals();
   for await (const window of windowBounds(model, windows, bound)) totals.add(window);
@@ -58,8 +51,14 @@ export async function score(
   return { bound: "upper", nats, tokens, standardError: drawError * tokens, draws, form, windows: windows.length };
 }
 
-function idsOf(model: ScoredModel, text: string | ArrayLike<number>): ArrayLike<number> {
-  if (typeof text !== "string") return text;
+/** That an id has a row is the native side's to check; that it is one is checked here, for typed arrays would round it. */
+function idsOf(model: ScoredModel, text: string | ArrayLike<number>, name: string): ArrayLike<number> {
+  if (typeof text !== "string") {
+    if (!isList(text)) throw invalid(name, text, "a string or a list of token ids");
+    const isId = { min: 0, max: 2 ** 31 - 1, integer: true };
+    for (let i = 0; i < text.length; i++) checkNumber(text[i], isId, `${name}[${i}]`);
+    return text;
+  }
   if (model.tokenizer) return model.tokenizer.encode(text);
   if (text === "") return [];
   throw new NoemaError("ERR_BAD_TOKENIZER", "this model has no tokenizer: score token ids instead of text");

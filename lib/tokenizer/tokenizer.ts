@@ -45,6 +45,8 @@ export class Tokenizer {
   readonly #plain: Implementation;
   /** How long a text's tokens are together if none of it is lost; undefined when tokens do not spell the text. */
   readonly #spelledLength: ((text: string) => number) | undefined;
+  /** Of all tokens. */
+  readonly #longest: number;
   /** Ids of words met before; undefined when words cannot be told apart without the implementation. */
   readonly #words: Map<string, readonly number[]> | undefined;
 
@@ -59,6 +61,7 @@ export class Tokenizer {
     this.#full = build(path, json, added);
     this.#plain = build(path, withoutSpecials(json, added), ordinary);
     this.#spelledLength = ordinary.length === 0 ? spelledLength(json) : undefined;
+    this.#longest = longestToken(json);
     this.#words = ordinary.length === 0 && cutsWords(json) ? new Map() : undefined;
   }
 
@@ -83,6 +86,11 @@ export class Tokenizer {
       for (const id of this.#wordIds(word, this.#words)) ids.push(id);
     }
     return Int32Array.from(ids);
+  }
+
+  /** A lower bound on the number of tokens, without tokenising; 0 where tokens do not spell the text. */
+  leastTokens(text: string): number {
+    return this.#spelledLength === undefined ? 0 : Math.ceil(this.#spelledLength(text) / this.#longest);
   }
 
   /** An id without a token (models may have more rows than the tokenizer has tokens) becomes U+FFFD, as do bytes that are no UTF-8. */
@@ -229,6 +237,11 @@ function spelledLength({ model, normalizer, pre_tokenizer: cut }: JsonObject): (
     return undefined;
   if (cut == null) return (text) => text.length;
   return isObject(cut) && cut.type === "ByteLevel" && cut.add_prefix_space === false ? Buffer.byteLength : undefined;
+}
+
+function longestToken({ model }: JsonObject): number {
+  const tokens = isObject(model) && isObject(model.vocab) ? Object.keys(model.vocab) : [];
+  return tokens.reduce((longest, token) => Math.max(longest, token.length), 1);
 }
 
 /** Whether the text's ids are those of its words, one after the other. */

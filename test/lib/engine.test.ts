@@ -4,6 +4,7 @@ import type { EngineOptions, LoadOptions } from "../../lib/engine.js";
 import { checkEngine, engineOn } from "../../lib/engine.js";
 import { NoemaError } from "../../lib/errors.js";
 import type { GenerationResult } from "../../lib/generation.js";
+import { verify } from "../../lib/verify.js";
 import { fakeAddon, fakeConfig, fakeFolder, fakeModelOn, rejection, writeFake } from "../support/fake-addon.js";
 
 const isDisposed = { instanceOf: NoemaError, code: "ERR_DISPOSED" } as const;
@@ -171,4 +172,29 @@ test("session: look, decide, take back", async (t) => {
   await t.throwsAsync(session.look({ margins: true } as object), { message: /did you mean "margin"/ });
   await t.throwsAsync(session.look({ signal: AbortSignal.abort() }), { name: "AbortError", any: true });
   t.throws(() => model.session({ ids: [] }), { code: "ERR_INVALID_ARGUMENT" });
+});
+
+test("session: what a refused or failed look was to hand over, the next one does", async (t) => {
+  const { model } = await fakeModelOn();
+  const look = async (spoil: (session: ReturnType<typeof model.session>) => Promise<unknown>) => {
+    using session = model.session({ ids: [40, null, null, 43], seed: 1 });
+    session.set([1], [77]);
+    await spoil(session).catch(() => undefined);
+    session.set([3], [78]);
+    return await session.look({ top: 3 });
+  };
+  const { topIds, topProbabilities } = await look(async () => undefined);
+  for (const options of [{ top: 0 }, { signal: AbortSignal.abort() }, { positions: [9] }]) {
+    const after = await look((session) => session.look(options));
+    t.deepEqual([after.topIds, after.topProbabilities], [topIds, topProbabilities]);
+  }
+});
+
+test("options that are no object are refused in noema's words", async (t) => {
+  const { model } = await fakeModelOn();
+  const none = null as unknown as object;
+  t.throws(() => model.session(none as { ids: number[] }), { code: "ERR_INVALID_ARGUMENT" });
+  await t.throwsAsync(model.score("x", none), { code: "ERR_INVALID_ARGUMENT" });
+  await t.throwsAsync(model.session({ ids: [40, null] }).look(none), { code: "ERR_INVALID_ARGUMENT" });
+  await t.throwsAsync(verify("x", none), { code: "ERR_INVALID_ARGUMENT" });
 });

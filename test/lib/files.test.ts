@@ -51,7 +51,7 @@ test("fileInside follows links within the folder, and refuses to leave it", asyn
   await symlink(join("..", "secret"), join(folder, "escape"));
   t.true((await fileInside(folder, "link", "ERR_BAD_CHECKPOINT"))?.endsWith("real"));
   t.is(await fileInside(folder, "absent", "ERR_BAD_CHECKPOINT"), undefined);
-  for (const name of ["escape", "../secret", "/etc/hosts", "..", "", ".hidden", "sub", "a\\b", "sub/../real"]) {
+  for (const name of ["escape", "../secret", "/etc/hosts", "..", "", ".hidden", "sub", "a\\b", "a\0b", "sub/../real"]) {
     await t.throwsAsync(fileInside(folder, name, "ERR_BAD_CHECKPOINT"), { code: "ERR_BAD_CHECKPOINT" }, name);
   }
 });
@@ -68,4 +68,5 @@ test("readLimited names size and limit, and a missing file", async (t) => {
   await t.throwsAsync(readLimited(join(folder, "none"), 4, "ERR_BAD_TOKENIZER"), { code: "ERR_IO", message: /ENOENT/ });
   t.false(await exists(join(folder, "none")));
   t.false(await exists(join(path, "below")));
+  await t.throwsAsync(exists("a\0b"), { code: "ERR_INVALID_ARGUMENT" });
 });

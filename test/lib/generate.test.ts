@@ -145,6 +145,7 @@ const refused: [string, unknown, string, RegExp][] = [
   ["no object", null, "ERR_INVALID_ARGUMENT", /an object/],
   ["a long prompt", { prompt: "word ".repeat(80), maxTokens: 1 }, "ERR_PROMPT_TOO_LONG", /the model has 64/],
   ["a long prompt without maxTokens", { prompt: "word ".repeat(80) }, "ERR_PROMPT_TOO_LONG", /positions/],
+  ["a prompt too long to tokenise", { prompt: " ".repeat(1e7) }, "ERR_PROMPT_TOO_LONG", /at least \d+ tokens/],
   ["many new tokens", { maxTokens: 1e9 }, "ERR_PROMPT_TOO_LONG", /positions/],
   ["a negative number of tokens", { maxTokens: -1 }, "ERR_INVALID_ARGUMENT", /maxTokens/],
   ["half a token", { maxTokens: 0.5 }, "ERR_INVALID_ARGUMENT", /an integer/],
@@ -332,4 +333,11 @@ test("the event loop turns while a generation runs", async (t) => {
   await model.generate({ prompt, maxTokens: 40 });
   clearInterval(timer);
   t.true(turns > 3);
+});
+
+test("infill: more holes than positions, and more text, are refused before they are laid out", async (t) => {
+  const { model } = await fakeModelOn();
+  for (const text of ["[mask:999999]".repeat(100_000), `${"a ".repeat(200_000)}[mask]`]) {
+    await t.throwsAsync(async () => model.infill({ text }), { code: "ERR_PROMPT_TOO_LONG" });
+  }
 });

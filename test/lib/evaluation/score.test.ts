@@ -173,3 +173,15 @@ test("evaluate: other work goes on meanwhile", async (t) => {
   clearInterval(timer);
   t.true(ticks > 20, `${ticks} ticks`);
 });
+
+test("score and evaluate: what is no token id or count is refused, not rounded", async (t) => {
+  for (const ids of [[1.5, 2], [Number.NaN, 2], [-1], [2 ** 40], {}, null, new DataView(new ArrayBuffer(4))]) {
+    const refused = { code: "ERR_INVALID_ARGUMENT" } as const;
+    await t.throwsAsync(score(new CoinModel(), ids as number[]), refused);
+    await t.throwsAsync(score(new CoinModel(), "x", { context: ids as number[] }), refused);
+  }
+  for (const limit of [0, -1, Number.NaN, 1.5]) {
+    await t.throwsAsync(evaluate(new CoinModel(), await file("abc"), { limit }), { message: /limit/ });
+  }
+  await t.throwsAsync(score(new CoinModel(), "x", { draws: 1e9 }), { message: /draws is 1000000000/ });
+});
