@@ -81,7 +81,7 @@ class PieceBuilder {
 
   *append(line: Line): Generator<TextPiece> {
     if (line.text !== "") {
-      if (this.#started) this.#text += "\n".repeat(this.#breaks);
+      if (this.#started) yield* this.#addBreaks();
       this.#started = true;
       this.#breaks = 0;
       if (this.#text.length + line.text.length > PIECE_CHARACTERS) yield* this.#cut();
@@ -96,6 +96,15 @@ class PieceBuilder {
     this.#waiting = undefined;
     this.#started = false;
     this.#breaks = 0;
+  }
+
+  /** A file may have more blank lines than one string can hold. */
+  *#addBreaks(): Generator<TextPiece> {
+    for (; this.#breaks > PIECE_CHARACTERS; this.#breaks -= PIECE_CHARACTERS) {
+      yield* this.#cut();
+      this.#text = "\n".repeat(PIECE_CHARACTERS);
+    }
+    this.#text += "\n".repeat(this.#breaks);
   }
 
   *#cut(): Generator<TextPiece> {
@@ -115,9 +124,10 @@ async function* readLines(path: string): AsyncGenerator<Line> {
     rest = lines.pop() ?? "";
     for (const text of lines) yield* cutLine(text.endsWith("\r") ? text.slice(0, -1) : text, true);
     if (rest.length > PIECE_CHARACTERS) {
-      // A "\r" or half of a surrogate pair at the very end must wait for what follows it.
-      yield* cutLine(rest.slice(0, -1), false);
-      rest = rest.slice(-1);
+      // The last character waits: a "\r" for what follows it, a surrogate pair because it may not be cut.
+      const end = rest.length - (isLowSurrogate(rest, rest.length - 1) ? 2 : 1);
+      yield* cutLine(rest.slice(0, end), false);
+      rest = rest.slice(end);
     }
   }
   rest += decoder.decode();
@@ -128,12 +138,16 @@ function* cutLine(text: string, ended: boolean): Generator<Line> {
   let start = 0;
   while (text.length - start > PIECE_CHARACTERS) {
     let end = start + PIECE_CHARACTERS;
-    const unit = text.charCodeAt(end);
-    if (unit >= 0xdc00 && unit <= 0xdfff) end--; // never between the halves of a surrogate pair
+    if (isLowSurrogate(text, end)) end--; // never between the halves of a pair
     yield { text: text.slice(start, end), ended: false };
     start = end;
   }
   yield { text: text.slice(start), ended };
+}
+
+function isLowSurrogate(text: string, at: number): boolean {
+  const unit = text.charCodeAt(at);
+  return unit >= 0xdc00 && unit <= 0xdfff;
 }
 
 async function* readChunks(path: string): AsyncGenerator<Buffer> {

@@ -105,3 +105,19 @@ test("a stray bad byte in a thousand passes and reads as U+FFFD", async (t) => {
   t.is((await inspectTextFile(path)).bytes, 2000);
   t.is((await documents(path))[0]![0]![7], "\ufffd");
 });
+
+test("a line longer than a block, of characters that take two units", async (t) => {
+  for (const start of ["", "x", "xx", "xxx"]) {
+    const text = start + "🎉".repeat(600_000);
+    const [pieces] = await documents(await fileOf(t, text));
+    t.is(pieces!.join(""), text);
+    t.false(pieces!.some((piece) => /\p{Surrogate}/u.test(piece)));
+  }
+});
+
+test("blank lines inside a document come in pieces too", async (t) => {
+  const text = `a${"\n".repeat(50_000)}b`;
+  const [pieces] = await documents(await fileOf(t, text));
+  t.is(pieces!.join(""), text);
+  t.true(pieces!.every((piece) => piece.length <= 2 * 16384));
+});
