@@ -13,7 +13,7 @@ import { findLayout, layoutNamed } from "./registry.js";
 import { type TensorData, type TensorToWrite, writeSafetensors } from "./safetensors.js";
 import { type LocatedTensor, readTensorTable, WEIGHTS_FILE } from "./shards.js";
 
-export const CONFIG_FILE = "config.json";
+const CONFIG_FILE = "config.json";
 export const TOKENIZER_FILE = "tokenizer.json";
 
 export interface Checkpoint {

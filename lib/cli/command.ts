@@ -17,3 +17,8 @@ export type Register = (program: Command, streams: Streams) => void;
 export function example(line: string): string {
   return `\nExample:\n  $ ${line}`;
 }
+
+/** An option's name as a flag: "maxTokens" is "max-tokens". */
+export function kebab(name: string): string {
+  return name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+}

@@ -5,10 +5,9 @@ import { type OptionSpec, type OptionSpecs, sharedOptions } from "../decoding/op
 import { policies } from "../decoding/registry.js";
 import { type DecodingOptions, defaultRule } from "../decoding/resolve.js";
 import { numberOf } from "./bound-flags.js";
+import { kebab } from "./command.js";
 
 export type DecodingFlags = Record<string, unknown> & { decoding?: string };
-
-const kebab = (name: string): string => name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
 
 /** The options, and in front of those that only one rule has, its name. */
 function described(): [string, OptionSpec, string][] {

@@ -15,7 +15,7 @@ export type TimeSampling = "low-variance" | "independent";
 export const timeSamplings: readonly TimeSampling[] = ["low-variance", "independent"];
 
 /** Keeps the weight 1 / p bounded by a thousand. */
-export const DEFAULT_EPSILON = 1e-3;
+const DEFAULT_EPSILON = 1e-3;
 
 export interface CorruptionOptions {
   seed: Seed;

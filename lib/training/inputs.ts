@@ -3,6 +3,7 @@
 import { createHash } from "node:crypto";
 import { join } from "node:path";
 import type { MaskedConfig } from "../checkpoint/config.js";
+import { TOKENIZER_FILE } from "../checkpoint/folder.js";
 import { NoemaError } from "../errors.js";
 import type { Window } from "../evaluation/bound.js";
 import { windowsOfFiles } from "../evaluation/windows.js";
@@ -22,7 +23,7 @@ export interface Inputs {
 
 /** The tokenizer named, or the one of the checkpoint that the run starts from. */
 export function openTokenizer({ tokenizer, init }: TrainOptions): Promise<Tokenizer> {
-  return Tokenizer.load(tokenizer ?? join(init ?? "", "tokenizer.json"));
+  return Tokenizer.load(tokenizer ?? join(init ?? "", TOKENIZER_FILE));
 }
 
 export async function openInputs(

@@ -1,7 +1,9 @@
 /** The options of a training run: one table from which checks, the command line's flags and the saved state's comparison follow. */
 
+import { checkNames, checkSignal } from "../decoding/options.js";
 import type { Decoding } from "../decoding/resolve.js";
 import { NoemaError, unknownOption } from "../errors.js";
+import { describe, isObject } from "../json.js";
 import { timeSamplings } from "./corruption.js";
 import { scheduleShapes } from "./schedule.js";
 
@@ -146,10 +148,10 @@ const otherNames = [
 /** All options with their defaults filled in; ERR_UNKNOWN_OPTION or ERR_INVALID_ARGUMENT naming the first that is wrong. */
 export function resolveOptions(options: TrainOptions): TrainSettings {
   const allowed = [...optionNames, ...otherNames];
-  for (const name of Object.keys(options)) if (!allowed.includes(name)) throw unknownOption(name, allowed);
+  checkNames(options, allowed, "train");
+  checkOthers(options);
   for (const name of options.changes ?? [])
     if (!changeable.includes(name)) throw unknownOption(name, changeable, "change");
-  checkOthers(options);
   const settings = Object.fromEntries(
     optionNames.map((name) => [name, checked(name, options[name] ?? optionTable[name].default)]),
   ) as TrainSettings;
@@ -183,20 +185,47 @@ function checked(name: OptionName, value: unknown): number | string {
   return value;
 }
 
-function checkOthers({ run, corpus, shape, init, tokenizer }: TrainOptions): void {
-  if (typeof run !== "string" || run === "") throw wrong("run", run, "the path of a folder");
+/** They may come from a JSON file, whatever their types say here. */
+function checkOthers(options: TrainOptions): void {
+  const { run, corpus, shape, init, tokenizer, signal } = options;
+  if (!isPath(run)) throw wrong("run", run, "the path of a folder");
   if (!Array.isArray(corpus) || corpus.length === 0) throw wrong("corpus", corpus, "at least one text file");
+  for (const [i, file] of corpus.entries())
+    if (!isPath(file) && !isWeightedFile(file)) throw wrong(`corpus[${i}]`, file, "a path, or { path, weight }");
+  for (const name of ["tokenizer", "init", "cache"] as const)
+    if (options[name] !== undefined && !isPath(options[name])) throw wrong(name, options[name], "a path");
+  for (const name of ["heldOut", "samplePrompts", "changes"] as const)
+    if (options[name] !== undefined && !isTexts(options[name])) throw wrong(name, options[name], "a list of strings");
+  checkSignal(signal);
   if (init === undefined && tokenizer === undefined)
     throw wrong("tokenizer", tokenizer, "the path of a tokenizer.json (or init, a checkpoint)");
   if (init !== undefined && shape !== undefined) throw wrong("shape", shape, "nothing, for init brings its own");
-  for (const [name, value] of Object.entries(shape ?? {})) {
+  if (shape !== undefined) checkShape(shape);
+}
+
+function isPath(value: unknown): value is string {
+  return typeof value === "string" && value !== "";
+}
+
+function isTexts(value: unknown): value is string[] {
+  return Array.isArray(value) && value.every((text) => typeof text === "string");
+}
+
+function isWeightedFile(value: unknown): value is WeightedFile {
+  if (!isObject(value) || !isPath(value.path)) return false;
+  return value.weight === undefined || (typeof value.weight === "number" && value.weight > 0);
+}
+
+function checkShape(shape: unknown): void {
+  if (!isObject(shape)) throw wrong("shape", shape, "an object");
+  for (const [name, value] of Object.entries(shape)) {
     if (!shapeNames.includes(name)) throw unknownOption(name, shapeNames, "shape option");
     if (typeof value !== "number" || !(value >= 0)) throw wrong(`shape.${name}`, value, "a positive number");
   }
 }
 
 function wrong(name: string, value: unknown, expected: string): NoemaError {
-  const given = typeof value === "string" ? `"${value}"` : String(value);
+  const given = typeof value === "number" ? String(value) : describe(value);
   return new NoemaError("ERR_INVALID_ARGUMENT", `train: ${name} is ${given}, expected ${expected}`, {
     option: name,
     value,

@@ -8,7 +8,7 @@ import { configOf, firstWeights, savedWeights, type Weights } from "./initialise
 import { openInputs, openTokenizer } from "./inputs.js";
 import { MetricsLog } from "./metrics.js";
 import { resolveOptions, type TrainOptions } from "./options.js";
-import { textSampler } from "./samples.js";
+import { checkPrompts, textSampler } from "./samples.js";
 import { Session } from "./session.js";
 import { checkContinuation, loadState, readBuffer, type StateBuffer, type TrainingState } from "./state.js";
 
@@ -31,7 +31,7 @@ interface Loaded {
   trainer: NativeTrainer;
 }
 
-/** What contradicts a saved state is found before the text is read, which may take a while. */
+/** What is wrong with the options or contradicts a saved state is found before the text is read, which may take a while. */
 export async function openSession(engine: TrainingEngine, options: TrainOptions): Promise<OpenedSession> {
   const settings = resolveOptions(options);
   await prepareFolder(options.run);
@@ -40,6 +40,8 @@ export async function openSession(engine: TrainingEngine, options: TrainOptions)
   const wanted = { settings, config, tokenizer: tokenizer.sha256 };
   const saved = await loadState(options.run);
   if (saved) checkContinuation(saved, wanted, options.changes);
+  const { sampleDecoding: decoding, samplePrompts = [""] } = options;
+  checkPrompts(samplePrompts, config, tokenizer);
   const inputs = await openInputs(options, settings, { tokenizer, config });
   const owned: Closable[] = [inputs.data];
   try {
@@ -49,7 +51,6 @@ export async function openSession(engine: TrainingEngine, options: TrainOptions)
     const progress = { state, resumed: saved !== undefined };
     const metrics = await MetricsLog.open(join(options.run, "metrics.jsonl"), state.step);
     const loaded = await loadTrainer(engine, options, { ...progress, owned });
-    const { sampleDecoding: decoding, samplePrompts = [""] } = options;
     const sampler = textSampler(loaded.model, config, tokenizer, { length: settings.sampleLength, decoding });
     const text = { data: inputs.data, heldOut: inputs.heldOut, tokenizerPath: tokenizer.path };
     const parts = { run: options.run, config, settings, metrics, sampler, samplePrompts };

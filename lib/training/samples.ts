@@ -22,7 +22,17 @@ export interface SampleOptions {
   decoding?: Decoding | undefined;
 }
 
-/** Writes texts with the model as it stands. The same seed, the same text. */
+/** A prompt that leaves no room would end a run hours after its start. */
+export function checkPrompts(prompts: readonly string[], { maxPositions }: MaskedConfig, codec: Codec): void {
+  for (const prompt of prompts) {
+    const { length } = codec.encode(prompt);
+    if (length < maxPositions) continue;
+    const message = `the sample prompt has ${length} tokens, the model ${maxPositions} positions`;
+    throw new NoemaError("ERR_PROMPT_TOO_LONG", message, { prompt: length, positions: maxPositions });
+  }
+}
+
+/** Writes texts with the model as it stands; `checkPrompts` has seen the prompts. The same seed, the same text. */
 export function textSampler(
   model: NativeMaskedModel,
   config: MaskedConfig,
@@ -34,10 +44,6 @@ export function textSampler(
   return async (prompt, seed) => {
     const given = Array.from(codec.encode(prompt));
     const total = Math.min(config.maxPositions, given.length + length);
-    if (total <= given.length) {
-      const message = `the sample prompt has ${given.length} tokens, the model ${config.maxPositions} positions`;
-      throw new NoemaError("ERR_PROMPT_TOO_LONG", message, { prompt: given.length, positions: config.maxPositions });
-    }
     const ids = new Int32Array(total).fill(config.maskTokenId);
     ids.set(given);
     const start = { ids, seed: BigInt(seed), eosFrom: config.eosTokenId === undefined ? -1 : given.length };

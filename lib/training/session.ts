@@ -1,13 +1,12 @@
 /** An open run: the trainer with its buffers, the data, and what one step, one evaluation and one save do. */
 
-import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { MaskedConfig } from "../checkpoint/config.js";
 import { writeCheckpoint } from "../checkpoint/folder.js";
 import { NoemaError } from "../errors.js";
 import { type Window, windowBounds } from "../evaluation/bound.js";
 import { BoundTotals } from "../evaluation/statistics.js";
-import { ioError } from "../files.js";
+import { writeAll, writeAtomically } from "../files.js";
 import type { NativeMaskedModel, NativeTrainer } from "../native/addon.js";
 import { corrupt } from "./corruption.js";
 import { lossCurve } from "./curve.js";
@@ -224,10 +223,6 @@ function fallLength({ decay, steps }: TrainSettings): number {
 }
 
 async function writeCurve(run: string, metrics: MetricsLog): Promise<void> {
-  const path = join(run, "curve.svg");
-  try {
-    await writeFile(path, lossCurve(metrics.all));
-  } catch (error) {
-    throw ioError("writing the curve", path, error);
-  }
+  const svg = Buffer.from(lossCurve(metrics.all));
+  await writeAtomically(join(run, "curve.svg"), (handle) => writeAll(handle, svg));
 }

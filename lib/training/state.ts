@@ -11,7 +11,7 @@ import type { MaskedConfig } from "../checkpoint/config.js";
 import { SafetensorsFile, type TensorToWrite, writeSafetensors } from "../checkpoint/safetensors.js";
 import { NoemaError } from "../errors.js";
 import { exists, ioError, readLimited, syncFolder, writeAll, writeAtomically } from "../files.js";
-import { parseObject } from "../json.js";
+import { describe, isObject, parseObject } from "../json.js";
 import type { NativeTrainer, TrainerBuffer } from "../native/addon.js";
 import { changeable, fixedNames, optionTable, type TrainSettings } from "./options.js";
 
@@ -143,13 +143,15 @@ export async function loadState(run: string): Promise<TrainingState | undefined>
 
 function checkState(path: string, value: Record<string, unknown>): TrainingState {
   if (value.format !== FORMAT) throw badState(path, `"format" is ${String(value.format)}, expected ${FORMAT}`);
-  for (const name of ["step", "tokens", "seconds"])
-    if (typeof value[name] !== "number" || value[name] < 0)
-      throw badState(path, `"${name}" must be a non-negative number`);
+  for (const name of ["step", "tokens"])
+    if (!Number.isSafeInteger(value[name]) || (value[name] as number) < 0)
+      throw badState(path, `"${name}" must be a non-negative integer`);
+  if (!Number.isFinite(value.seconds) || (value.seconds as number) < 0)
+    throw badState(path, '"seconds" must be a non-negative number');
   for (const name of ["corpus", "tokenizer"])
     if (typeof value[name] !== "string") throw badState(path, `"${name}" must be a string`);
   for (const name of ["settings", "config"])
-    if (typeof value[name] !== "object" || value[name] === null) throw badState(path, `"${name}" must be an object`);
+    if (!isObject(value[name])) throw badState(path, `"${name}" must be an object`);
   const { format: _, ...state } = value;
   return state as unknown as TrainingState;
 }
@@ -217,11 +219,20 @@ export function checkContinuation(saved: TrainingState, wanted: Wanted, changes:
 function contradiction(option: string, saved: unknown, given: unknown): NoemaError {
   const changing = changeable.includes(option) ? `, name "${option}" under changes` : "";
   const remedy = `give what the run began with${changing}, or start in another folder`;
-  return new NoemaError("ERR_BAD_STATE", `the saved state has ${option} ${saved}, but ${given} was given: ${remedy}`, {
-    option,
-    saved,
-    given,
-  });
+  return new NoemaError(
+    "ERR_BAD_STATE",
+    `the saved state has ${option} ${shown(saved)}, but ${shown(given)} was given: ${remedy}`,
+    {
+      option,
+      saved,
+      given,
+    },
+  );
+}
+
+/** What the saved state holds may be anything. */
+function shown(value: unknown): string {
+  return typeof value === "string" ? value : describe(value);
 }
 
 function badState(path: string, problem: string): NoemaError {

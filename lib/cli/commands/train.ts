@@ -3,8 +3,9 @@
 import { readFile } from "node:fs/promises";
 import { type Command, Option } from "commander";
 import { createEngine } from "../../engine.js";
-import { NoemaError } from "../../errors.js";
+import type { NoemaError } from "../../errors.js";
 import { ioError } from "../../files.js";
+import { parseObject } from "../../json.js";
 import { train } from "../../train.js";
 import {
   type ModelShape,
@@ -16,7 +17,7 @@ import {
 } from "../../training/options.js";
 import { persistently } from "../../training/persist.js";
 import type { TrainingEvent } from "../../training/train.js";
-import { example, type Streams } from "../command.js";
+import { example, kebab, type Streams } from "../command.js";
 import { interruptible } from "../interrupt.js";
 import { type Progress, startProgress } from "../progress.js";
 
@@ -79,17 +80,14 @@ function tableFlag(name: (typeof optionNames)[number]): Option {
   return option;
 }
 
-function kebab(name: string): string {
-  return name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
-}
-
 async function readRecipe(path: string): Promise<Partial<TrainOptions>> {
+  let bytes: Uint8Array;
   try {
-    return JSON.parse(await readFile(path, "utf8")) as Partial<TrainOptions>;
+    bytes = await readFile(path);
   } catch (error) {
-    if (!(error instanceof SyntaxError)) throw ioError("reading the recipe", path, error);
-    throw new NoemaError("ERR_INVALID_ARGUMENT", `${path}: not valid JSON: ${error.message}`, { path });
+    throw ioError("reading the recipe", path, error);
   }
+  return parseObject(bytes, path, "ERR_INVALID_ARGUMENT");
 }
 
 /** Only what was given: what was not is the recipe's business, or the defaults'. */
@@ -190,6 +188,7 @@ function describe(event: TrainingEvent): string | undefined {
 
 export function duration(seconds: number): string {
   if (!Number.isFinite(seconds)) return "-";
-  const [h, m, s] = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60, Math.round(seconds % 60)];
+  const whole = Math.round(seconds);
+  const [h, m, s] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60, whole % 60];
   return h > 0 ? `${h} h ${m} min` : m > 0 ? `${m} min ${s} s` : `${s} s`;
 }

@@ -121,6 +121,16 @@ test("damaged states are refused by name, not loaded", async (t) => {
   });
 });
 
+test("a step that is no count is refused", async (t) => {
+  const run = await folder();
+  await saveState(run, stateAt(1), sourceAt(1), { average: true });
+  for (const step of ["1.5", "-1", "1e999", "null"]) {
+    const json = JSON.stringify({ format: 1, ...stateAt(1) }).replace('"step":1', `"step":${step}`);
+    await writeFile(join(run, "state", "state.json"), json);
+    await t.throwsAsync(loadState(run), { code: "ERR_BAD_STATE", message: /"step"/ });
+  }
+});
+
 test("a place that cannot be written is ERR_IO", async (t) => {
   const run = join(await folder(), "file");
   await writeFile(run, "");

@@ -326,6 +326,11 @@ const refusals: [string, (made: Fixture) => Promise<Partial<TrainOptions>> | Par
     ["a missing corpus", () => ({ corpus: ["/nonexistent/text.txt"] }), "ERR_IO", /nonexistent/],
     ["a missing tokenizer", () => ({ tokenizer: "/nonexistent/tokenizer.json" }), "ERR_IO", /nonexistent/],
     ["an unknown option", () => ({ wramup: 3 }) as object, "ERR_UNKNOWN_OPTION", /did you mean "warmup"/],
+    ["held-out text that is no list", () => ({ heldOut: "a.txt" }) as object, "ERR_INVALID_ARGUMENT", /heldOut/],
+    ["a corpus that is no path", () => ({ corpus: [5] }) as object, "ERR_INVALID_ARGUMENT", /corpus\[0\]/],
+    ["a weight that is none", () => ({ corpus: [{ path: "a", weight: -1 }] }), "ERR_INVALID_ARGUMENT", /corpus\[0\]/],
+    ["a shape that is none", () => ({ shape: [] }) as object, "ERR_INVALID_ARGUMENT", /shape/],
+    ["a sample prompt that is too long", () => ({ samplePrompts: ["a".repeat(999)] }), "ERR_PROMPT_TOO_LONG", /999/],
     ["a folder under a file", ({ folder }) => ({ run: join(folder, "a.txt", "run") }), "ERR_IO", /a\.txt/],
     ["no mask token", async ({ folder }) => ({ tokenizer: await withoutMask(folder) }), "ERR_BAD_TOKENIZER", /mask/],
   ];
