@@ -47,11 +47,13 @@ export abstract class Handle implements Disposable, AsyncDisposable, Child {
     if (this.disposed) throw disposed(this.#name);
   }
 
+  /** @internal */
   protected adopt<C extends Child>(child: C): C {
     this.#children.add(child);
     return child;
   }
 
+  /** @internal */
   protected release(child: Child): void {
     this.#children.delete(child);
   }

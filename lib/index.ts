@@ -27,11 +27,15 @@ export type {
   Usage,
 } from "./generation.js";
 export type { Model, ModelInfo } from "./model.js";
+export type { BackendName, EngineStats, Precision } from "./native/addon.js";
 export type { BatchOptions, GenerateOptions, InfillOptions, Prompt, RunOptions } from "./request.js";
+export type { Seed } from "./rng.js";
 export type { Look, LookOptions, Session, SessionOptions } from "./session.js";
-export type { DecodeOptions, EncodeOptions, Tokenizer } from "./tokenizer/tokenizer.js";
+export type { DecodeOptions, DecodeStream, EncodeOptions, Tokenizer } from "./tokenizer/tokenizer.js";
 export { train } from "./train.js";
+export type { TimeSampling } from "./training/corruption.js";
 export type { HeldOutMetric, SampleMetric, TrainingMetric } from "./training/metrics.js";
 export type { ModelShape, TrainOptions, TrainSettings, WeightedFile } from "./training/options.js";
+export type { ScheduleShape } from "./training/schedule.js";
 export type { Training, TrainingEvent } from "./training/train.js";
 export { type ArrayReport, type VerificationReport, type VerifyOptions, verify } from "./verify.js";

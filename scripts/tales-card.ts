@@ -52,7 +52,7 @@ export function card({ model, heldOut, texts, state, metrics, options }: CardPar
 A masked-diffusion language model that tells short children's stories. It is made to be small: it shows what noema does, and
 serves its demo and tests. It knows nothing of the world beyond its stories and will contradict itself.
 
-    noema generate models/tales-masked "${PROMPT}" --temperature ${DECODING.temperature} --seed 7
+    noema generate models/tales-masked --prompt "${PROMPT}" --temperature ${DECODING.temperature} --seed 7
 
 ## What it is
 

@@ -103,6 +103,7 @@ test("the package carries what building the addon takes, and nothing that runs a
     "scripts/setup.mjs",
     "native/include/noema/ops.def",
     "LICENSE",
+    "models/tales-masked/tokenizer.json",
   ]) {
     t.true(list.includes(`package/${path}`), path);
   }
