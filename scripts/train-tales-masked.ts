@@ -1,11 +1,15 @@
 // Trains models/tales-masked: a masked-diffusion model of 7.5 M parameters that tells children's stories.
 //
-//   npx tsx scripts/train-tales-masked.ts --data FOLDER [--steps 12000] [--minutes 45] [--publish]
+//   npx tsx scripts/train-tales-masked.ts --data FOLDER [--steps 12000] [--minutes 45] [--anneal 750] [--publish]
 //
 // FOLDER holds tinystories.train.txt, tinystories.valid.txt, storybooks.txt and gutenberg-children.txt (documents end with a
 // line <|endoftext|>). The run lives in runs/tales-masked: stop it at any time (Ctrl-C, or --minutes), the same command goes
 // on from there. --publish puts the checkpoint and its model card into models/tales-masked (or
-// --folder), with --draws corruptions of every held-out window; it may be given at any step.
+// --folder), with --draws corruptions of every held-out window; it may be given at any step. A run that is far from its
+// end has a high rate and wanders: --anneal N copies it to RUN-anneal, takes that N steps further while the rate falls to its
+// floor, and publishes this branch; the run itself stays as it was and may go on later.
+import { existsSync } from "node:fs";
+import { cp, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { createEngine, type Engine, NoemaError, type TrainOptions, train } from "../lib/index.js";
@@ -17,6 +21,7 @@ const { values } = parseArgs({
     run: { type: "string", default: "runs/tales-masked" },
     steps: { type: "string", default: "12000" },
     minutes: { type: "string", default: "0" },
+    anneal: { type: "string", default: "0" },
     threads: { type: "string", default: "0" },
     publish: { type: "boolean", default: false },
     folder: { type: "string", default: "models/tales-masked" },
@@ -67,11 +72,22 @@ async function session(engine: Engine, options: TrainOptions, minutes: number): 
   }
 }
 
+/** The branch of a run that falls to the floor within `steps`. Made by copying the run as it stands, or found half done. */
+async function annealed(options: TrainOptions, steps: number): Promise<TrainOptions> {
+  const branch = `${options.run}-anneal`;
+  if (!existsSync(branch)) await cp(options.run, branch, { recursive: true });
+  const { step } = JSON.parse(await readFile(join(options.run, "state", "state.json"), "utf8"));
+  // A shorter average: half of a slow one would be weights from before the fall.
+  return { ...options, run: branch, steps: step + steps, ema: 0.995, changes: ["steps", "ema"] };
+}
+
 if (!values.data) throw new Error("--data FOLDER: where the text files are");
+const anneal = Number(values.anneal);
 await using engine = await createEngine({ threads: Number(values.threads) });
-const options = recipe(values.data, values.run, Number(values.steps));
+let options = recipe(values.data, values.run, Number(values.steps));
+if (anneal > 0) options = await annealed(options, anneal);
 await session(engine, options, Number(values.minutes));
 if (values.publish) {
-  const { run, folder, draws } = values;
-  await publishTales(engine, { run, folder, options, draws: Number(draws) });
+  const { folder, draws } = values;
+  await publishTales(engine, { run: options.run, folder, options, anneal, draws: Number(draws) });
 }

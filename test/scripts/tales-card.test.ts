@@ -17,6 +17,7 @@ const parts = {
     ...{ draws: 8, form: "fixed-count", length: 256 },
   },
   texts: ["Once upon a time\nthere was a *cat*.", "Once upon a time [end] <b>"],
+  anneal: 0,
   state: { step: 100, tokens: 819_200, seconds: 7200 },
   metrics: [100, 300, 200].map((tokensPerSecond, i) => ({
     ...{ type: "step", step: i + 1, loss: 5, rate: 1e-3, gradientNorm: 1, tokensPerSecond, seconds: i },
@@ -45,6 +46,12 @@ test("the card's figures come from the run's records", (t) => {
   ])
     t.true(text.includes(fact), fact);
   t.false(/undefined|NaN/.test(text));
+});
+
+test("an annealed branch is said to be one", (t) => {
+  t.false(card(parts).includes("branch"));
+  t.true(card({ ...parts, anneal: 25 }).includes("The last 25 steps are a branch"));
+  t.true(card({ ...parts, anneal: 25 }).includes("the run at step 75"));
 });
 
 test("samples are one line each, and their signs are taken literally", (t) => {
