@@ -1,8 +1,8 @@
 /** A canvas as styled text: given tokens bold, masks as dim blocks, tokens decided since the last frame in colour. */
 
-import type colors from "picocolors";
 import type { RefineEvent } from "../generation.js";
 import type { Chunk } from "./live-region.js";
+import type { Palette } from "./palette.js";
 
 type StyleName = "given" | "plain" | "fresh" | "mask";
 
@@ -16,11 +16,7 @@ export class Painter {
   #prompt: number[] = [];
   #before: Uint8Array | undefined;
 
-  constructor(
-    decode: (ids: number[]) => string,
-    palette: ReturnType<typeof colors.createColors>,
-    promptTokens: number,
-  ) {
+  constructor(decode: (ids: number[]) => string, palette: Palette, promptTokens: number) {
     this.#decode = decode;
     this.#promptTokens = promptTokens;
     this.#styles = { given: palette.bold, plain: (text) => text, fresh: palette.green, mask: palette.dim };

@@ -3,13 +3,13 @@
 import { realpathSync } from "node:fs";
 import { arch, availableParallelism, cpus, platform, release, totalmem } from "node:os";
 import type { Command } from "commander";
-import colors from "picocolors";
 import { NoemaError } from "../../errors.js";
 import type { AddonInfo } from "../../native/addon.js";
 import { libcHere, loadedLibraries } from "../../native/libc.js";
 import { type Attempt, loadAddon } from "../../native/load.js";
 import { packageVersion } from "../../package.js";
 import { example, type Streams } from "../command.js";
+import { type Palette, paletteOf } from "../palette.js";
 
 interface Diagnosis {
   noema: string;
@@ -40,7 +40,7 @@ export function doctor(program: Command, streams: Streams): void {
     .addHelpText("after", example("noema doctor --json"))
     .action(({ json }: { json?: boolean }) => {
       const { diagnosis, failure } = diagnose();
-      streams.out.write(json ? `${JSON.stringify(diagnosis, null, 2)}\n` : render(diagnosis));
+      streams.out.write(json ? `${JSON.stringify(diagnosis, null, 2)}\n` : render(diagnosis, paletteOf(streams.out)));
       if (failure) throw failure;
     });
 }
@@ -90,27 +90,27 @@ function devices({ backends, isa, isaList }: AddonInfo): Device[] {
   ];
 }
 
-function render(d: Diagnosis): string {
+function render(d: Diagnosis, palette: Palette): string {
   const lines = [
     ["noema", d.noema],
     ["node", `${d.node.version} (Node-API ${d.node.nodeApi})`],
     ["machine", `${d.machine.system}, ${d.machine.libc ?? "libc unknown"}`],
     ["processor", `${d.machine.processor}, ${d.machine.cores} cores, ${d.machine.memoryGiB} GiB`],
-    ...d.addon.attempts.map((attempt) => ["addon", describeAttempt(attempt)]),
+    ...d.addon.attempts.map((attempt) => ["addon", describeAttempt(attempt, palette)]),
     ...(d.addon.version ? [["highway", d.highway ?? "linked into the addon"]] : []),
-    ...d.devices.map((device) => [device.name, describeDevice(device)]),
+    ...d.devices.map((device) => [device.name, describeDevice(device, palette)]),
   ];
-  return lines.map(([label = "", text]) => `${colors.bold(label.padEnd(10))} ${text}\n`).join("");
+  return lines.map(([label = "", text]) => `${palette.bold(label.padEnd(10))} ${text}\n`).join("");
 }
 
-function describeAttempt({ source, path, reason }: Attempt): string {
+function describeAttempt({ source, path, reason }: Attempt, palette: Palette): string {
   const where = path ? `${source}, ${path}` : source;
-  return reason ? `${where}: ${colors.yellow(reason)}` : `${where}: ${colors.green("loaded")}`;
+  return reason ? `${where}: ${palette.yellow(reason)}` : `${where}: ${palette.green("loaded")}`;
 }
 
-function describeDevice({ usable, backends, isa, reason }: Device): string {
-  if (!usable) return colors.yellow(`declined: ${reason}`);
-  const parts = [colors.green("usable"), `backends ${backends?.join(", ")}`];
+function describeDevice({ usable, backends, isa, reason }: Device, palette: Palette): string {
+  if (!usable) return palette.yellow(`declined: ${reason}`);
+  const parts = [palette.green("usable"), `backends ${backends?.join(", ")}`];
   if (isa) parts.push(`instruction set ${isa.inUse} of ${isa.available.join(", ")}`);
   if (isa && isa.declined.length > 0) parts.push(`not offered by this processor or kernel: ${isa.declined.join(", ")}`);
   return parts.join("; ");

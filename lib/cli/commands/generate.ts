@@ -2,7 +2,6 @@
 
 import { text as readAll } from "node:stream/consumers";
 import type { Command } from "commander";
-import colors from "picocolors";
 import { createEngine } from "../../engine.js";
 import type { Generation, GenerationResult } from "../../generation.js";
 import type { Model } from "../../model.js";
@@ -12,6 +11,7 @@ import { addDecodingFlags, type DecodingFlags, decodingOptions } from "../decodi
 import { interruptible } from "../interrupt.js";
 import { LiveRegion, type Terminal } from "../live-region.js";
 import { Painter } from "../painter.js";
+import { paletteOf } from "../palette.js";
 
 interface GenerateFlags extends DecodingFlags, Pick<BoundFlags, "precision" | "json"> {
   prompt?: string;
@@ -104,7 +104,7 @@ interface Show {
 
 /** Live: masks as dim blocks, what was just decided in colour. */
 async function show(generation: Generation, model: Model, { streams, isInfill }: Show): Promise<void> {
-  const palette = colors.createColors(!process.env["NO_COLOR"]);
+  const palette = paletteOf(streams.out);
   const decode = (ids: number[]): string => decodeWith(model, ids);
   const painter = new Painter(decode, palette, generation.partial.usage.promptTokens);
   const region = new LiveRegion(streams.out);

@@ -1,11 +1,11 @@
 /** `noema verify`: recomputes a golden folder's arrays and prints how far each is from what is expected. */
 
 import type { Command } from "commander";
-import colors from "picocolors";
 import type { BackendName } from "../../native/addon.js";
 import { type ArrayReport, assertPassed, type VerificationReport, verify as verifyFolder } from "../../verify.js";
 import { numberOf } from "../bound-flags.js";
 import { example, type Streams } from "../command.js";
+import { type Palette, paletteOf } from "../palette.js";
 
 interface VerifyFlags {
   backend?: string;
@@ -28,10 +28,11 @@ export function verify(program: Command, streams: Streams): void {
 }
 
 async function run(folder: string, { backend, threads, json }: VerifyFlags, { out }: Streams): Promise<void> {
+  const palette = paletteOf(out);
   const report = await verifyFolder(folder, {
     ...(backend === undefined ? {} : { backend: backend as BackendName }),
     ...(threads === undefined ? {} : { threads: numberOf(threads, "threads") }),
-    ...(json ? {} : { onArray: (one: ArrayReport) => out.write(`${line(one)}\n`) }),
+    ...(json ? {} : { onArray: (one: ArrayReport) => out.write(`${line(one, palette)}\n`) }),
   });
   out.write(json ? `${JSON.stringify(report, finite, 2)}\n` : `${summary(report)}\n`);
   assertPassed(report);
@@ -42,10 +43,11 @@ function finite(_: string, value: unknown): unknown {
   return typeof value === "number" && !Number.isFinite(value) ? String(value) : value;
 }
 
-function line({ name, status, reason, maxError, ratio, tolerance }: ArrayReport): string {
-  if (status === "input") return colors.dim(`   input  ${name}`);
-  if (status === "skipped") return colors.dim(`    skip  ${name}: ${reason}`);
-  const mark = status === "checked" ? colors.green("      ok") : colors.red("  FAILED");
+function line(report: ArrayReport, palette: Palette): string {
+  const { name, status, reason, maxError, ratio, tolerance } = report;
+  if (status === "input") return palette.dim(`   input  ${name}`);
+  if (status === "skipped") return palette.dim(`    skip  ${name}: ${reason}`);
+  const mark = status === "checked" ? palette.green("      ok") : palette.red("  FAILED");
   const share = tolerance === "equal" ? "" : `, ${((ratio ?? 0) * 100).toPrecision(2)} % of the tolerance`;
   return `${mark}  ${name}: error ${(maxError ?? 0).toExponential(1)}${share} (${tolerance})`;
 }
