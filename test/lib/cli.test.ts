@@ -1,20 +1,9 @@
 import { spawnSync } from "node:child_process";
-import { PassThrough } from "node:stream";
-import { text } from "node:stream/consumers";
 import test from "ava";
-import { createProgram, run } from "../../lib/cli/program.js";
+import { createProgram } from "../../lib/cli/program.js";
 import { packageVersion } from "../../lib/package.js";
+import { noema } from "../support/command.js";
 import { root } from "../support/files.js";
-
-async function noema(...args: string[]): Promise<{ code: number; out: string; error: string }> {
-  const streams = { out: new PassThrough(), error: new PassThrough() };
-  const texts = Promise.all([text(streams.out), text(streams.error)]);
-  const code = await run(args, streams);
-  streams.out.end();
-  streams.error.end();
-  const [out, error] = await texts;
-  return { code, out, error };
-}
 
 test("every command's help has one working example", async (t) => {
   const names = createProgram({ out: process.stdout, error: process.stderr }).commands.map((command) => command.name());

@@ -2,10 +2,16 @@
 
 namespace noema {
 
+Matmul weight_product(const Weight& weight, const View& x, const View& y, Precision precision) {
+    Matmul p{.a = x, .b = weight.view, .c = y, .precision = precision, .transpose_b = true};
+    if (weight.packed && weight.packed_precision == precision) p.packed_b = weight.packed;
+    return p;
+}
+
 Status linear(const Weight& weight, const View& x, const View& y, const View& residual, Precision precision,
               Context& context) {
-    Matmul p{.a = x, .b = weight.view, .c = y, .residual = residual, .precision = precision, .transpose_b = true};
-    if (weight.packed && weight.packed_precision == precision) p.packed_b = weight.packed;
+    Matmul p = weight_product(weight, x, y, precision);
+    p.residual = residual;
     return matmul(p, context);
 }
 

@@ -72,8 +72,8 @@ Status block_forward(const BlockShape& s, const BlockWeights& w, const View& x, 
     const View inner = c.arena->tensor(x.dtype, s.rows(), s.F);
     NOEMA_TRY(rms_norm({.x = x, .weight = w.mlp_norm, .y = n, .epsilon = s.epsilon}, c));
     NOEMA_TRY(linear(w.gate, n, gate, {}, s.precision, c));
-    Matmul up{.a = n, .b = w.up.view, .c = inner, .gate = gate, .precision = s.precision, .transpose_b = true};
-    if (w.up.packed && w.up.packed_precision == s.precision) up.packed_b = w.up.packed;
+    Matmul up = weight_product(w.up, n, inner, s.precision);
+    up.gate = gate;
     NOEMA_TRY(matmul(up, c));
     return linear(w.down, inner, x, x, s.precision, c);
 }

@@ -71,6 +71,10 @@ Status block_forward_keeping(const BlockShape& shape, const BlockWeights& weight
 Status block_backward(const BlockShape& shape, const BlockWeights& weights, const BlockActivations& kept,
                       const BlockGradients& gradients, const View& d_x, Context& context);
 
+/// The product y = x Wᵀ of a weight [N,K] on rows [R,K], by the packed arrangement where there is one for this precision.
+/// Callers add what the epilogue is to do.
+Matmul weight_product(const Weight& weight, const View& x, const View& y, Precision precision);
+
 /// y = x Wᵀ (+ residual), the linear layer of a weight [N,K] on rows [R,K].
 Status linear(const Weight& weight, const View& x, const View& y, const View& residual, Precision precision,
               Context& context);

@@ -1,11 +1,9 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { PassThrough } from "node:stream";
-import { text } from "node:stream/consumers";
 import test from "ava";
 import { openCheckpoint } from "../../../lib/checkpoint/folder.js";
-import { run } from "../../../lib/cli/program.js";
 import { createEngine, evaluate, type TrainingEvent, type TrainOptions, train } from "../../../lib/index.js";
+import { noema } from "../../support/command.js";
 import { fixture, outcome } from "./tiny-run.js";
 
 /** Two blocks of width 32 on text that a few dozen steps can learn. */
@@ -66,16 +64,6 @@ test("a trained checkpoint loads, scores, evaluates and writes; samples come whi
   const { text: written } = await model.generate({ prompt: "abc", maxTokens: 8 });
   t.is(typeof written, "string");
 });
-
-async function noema(...args: string[]): Promise<{ code: number; out: string; error: string }> {
-  const streams = { out: new PassThrough(), error: new PassThrough() };
-  const texts = Promise.all([text(streams.out), text(streams.error)]);
-  const code = await run(args, streams);
-  streams.out.end();
-  streams.error.end();
-  const [out, error] = await texts;
-  return { code, out, error };
-}
 
 test("on the command line: train, go on, evaluate; flags and recipe agree", async (t) => {
   const { options, folder } = await fixture();
