@@ -19,7 +19,6 @@ constexpr int kMaxRows = 12;
 constexpr int panels_at_once(int rows) {
     return rows <= 3 ? 8 : rows <= 6 ? 4 : 2;
 }
-constexpr int64_t kAhead = 1024;
 constexpr int64_t kPairPitch = row_pitch(Packing::bf16_pairs) / 4;
 
 struct Micro {
@@ -45,11 +44,7 @@ inline __attribute__((always_inline)) void micro(const Micro& t) {
     for (int64_t s = 0; s < t.steps; ++s, ++a, b += kStepBytes) {
         __m512i column[P];
 #pragma GCC unroll 16
-        for (int v = 0; v < P; ++v) {
-            const std::byte* line = b + v * t.panel_bytes;
-            column[v] = _mm512_load_si512(line);
-            if (R <= 6) _mm_prefetch(line + kAhead, _MM_HINT_T0);
-        }
+        for (int v = 0; v < P; ++v) column[v] = _mm512_load_si512(b + v * t.panel_bytes);
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r) {
             const __m512bh pair = (__m512bh)_mm512_set1_epi32(static_cast<int>(a[r * kPairPitch]));
