@@ -23,21 +23,26 @@ inline void relax() {
 
 struct ThreadTeam::State {
     std::vector<std::thread> workers;
-    // A dispatch publishes a job by raising `generation`; a worker leaves it by lowering `active`.
-    // Each has a cache line of its own: waiters read one while runners write another.
+    // A dispatch publishes a job by raising `generation`; a worker leaves it by raising `finished`, to `goal` if it is the
+    // last. A line of the cache that another core wrote takes some 40 ns to come, and small products have 500. So the job
+    // lies in the line that announces it, and the other lines are written only by those who leave and who want more.
     alignas(64) std::atomic<uint32_t> generation{0};
-    alignas(64) std::atomic<int> active{0};
-    alignas(64) std::atomic<int64_t> next{0};
-    alignas(64) std::atomic<bool> stopping{false};
+    std::atomic<bool> stopping{false};
+    int team = 1;
+    uint32_t goal = 0;
     int64_t count = 0;
     void (*task)(void*, int64_t, int) = nullptr;
     void* argument = nullptr;
+    alignas(64) std::atomic<uint32_t> finished{0};
+    alignas(64) std::atomic<int64_t> next{0};
 
+    // Everybody's first task is the one of his own number: nobody waits for a counter, and in a loop of equal calls each
+    // core finds what it read the last time in its own caches.
     void drain(int worker) {
-        for (;;) {
-            const int64_t index = next.fetch_add(1, std::memory_order_relaxed);
-            if (index >= count) return;
+        for (int64_t index = worker; index < count;) {
             task(argument, index, worker);
+            if (count <= team) return;
+            index = next.fetch_add(1, std::memory_order_relaxed);
         }
     }
 
@@ -57,24 +62,26 @@ struct ThreadTeam::State {
             seen = await_job(seen);
             if (stopping.load(std::memory_order_acquire)) return;
             drain(worker);
-            if (active.fetch_sub(1, std::memory_order_acq_rel) == 1) active.notify_one();
+            const uint32_t last = goal;  // behind the next line it may be the next job's
+            if (finished.fetch_add(1, std::memory_order_acq_rel) + 1 == last) finished.notify_one();
         }
     }
 
     void await_workers() {
         for (int i = 0; i < kSpins; ++i) {
-            if (active.load(std::memory_order_acquire) == 0) return;
+            if (finished.load(std::memory_order_acquire) == goal) return;
             relax();
         }
-        for (int now; (now = active.load(std::memory_order_acquire)) != 0;) active.wait(now, std::memory_order_acquire);
+        for (uint32_t now; (now = finished.load(std::memory_order_acquire)) != goal;)
+            finished.wait(now, std::memory_order_acquire);
     }
 
     void run(int64_t n, void (*f)(void*, int64_t, int), void* a) {
+        if (n > team) next.store(team, std::memory_order_relaxed);
+        goal += static_cast<uint32_t>(team - 1);
         count = n;
         task = f;
         argument = a;
-        next.store(0, std::memory_order_relaxed);
-        active.store(static_cast<int>(workers.size()), std::memory_order_relaxed);
         generation.fetch_add(1, std::memory_order_release);
         generation.notify_all();
         drain(0);
@@ -98,6 +105,7 @@ ThreadTeam::ThreadTeam(int threads) : state_(new State) {
     } catch (const std::system_error&) {
         // The system refuses more threads (a container's limit): a smaller team computes the same results.
     }
+    state_->team = static_cast<int>(state_->workers.size()) + 1;
 }
 
 ThreadTeam::~ThreadTeam() {
@@ -109,7 +117,7 @@ ThreadTeam::~ThreadTeam() {
 }
 
 int ThreadTeam::threads() const {
-    return static_cast<int>(state_->workers.size()) + 1;
+    return state_->team;
 }
 
 Stream ThreadTeam::stream(const std::atomic<bool>* cancelled) {
