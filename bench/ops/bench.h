@@ -24,7 +24,8 @@
 //
 // What a time is compared with: the largest of flops / rate, bytes / bandwidth and exps / rate, each ceiling measured on
 // this machine in slices between the slices of the case, with the same threads and instruction set. Bandwidth is that of
-// reading `work.bytes` again and again (so it is the cache's where the case's data fits a cache).
+// reading `work.bytes` again and again (so it is the cache's where the case's data fits a cache), without handing out work:
+// what threads lose by waiting for each other counts against the case.
 #pragma once
 
 #include <functional>
