@@ -12,6 +12,7 @@ import { createHash } from "node:crypto";
 import {
   cpSync,
   existsSync,
+  lstatSync,
   mkdirSync,
   readdirSync,
   readFileSync,
@@ -185,6 +186,9 @@ function ensureModules() {
   const key = hash(readFileSync(within("package-lock.json"), "utf8") + process.platform + process.arch);
   if (readJson(stamp) === key) return;
   if (!modulesMatchLock()) {
+    // `npm ci` would follow a link and empty another checkout's folder.
+    if (lstatSync(within("node_modules"), { throwIfNoEntry: false })?.isSymbolicLink())
+      unlinkSync(within("node_modules"));
     const npm = process.env.npm_execpath?.endsWith(".js") ? [process.execPath, process.env.npm_execpath] : ["npm"];
     // No package here needs its install script, and npm 11 warns about each.
     run("npm ci", npm[0], [...npm.slice(1), "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]);
