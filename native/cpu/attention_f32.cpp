@@ -206,7 +206,7 @@ struct Plus {
 #if HWY_TARGET != HWY_SCALAR
 /// Folds the upper half onto the lower one until four lanes are left.
 template <class D, class Fold>
-HWY_INLINE hn::Vec<hn::CappedTag<float, 4>> fold_to_four(D d, hn::Vec<D> v, Fold fold) {
+HWY_INLINE hn::Vec<hn::CappedTag<float, 4>> fold_to_four([[maybe_unused]] D d, hn::Vec<D> v, Fold fold) {
     if constexpr (hn::MaxLanes(D()) == 4) {
         return v;
     } else {
