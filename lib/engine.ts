@@ -1,23 +1,29 @@
 /** Where models are loaded and run: a device, its threads, a queue. */
 
-import { existsSync } from "node:fs";
 import { openCheckpoint } from "./checkpoint/folder.js";
 import type { LocatedTensor } from "./checkpoint/shards.js";
 import { checkNames, checkNumber, invalid } from "./decoding/options.js";
+import { automaticBackend, backendFor, type DeviceOption } from "./device.js";
 import { NoemaError, unknownOption } from "./errors.js";
 import { Handle } from "./handle.js";
 import { Model } from "./model.js";
 import type { Addon, BackendName, EngineStats, NativeEngine, NativeTensor, Precision } from "./native/addon.js";
+import { moduleOf } from "./native/device-module.js";
 import { loadAddon } from "./native/load.js";
-import { openEngine } from "./native/open-engine.js";
+import { type OpenAddon, openEngine } from "./native/open-engine.js";
 import { Tokenizer } from "./tokenizer/tokenizer.js";
 
+export type { DeviceOption } from "./device.js";
+
 export interface EngineOptions {
-  /** Default: "auto", the best device that is usable. */
-  device?: "auto" | "cpu" | "cuda" | { cuda: number };
+  /** "cuda" is the first GPU, { cuda: 1 } the second. Default: "auto", the best device that is usable. */
+  device?: DeviceOption;
   /** Default: 0, one per core. Results do not depend on it. */
   threads?: number;
-  /** "cpu" (default), or "reference": plain loops in double precision, to judge the former. NOEMA_BACKEND sets the default. */
+  /**
+   * Which of a device's backends: for the processor "cpu" or "reference" (plain loops in double precision, to judge the others),
+   * for a GPU "cuda". Default: NOEMA_BACKEND where it suits the device, else the device's first.
+   */
   backend?: BackendName;
   /** Generations that may run or wait; one more is answered with ERR_QUEUE_FULL at once. Default: 256. */
   queueLimit?: number;
@@ -29,11 +35,14 @@ export interface LoadOptions {
 }
 
 export interface DeviceInfo {
-  kind: "cpu";
+  kind: "cpu" | "cuda";
   backend: string;
-  /** Instruction set in use. */
+  /** Instruction set in use; "portable" where there is no choice. */
   isa: string;
+  /** Of the processor; 0 on a GPU. */
   threads: number;
+  /** Of a GPU: its name, compute capability, memory, driver. */
+  description?: string;
   /** Why a GPU that is present is not used. */
   fallbackReason?: string;
 }
@@ -47,30 +56,28 @@ export interface Estimate {
 }
 
 const engineOptions = ["device", "threads", "backend", "queueLimit"];
-const backends: readonly BackendName[] = ["cpu", "reference", "naive"];
 const precisions: readonly Precision[] = ["f32", "bf16"];
 
 export class Engine extends Handle {
   readonly #addon: Addon;
   readonly #native: NativeEngine;
-  readonly #fallbackReason: string | undefined;
+  readonly #about: Pick<DeviceInfo, "description" | "fallbackReason">;
   readonly #queueLimit: number;
   #admitted = 0;
 
   /** @internal Use `createEngine`. */
-  constructor(addon: Addon, native: NativeEngine, { queueLimit, fallbackReason }: EngineParts) {
+  constructor(addon: Addon, native: NativeEngine, { queueLimit, about }: EngineParts) {
     super("engine");
     this.#addon = addon;
     this.#native = native;
     this.#queueLimit = queueLimit;
-    this.#fallbackReason = fallbackReason;
+    this.#about = about;
   }
 
   /** What the engine runs on. */
   get device(): DeviceInfo {
     const { backend, isa, threads } = this.stats();
-    const reason = this.#fallbackReason;
-    return { kind: "cpu", backend, isa, threads, ...(reason ? { fallbackReason: reason } : {}) };
+    return { kind: moduleOf(backend) ? "cuda" : "cpu", backend, isa, threads, ...this.#about };
   }
 
   /** Work waiting and done, and memory held. */
@@ -139,7 +146,7 @@ export class Engine extends Handle {
 
 interface EngineParts {
   queueLimit: number;
-  fallbackReason?: string | undefined;
+  about: Pick<DeviceInfo, "description" | "fallbackReason">;
 }
 
 /** Native calls besides those of generations that may wait: scoring, sessions, loading, training. */
@@ -158,43 +165,39 @@ function precisionOf(folder: string, options: LoadOptions): Precision {
   return precision;
 }
 
-/** Opens the native addon and makes an engine. NOEMA_BACKEND and NOEMA_ISA set defaults. */
+/**
+ * Opens the native addon and a device. NOEMA_BACKEND and NOEMA_ISA set defaults. A GPU is tried in a child process first; rejects
+ * with ERR_DEVICE_UNAVAILABLE and the reason when it was asked for and cannot be used.
+ */
 export async function createEngine(options: EngineOptions = {}): Promise<Engine> {
-  const { backend, fallbackReason, threads, queueLimit } = checkEngine(options);
-  const { addon } = loadAddon();
-  return engineOn(addon, { backend, threads, queueLimit }, fallbackReason);
+  const { backend: wanted, threads, queueLimit } = checkEngine(options);
+  const { addon, path } = loadAddon();
+  const { backend, ...fallback } = wanted === "auto" ? await automaticBackend(path) : { backend: wanted };
+  return engineOn({ addon, path }, { backend, threads, queueLimit }, fallback);
 }
 
 /** @internal An engine on an addon that is open already. */
-export function engineOn(addon: Addon, options: Parameters<Addon["createEngine"]>[0], fallbackReason?: string): Engine {
+export async function engineOn(
+  open: OpenAddon,
+  options: Parameters<Addon["createEngine"]>[0],
+  fallback: Pick<DeviceInfo, "fallbackReason"> = {},
+): Promise<Engine> {
   const { queueLimit } = options;
-  const native = openEngine(addon, { ...options, queueLimit: queueLimit + otherCalls });
-  return new Engine(addon, native, { queueLimit, fallbackReason });
+  const { native, ...description } = await openEngine(open, { ...options, queueLimit: queueLimit + otherCalls });
+  return new Engine(open.addon, native, { queueLimit, about: { ...description, ...fallback } });
 }
 
 /** @internal */
-export function checkEngine(options: EngineOptions) {
+export function checkEngine(options: EngineOptions): {
+  backend: BackendName | "auto";
+  threads: number;
+  queueLimit: number;
+} {
   checkNames(options, engineOptions, "engine");
-  const { device = "auto", threads = 0, queueLimit = 256 } = options;
-  const backend = (options.backend ?? process.env["NOEMA_BACKEND"]) || "cpu";
-  if (!backends.includes(backend as BackendName)) throw unknownOption(String(backend), backends, "backend");
+  const { device, backend, threads = 0, queueLimit = 256 } = options;
   return {
-    backend: backend as BackendName,
+    backend: backendFor(device, backend),
     threads: checkNumber(threads, { min: 0, max: 1024, integer: true }, "threads"),
     queueLimit: checkNumber(queueLimit, { min: 1, max: 1 << 20, integer: true }, "queueLimit"),
-    ...checkDevice(device),
   };
-}
-
-const noCuda = "this version of noema has no CUDA module; it runs on the processor";
-
-function checkDevice(device: unknown): { fallbackReason?: string } {
-  if (device === "cpu") return {};
-  if (device === "auto")
-    return existsSync("/dev/nvidiactl") ? { fallbackReason: `a GPU is present, but ${noCuda}` } : {};
-  if (device === "cuda" || (typeof device === "object" && device !== null && "cuda" in device)) {
-    throw new NoemaError("ERR_DEVICE_UNAVAILABLE", `device "cuda": ${noCuda}: use "auto" or "cpu"`, { device });
-  }
-  if (typeof device === "string") throw unknownOption(device, ["auto", "cpu", "cuda"], "device");
-  throw invalid("device", device, '"auto", "cpu", "cuda" or { cuda: index }');
 }

@@ -5,6 +5,7 @@ export type { Decoding, DecodingOptions } from "./decoding/resolve.js";
 export {
   createEngine,
   type DeviceInfo,
+  type DeviceOption,
   type Engine,
   type EngineOptions,
   type Estimate,

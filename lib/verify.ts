@@ -18,7 +18,11 @@ export async function verify(folder: string, options: VerifyOptions = {}): Promi
   checkNames(options, ["backend", "threads", "onArray"], "verify");
   const { onArray, ...others } = options;
   const { backend, threads } = checkEngine(others);
-  return verifyFolder(folder, { backend, threads, ...(onArray ? { onArray } : {}) });
+  return verifyFolder(folder, {
+    backend: backend === "auto" ? "cpu" : backend,
+    threads,
+    ...(onArray ? { onArray } : {}),
+  });
 }
 
 export { type ArrayReport, assertPassed, type VerificationReport } from "./verification/verify.js";

@@ -17,7 +17,7 @@ function run(script, ...parameters) {
   if (status !== 0) process.exit(status ?? 1);
 }
 
-run("scripts/setup.mjs");
+run("scripts/setup.mjs", "--no-cuda");
 if (existsSync(join(model, "config.json"))) {
   const names = ["--prompt", "--infill"];
   const prompt = given.some((word) => names.includes(word.split("=")[0])) ? [] : ["--prompt", "Once upon a time"];

@@ -1,11 +1,13 @@
 // Makes a checkout ready to use: system packages, node_modules, the native build, dist/. Needs only Node, npm and git;
-// does nothing, and quickly, when nothing has changed. Every stamp lies inside the folder that it describes and is
+// does nothing, and quickly, when nothing has changed. Where nvcc of CUDA 12 or newer is (NVCC=path, PATH, CUDA_HOME,
+// /usr/local/cuda), the CUDA module is built too; NVCC= (empty) leaves it out. Every stamp lies inside the folder that it describes and is
 // written last, by rename: a run that was cut short leaves work to do, never a folder that only looks finished.
 //
-//   node scripts/setup.mjs            packages, addon, dist/
-//   node scripts/setup.mjs --test     the native test executable as well
+//   node scripts/setup.mjs            packages, addon, CUDA module, dist/
+//   node scripts/setup.mjs --test     the native test executable and the emulated CUDA modules as well
+//   node scripts/setup.mjs --no-cuda  without the CUDA module, which takes minutes on few cores (npm run demo)
 //   node scripts/setup.mjs --bench    the native bench executable as well
-//   node scripts/setup.mjs --addon    only the addon, with whatever node_modules there are (binding.gyp, installed packages)
+//   node scripts/setup.mjs --addon    only addon and module, with whatever node_modules there are (binding.gyp, installed packages)
 
 import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
@@ -198,12 +200,33 @@ function ensureModules() {
 
 // --- step 4: the native build ----------------------------------------------------------------------------------------
 
-/** What each target is made from; the engine under native/ is part of all of them. */
+/** What each target makes, and from what; native/ is part of all of them. */
 const targets = {
-  noema: { file: "noema.node", sources: [] },
-  "noema-test": { file: "noema-test", sources: ["test/native", "test/ops", "test/models"] },
-  "noema-bench": { file: "noema-bench", sources: ["bench/ops", "test/native"] },
+  noema: { files: ["noema.node"], sources: [] },
+  "noema-cuda": { files: ["noema-cuda.so"], sources: [] },
+  "noema-test": {
+    files: ["noema-test", "noema-cuda-emulated.so"],
+    sources: ["test/native", "test/ops", "test/models", "test/cuda"],
+  },
+  "noema-cuda-sanitized": { files: ["noema-cuda-sanitized.so"], sources: [] },
+  "noema-bench": { files: ["noema-bench"], sources: ["bench/ops", "bench/models", "test/native"] },
 };
+
+const oldestCuda = 12; // C++20, and the code of compute capability 9.0
+
+/** The compiler of the CUDA module, where there is one; an older one is as good as none. */
+function nvcc() {
+  if (process.platform !== "linux") return undefined;
+  const folders = (process.env.PATH ?? "").split(delimiter).filter((folder) => folder !== "");
+  if (process.env.CUDA_HOME) folders.push(join(process.env.CUDA_HOME, "bin"));
+  const places = [...folders, "/usr/local/cuda/bin"].map((folder) => join(folder, "nvcc"));
+  const path = process.env.NVCC ?? places.find((place) => existsSync(place));
+  if (!path) return undefined;
+  const { stdout, error } = spawnSync(path, ["--version"], { encoding: "utf8" });
+  const version = /release (\d+)\.\d+/.exec(stdout ?? "");
+  if (!version) throw new SetupError(`${path} --version: ${error?.message ?? (stdout || "no answer")}`);
+  return Number(version[1]) >= oldestCuda ? path : undefined;
+}
 
 function cmakeJs() {
   try {
@@ -215,11 +238,12 @@ function cmakeJs() {
   }
 }
 
-function cmakeOptions() {
+function cmakeOptions(cudaCompiler) {
   const options = {
     CMAKE_LIBRARY_OUTPUT_DIRECTORY: outputFolder,
     CMAKE_RUNTIME_OUTPUT_DIRECTORY: outputFolder,
     NOEMA_TESTS: existsSync(within("test", "native")) ? "ON" : "OFF",
+    NVCC: cudaCompiler ?? "OFF",
   };
   if (which("ccache")) options.CMAKE_CXX_COMPILER_LAUNCHER = "ccache";
   return Object.entries(options).map(([name, value]) => `--CD${name}=${value}`);
@@ -232,43 +256,53 @@ function configurationKey(options) {
   );
 }
 
-function ensureNative(wanted) {
-  const stamp = join(cmakeFolder, ".noema-setup");
-  const state = readJson(stamp);
-  const prints = Object.fromEntries(
-    wanted.map((target) => [
-      target,
-      fingerprint("CMakeLists.txt", "package.json", "native", ...targets[target].sources),
-    ]),
-  );
-  const stale = wanted.filter(
-    (target) => state?.built?.[target] !== prints[target] || !existsSync(join(outputFolder, targets[target].file)),
-  );
-  const options = cmakeOptions();
-  const key = configurationKey(options);
-  if (stale.length === 0 && state.key === key) return;
+function targetPrint(target) {
+  return fingerprint("CMakeLists.txt", "cmake", "package.json", "native", ...targets[target].sources);
+}
 
-  if (state?.key !== key || stale.some((target) => !state.built[target])) {
+function isBuilt(target, state) {
+  const isThere = targets[target].files.every((file) => existsSync(join(outputFolder, file)));
+  return isThere && state?.built?.[target] === targetPrint(target);
+}
+
+function ensureNative(asked, withCuda) {
+  const cudaCompiler = nvcc(); // also when its target is not wanted: the configuration stays the same
+  const wanted = withCuda && cudaCompiler ? [...asked, "noema-cuda"] : asked;
+  const stamp = join(cmakeFolder, ".noema-setup");
+  let state = readJson(stamp);
+  const key = () => configurationKey(cmakeOptions(cudaCompiler));
+  const stale = wanted.filter((target) => !isBuilt(target, state));
+  if (stale.length === 0 && state.key === key()) return;
+
+  if (state?.key !== key() || stale.some((target) => !state.built[target])) {
     ensureSystemPackages(wanted.includes("noema-test"));
   }
   const tool = cmakeJs();
   const call = (command, ...rest) => [tool, command, "--log-level", "error", "--out", cmakeFolder, ...rest];
-  let built = state?.built ?? {};
   // Ninja may have been installed just now, so the key is asked for again.
-  const newKey = configurationKey(cmakeOptions());
-  if (state?.key !== newKey) {
+  if (state?.key !== key()) {
     rmSync(cmakeFolder, { recursive: true, force: true });
-    run("configuring the native build", process.execPath, call("configure", ...cmakeOptions()));
-    built = {};
-    writeJson(stamp, { key: newKey, built });
+    run("configuring the native build", process.execPath, call("configure", ...cmakeOptions(cudaCompiler)));
+    state = { key: key(), built: {} };
+    writeJson(stamp, state);
   }
+  // By themselves, so that a failing nvcc leaves a whole addon behind.
+  for (const group of [asked, wanted.filter((target) => !asked.includes(target))]) {
+    if (group.every((target) => isBuilt(target, state))) continue;
+    const prints = Object.fromEntries(group.map((target) => [target, targetPrint(target)]));
+    build(group, call);
+    state.built = { ...state.built, ...prints };
+    writeJson(stamp, state);
+  }
+}
+
+function build(group, call) {
   const cores = availableParallelism();
-  const what = `building ${stale.join(", ")} (${cores} ${cores === 1 ? "core" : "cores"})`;
-  run(what, process.execPath, call("build", "--parallel", cores, "--", "--target", ...wanted), {
+  const what = `building ${group.join(", ")} (${cores} ${cores === 1 ? "core" : "cores"})`;
+  run(what, process.execPath, call("build", "--parallel", cores, "--", "--target", ...group), {
     CCACHE_BASEDIR: process.env.CCACHE_BASEDIR ?? root,
     CCACHE_NOHASHDIR: process.env.CCACHE_NOHASHDIR ?? "1",
   });
-  writeJson(stamp, { key: newKey, built: { ...built, ...prints } });
 }
 
 // --- step 5: dist/ ---------------------------------------------------------------------------------------------------
@@ -346,16 +380,18 @@ function withLock(work) {
   }
 }
 
+const knownFlags = ["--test", "--bench", "--addon", "--no-cuda"];
+
 function main(flags) {
-  const unknown = flags.find((flag) => !["--test", "--bench", "--addon"].includes(flag));
-  if (unknown) throw new SetupError(`unknown option ${unknown}; known: --test --bench --addon`);
+  const unknown = flags.find((flag) => !knownFlags.includes(flag));
+  if (unknown) throw new SetupError(`unknown option ${unknown}; known: ${knownFlags.join(" ")}`);
   const wanted = ["noema"];
-  if (flags.includes("--test")) wanted.push("noema-test");
+  if (flags.includes("--test")) wanted.push("noema-test", "noema-cuda-sanitized");
   if (flags.includes("--bench")) wanted.push("noema-bench");
   checkNode();
   withLock(() => {
     if (!flags.includes("--addon")) ensureModules();
-    ensureNative(wanted);
+    ensureNative(wanted, !flags.includes("--no-cuda"));
     if (!flags.includes("--addon")) ensureDist();
   });
 }

@@ -16,10 +16,16 @@ const mayInclude: Record<string, { folders: string[]; headers: RegExp }> = {
   ops: { folders: ["include/noema", "core"], headers: /^[a-z_]+$/ },
   cpu: { folders: ["include/noema"], headers: /^([a-z_]+|hwy\/.*|cpuid\.h|immintrin\.h|unistd\.h|sys\/.*)$/ },
   "cpu/reference": { folders: ["include/noema"], headers: /^[a-z_]+$/ },
-  cuda: { folders: ["include/noema", "cuda/common"], headers: /^([a-z_]+|cuda.*|mma\.h)$/ },
+  cuda: { folders: ["include/noema", "cuda/common"], headers: /^([a-z_]+|dlfcn\.h)$/ },
+  "cuda/common": { folders: ["include/noema"], headers: /^[a-z_]+$/ },
+  "cuda/hardware": { folders: [], headers: /^([a-z_]+|cuda\w*\.h)$/ },
+  "cuda/emulation": { folders: [], headers: /^([a-z_]+|unistd\.h|ucontext\.h|sys\/mman\.h|sanitizer\/.*)$/ },
   models: { folders: ["include/noema", "ops", "models"], headers: /^([a-z_]+|unistd\.h|fcntl\.h|sys\/.*)$/ },
   napi: { folders: ["include/noema"], headers: /^([a-z_]+|napi\.h|node_api\.h)$/ },
 };
+
+/** Found by include path: in cuda/hardware when nvcc compiles, in cuda/emulation when the C++ compiler does. */
+const device = { header: "device.h", rows: ["cuda", "cuda/common"] };
 
 /** The row of the table that a file belongs to: the longest that is a part of its path. */
 function rowOf(path: string): string | undefined {
@@ -29,7 +35,12 @@ function rowOf(path: string): string | undefined {
 }
 
 function resolveInclude(from: string, target: string): string | undefined {
-  const places = [dirname(from), "native", "native/include"];
+  const places = [
+    dirname(from),
+    "native",
+    "native/include",
+    ...(from.startsWith("native/cuda/") ? ["native/cuda"] : []),
+  ];
   return places.map((place) => normalize(join(place, target))).find((path) => native.includes(path));
 }
 
@@ -41,6 +52,7 @@ function includeFaults(path: string): string[] {
     const file = resolveInclude(path, target);
     const targetRow = file && rowOf(file);
     if (targetRow) return targetRow === row || folders.includes(targetRow) ? [] : [`${path} includes ${target}`];
+    if (target === device.header && device.rows.includes(row)) return [];
     return bracket === "<" && headers.test(target) ? [] : [`${path} includes ${target}`];
   });
 }
@@ -76,10 +88,11 @@ test("native code never ends or writes to its host process", (t) => {
   );
 });
 
-test("kernels are launched only in cuda/common", (t) => {
-  const others = native.filter((path) => !path.startsWith("native/cuda/common/"));
+test("CUDA's own syntax and assembly occur only where the emulation has something else", (t) => {
+  const allowed = /^native\/cuda\/(hardware\/|emulation\/fiber\.cpp$)/;
+  const others = native.filter((path) => path.startsWith("native/cuda/") && !allowed.test(path));
   t.deepEqual(
-    others.flatMap((path) => linesMatching(path, bareCode(read(path)), /<<</)),
+    others.flatMap((path) => linesMatching(path, bareCode(read(path)), /<<<|\b(asm|__asm__)\b/)),
     [],
   );
 });
@@ -98,12 +111,10 @@ test("code compiled per instruction set has no STL containers", (t) => {
 
 // --- the list of ops -------------------------------------------------------------------------------------------------
 
-const ops = definitions("native/include/noema/ops.def").map(([name = "", params = "", cpu = "", reference = ""]) => ({
-  name,
-  params,
-  cpu: cpu === "yes",
-  reference: reference === "yes",
-}));
+const ops = definitions("native/include/noema/ops.def").map(([name = "", params = "", ...backends]) => {
+  const [cpu, cuda, reference] = backends.map((word) => word === "yes");
+  return { name, params, cpu, cuda, reference };
+});
 /** Their layouts are a backend's own; they are judged through the ops that read them. */
 const onlyRearranges = ["matmul_pack"];
 const joined = (pattern: RegExp) => files(pattern).map(read).join("\n");
@@ -123,16 +134,27 @@ test("ops.def has ops, each with its struct in a header that ops/all.h lists", (
   );
 });
 
+test("every op of ops.def says yes or no to three backends, and yes to CUDA", (t) => {
+  const faults = definitions("native/include/noema/ops.def").filter(
+    (fields) => !/^(yes|no)(,(yes|no)){2}$/.test(fields.slice(2).join()),
+  );
+  t.deepEqual(faults, []);
+  const missing = ops.flatMap(({ name, cuda }) => (cuda ? [] : [name]));
+  t.deepEqual(missing, []);
+});
+
 test("an op that some backend has is complete: front door, kernels, test", (t) => {
   const doors = joined(/^native\/ops\/.*\.cpp$/);
   const kernels = joined(/^native\/cpu\/[^/]*\.cpp$/);
+  const cudaKernels = joined(/^native\/cuda\/[^/]*\.cu$/);
   const tests = joined(/^test\/ops\/.*\.cpp$/);
   const loops = joined(/^native\/cpu\/reference\/.*\.cpp$/);
   const has = (text: string, pattern: string) => new RegExp(pattern).test(text);
-  const faults = ops.flatMap(({ name, params, cpu, reference }) => [
+  const faults = ops.flatMap(({ name, params, cpu, cuda, reference }) => [
     ...((cpu || reference) && !has(doors, `Status ${name}\\(const ${params}&`) ? [`${name}: no front door`] : []),
     ...((cpu || reference) && !has(tests, `\\b${name}\\b`) ? [`${name}: no test`] : []),
     ...(cpu && !has(kernels, `\\b${name}_entry\\(\\)`) ? [`${name}: no cpu kernel`] : []),
+    ...(cuda && !has(cudaKernels, `\\b${name}_entry\\(\\)`) ? [`${name}: no cuda kernel`] : []),
     ...(reference && !has(loops, `\\b${name}\\b`) ? [`${name}: no reference`] : []),
     ...(cpu && !reference && !onlyRearranges.includes(name) ? [`${name}: a kernel that nothing judges`] : []),
   ]);

@@ -99,6 +99,8 @@ test("the package carries what building the addon takes, and nothing that runs a
   const list = (await run("tar", "-tzf", tarball)).split("\n");
   for (const path of [
     "CMakeLists.txt",
+    "cmake/cuda.cmake",
+    "native/cuda/backend.cu",
     "binding.gyp",
     "scripts/setup.mjs",
     "native/include/noema/ops.def",

@@ -21,7 +21,7 @@ test("with nothing to do it says nothing", (t) => {
 test("an unknown option is refused before anything is touched", (t) => {
   const { status, stderr } = setup("--tests");
   t.is(status, 1);
-  t.is(stderr, "setup: unknown option --tests; known: --test --bench --addon\n");
+  t.is(stderr, "setup: unknown option --tests; known: --test --bench --addon --no-cuda\n");
 });
 
 test("another checkout's node_modules behind a link are left alone", (t) => {

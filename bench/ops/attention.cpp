@@ -46,6 +46,7 @@ std::string name_of(const char* op, const Shape& s) {
 
 View heads(const Shape& s, const View& all, int64_t first, int64_t count) {
     View v = view(all.as<float>() + first * s.D, DType::f32, s.B, s.Tq, count, s.D);
+    v.device = all.device;
     v.stride[0] = all.stride[0];
     v.stride[1] = all.stride[1];
     return v;

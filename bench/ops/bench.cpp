@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
+#include <fstream>
 
 #include "ops/ceilings.h"
 
@@ -11,6 +13,11 @@ namespace {
 
 std::vector<std::function<std::vector<Case>()>>& makers() {
     static std::vector<std::function<std::vector<Case>()>> list;
+    return list;
+}
+
+std::vector<std::function<std::vector<Workload>()>>& workload_makers() {
+    static std::vector<std::function<std::vector<Workload>()>> list;
     return list;
 }
 
@@ -49,7 +56,7 @@ void sample_ceilings(const Case& c, const Stream& stream, Figures& f) {
 
 void compare(const Work& work, Figures& f) {
     const auto consider = [&](double amount, double rate, const char* name) {
-        if (amount <= 0 || amount / rate < f.floor) return;
+        if (amount <= 0 || rate <= 0 || amount / rate < f.floor) return;
         f.floor = amount / rate;
         f.bound = name;
     };
@@ -76,13 +83,71 @@ void take_slices(Runner& runner, double seconds, Figures& f) {
     f.median = slices[slices.size() / 2];
 }
 
+// --- on a device -----------------------------------------------------------------------------------------------------
+
+/// Seconds per call of `calls` calls that were recorded together: what a step of many launches pays for each.
+double replayed_seconds(Engine& engine, const Recipe& recipe, const Engine::Body& body, int64_t calls) {
+    const double start = seconds_now();
+    if (!engine.execute(recipe, body).ok()) return NAN;
+    return (seconds_now() - start) / static_cast<double>(calls);
+}
+
+void take_device_slices(const Case& c, const test::Tensors& tensors, Engine& engine, Figures& f, double seconds) {
+    const auto calls_of = [&](int64_t calls) {
+        return Engine::Body([&c, &tensors, calls](Context& context) {
+            for (int64_t i = 0; i < calls; ++i) NOEMA_TRY(c.op.run(tensors, context));
+            return Status{};
+        });
+    };
+    replayed_seconds(engine, Recipe(1), calls_of(1), 1);
+    const double one = std::max(replayed_seconds(engine, Recipe(1), calls_of(1), 1), 1e-6);
+    const auto calls = std::clamp<int64_t>(static_cast<int64_t>(kSlice / one), 1, 200);
+    replayed_seconds(engine, Recipe(2), calls_of(calls), calls);
+    std::vector<double> slices;
+    const double start = seconds_now();
+    while (slices.size() < 3 || seconds_now() - start < seconds) {
+        slices.push_back(replayed_seconds(engine, Recipe(2), calls_of(calls), calls));
+        f.calls += calls;
+    }
+    std::sort(slices.begin(), slices.end());
+    f.best = slices.front();
+    f.median = slices[slices.size() / 2];
+}
+
+Figures measure_on_device(const Case& c, const Settings& settings) {
+    Figures f;
+    f.isa = settings.device;
+    f.threads = 0;
+    const Backend* backend = nullptr;
+    const Status opened = open_backend(settings.device.c_str(), &backend);
+    f.failure = opened.text;
+    if (!opened.ok()) return f;
+    Engine engine(*backend, 0);
+    test::Tensors tensors = test::make_tensors(c.op.fields, c.name, false, false);
+    test::OnDevice moved(tensors, engine);
+    Status status = moved.status();
+    if (status.ok() && c.prepare)
+        status = engine.execute([&](Context& context) { return c.prepare(tensors, context); });
+    if (status.ok()) status = engine.execute([&](Context& context) { return c.op.run(tensors, context); });
+    if (status.ok()) take_device_slices(c, tensors, engine, f, settings.seconds);
+    if (status.ok()) status = moved.bring_back();
+    f.failure = status.text;
+    if (!status.ok()) return f;
+    // After the timing, so that what was timed is what is judged. What accumulates (+=) has then done so many times; its cases judge
+    // other outputs.
+    const double error = c.error(tensors);
+    if (!(error <= c.tolerance))
+        f.failure = "wrong result: error " + std::to_string(error) + ", allowed " + std::to_string(c.tolerance);
+    return f;
+}
+
 std::shared_ptr<std::byte> arena_for(Runner& runner, Arena& arena) {
     Arena measuring;
     runner.context.arena = &measuring;
     const Status status = runner.c.op.run(runner.tensors, runner.context);
     (void)status;  // the first real call reports it
     const size_t bytes = measuring.high_water() + (size_t{1} << 20);
-    auto block = aligned_memory(bytes);
+    auto block = memory_of(*runner.context.backend, bytes);
     arena = Arena(block.get(), bytes);
     runner.context.arena = &arena;
     return block;
@@ -104,6 +169,17 @@ std::vector<Case> all_cases() {
     return cases;
 }
 
+RegisteredWorkloads::RegisteredWorkloads(std::function<std::vector<Workload>()> make) {
+    workload_makers().push_back(std::move(make));
+}
+
+std::vector<Workload> all_workloads() {
+    std::vector<Workload> workloads;
+    for (const auto& make : workload_makers())
+        for (Workload& w : make()) workloads.push_back(std::move(w));
+    return workloads;
+}
+
 double worst_sample(int64_t n, const std::function<Compared(int64_t)>& at) {
     constexpr int64_t kSamples = 200;
     const int64_t count = std::min(n, kSamples);
@@ -117,12 +193,35 @@ double worst_sample(int64_t n, const std::function<Compared(int64_t)>& at) {
     return count ? worst / std::sqrt(squares / static_cast<double>(count) + 1e-300) : 0;
 }
 
-std::shared_ptr<std::byte> aligned_memory(size_t bytes) {
-    const Backend* backend = find_backend("cpu");
-    return {static_cast<std::byte*>(backend->allocate(bytes)), [backend](std::byte* p) { backend->release(p); }};
+std::shared_ptr<std::byte> memory_of(const Backend& backend, size_t bytes) {
+    return {static_cast<std::byte*>(backend.allocate(bytes)), [&backend](std::byte* p) { backend.release(p); }};
+}
+
+bool Peers::read(const std::string& path) {
+    std::ifstream file(path);
+    std::string line;
+    while (std::getline(file, line)) {
+        const size_t tab = line.find('\t');
+        if (tab != std::string::npos) values_.emplace_back(line.substr(0, tab), std::atof(line.c_str() + tab + 1));
+    }
+    return file.eof();
+}
+
+double Peers::find(const std::string& name) const {
+    for (const auto& [known, value] : values_)
+        if (known == name) return value;
+    return 0;
+}
+
+void Peers::compare(const std::string& name, const Work& work, Figures& f) const {
+    f.peer = find(name);
+    if (work.flops > 0) f.flop_rate = find(work.precision == Precision::bf16 ? "@flops bf16" : "@flops f32");
+    if (work.bytes > 0) f.byte_rate = find("@bytes");
+    bench::compare(work, f);
 }
 
 Figures measure(const Case& c, const Settings& settings) {
+    if (!settings.device.empty()) return measure_on_device(c, settings);
     Figures f;
     const Backend* backend = find_backend("cpu");
     const Status forced = backend->force_isa(settings.isa.empty() ? nullptr : settings.isa.c_str());
@@ -139,6 +238,37 @@ Figures measure(const Case& c, const Settings& settings) {
     if (!f.failure.empty()) return f;
     take_slices(runner, settings.seconds, f);
     compare(c.work, f);
+    return f;
+}
+
+Figures measure(const Workload& w, const Settings& settings) {
+    Figures f;
+    const Backend* backend = nullptr;
+    const Status opened = open_backend(settings.device.empty() ? "cpu" : settings.device.c_str(), &backend);
+    f.failure = opened.text;
+    if (!opened.ok()) return f;
+    Engine engine(*backend, settings.threads);
+    f.isa = backend->current_isa ? backend->current_isa() : settings.device;
+    f.threads = settings.threads;
+    Status status = w.prepare(engine);
+    for (int i = 0; i < 2 && status.ok(); ++i) status = w.step(engine);  // the first one records
+    std::vector<double> times;
+    const double start = seconds_now();
+    while (status.ok() && (times.size() < 3 || seconds_now() - start < settings.seconds)) {
+        const double before = seconds_now();
+        status = w.step(engine);
+        times.push_back(seconds_now() - before);
+    }
+    f.calls = static_cast<int64_t>(times.size());
+    f.failure = status.text;
+    if (status.ok()) {
+        std::sort(times.begin(), times.end());
+        f.best = times.front();
+        f.median = times[times.size() / 2];
+        const double error = w.error();
+        if (!(error <= w.tolerance)) f.failure = "wrong result: error " + std::to_string(error);
+    }
+    w.release();
     return f;
 }
 

@@ -62,6 +62,22 @@ class Registered {
 };
 std::vector<Case> all_cases();
 
+/// A model's step, timed as a user's call is: with the copies to the device and back.
+struct Workload {
+    std::string name;  // "family/what and size"
+    Work work;
+    std::function<Status(Engine&)> prepare, step;
+    std::function<double()> error;  // after the steps
+    double tolerance = 0.02;
+    std::function<void()> release;
+};
+
+class RegisteredWorkloads {
+ public:
+    explicit RegisteredWorkloads(std::function<std::vector<Workload>()> make);
+};
+std::vector<Workload> all_workloads();
+
 struct Compared {
     double truth;
     double measured;
@@ -71,11 +87,12 @@ struct Compared {
 /// mean square of the truths.
 double worst_sample(int64_t n, const std::function<Compared(int64_t)>& at);
 
-/// Memory of the cpu backend that lives as long as the case, for instance of packed weights.
-std::shared_ptr<std::byte> aligned_memory(size_t bytes);
+/// Memory of a backend that lives as long as the case, for instance of packed weights.
+std::shared_ptr<std::byte> memory_of(const Backend& backend, size_t bytes);
 
 struct Settings {
-    std::string isa;  // empty: the machine's best
+    std::string device;  // empty: the processor; else a backend with memory of its own
+    std::string isa;     // empty: the machine's best
     int threads = 1;
     double seconds = 0.5;  // per case
 };
@@ -89,9 +106,24 @@ struct Figures {
     double flop_rate = 0, byte_rate = 0, exp_rate = 0;  // ceilings, per second; 0 when the case needs none
     std::string bound;                                  // "flops", "bytes" or "exps"
     double floor = 0;                                   // seconds that the ceilings allow
+    double peer = 0;                                    // seconds of the peer's best call; 0 when there is none
     double share() const { return best > 0 ? floor / best : 0; }
 };
 
 Figures measure(const Case& c, const Settings& settings);
+Figures measure(const Workload& w, const Settings& settings);
+
+/// What another library reached on the same device in the same hour: lines "name<TAB>best seconds", and ceilings "@flops bf16", "@flops
+/// f32", "@bytes" with rates per second.
+class Peers {
+ public:
+    /// False when the file cannot be read.
+    bool read(const std::string& path);
+    void compare(const std::string& name, const Work& work, Figures& figures) const;
+
+ private:
+    double find(const std::string& name) const;
+    std::vector<std::pair<std::string, double>> values_;
+};
 
 }  // namespace noema::bench

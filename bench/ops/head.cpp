@@ -139,12 +139,19 @@ void release_others(const std::shared_ptr<Memory>& mine) {
 }
 
 Status make_weight(Memory& m, bool packed, Context& context) {
-    m.rows = aligned_memory(m.weight.view.bytes());
-    m.weight.view.data = m.rows.get();
+    const Backend& backend = *context.backend;
+    if (context.arena->measuring()) return {};
+    const auto host = memory_of(*find_backend("cpu"), m.weight.view.bytes());
+    m.weight.view.data = host.get();
     fill_weight(m.weight.view);
-    if (!packed) return {};
+    m.rows = memory_of(backend, m.weight.view.bytes());
+    m.weight.view = on_device(m.weight.view, backend.device);
+    m.weight.view.data = m.rows.get();
+    NOEMA_TRY(backend.upload(m.rows.get(), host.get(), m.weight.view.bytes(), context.stream));
     const Precision precision = m.weight.packed_precision;
-    m.packed = aligned_memory(context.backend->packed_bytes(m.weight.view, precision));
+    const size_t bytes = packed ? backend.packed_bytes(m.weight.view, precision) : 0;
+    if (bytes == 0) return {};
+    m.packed = memory_of(backend, bytes);
     m.weight.packed = m.packed.get();
     return matmul_pack({.weight = m.weight.view, .packed = m.packed.get(), .precision = precision}, context);
 }

@@ -1,5 +1,7 @@
 // noema-bench: times single ops against this machine's own ceilings.
 //   --filter TEXT   only cases whose name contains TEXT (may be given again: any of them)
+//   --device NAME   cuda, cuda:1: there instead of on the processor
+//   --peers FILE    another library's figures to compare with (bench/gpu/peers.py writes them)
 //   --isa NAME      portable, avx2, avx512, avx512-bf16, amx; default the best
 //   --threads LIST  for instance 1,2; default 1 and all cores
 //   --seconds S     per case, default 0.5
@@ -22,6 +24,8 @@ struct Options {
     std::vector<int> threads;
     Settings settings;
     std::string json;
+    Peers peers;
+    bool has_peers = false;
     bool list = false;
 };
 
@@ -43,6 +47,12 @@ bool read_options(int argc, char** argv, Options& o) {
         const char* value = argv[++i];
         if (name == "--filter")
             o.filters.push_back(value);
+        else if (name == "--device")
+            o.settings.device = value;
+        else if (name == "--peers" && !o.peers.read(value))
+            return false;
+        else if (name == "--peers")
+            o.has_peers = true;
         else if (name == "--isa")
             o.settings.isa = value;
         else if (name == "--threads")
@@ -54,6 +64,7 @@ bool read_options(int argc, char** argv, Options& o) {
         else
             return false;
     }
+    if (!o.settings.device.empty()) o.threads = {0};
     if (o.threads.empty()) {
         o.threads = {1};
         if (ThreadTeam::available_cores() > 1) o.threads.push_back(ThreadTeam::available_cores());
@@ -61,13 +72,14 @@ bool read_options(int argc, char** argv, Options& o) {
     return true;
 }
 
-bool selected(const Case& c, const Options& o) {
+bool selected(const std::string& name, const Options& o) {
     for (const std::string& f : o.filters)
-        if (c.name.find(f) != std::string::npos) return true;
+        if (name.find(f) != std::string::npos) return true;
     return o.filters.empty();
 }
 
-void print_row(const Case& c, const Figures& f) {
+template <class C>
+void print_row(const C& c, const Figures& f) {
     if (!f.failure.empty()) {
         std::printf("%-52s %-12s %3d  %s\n", c.name.c_str(), f.isa.c_str(), f.threads, f.failure.c_str());
         return;
@@ -75,9 +87,11 @@ void print_row(const Case& c, const Figures& f) {
     std::printf("%-52s %-12s %3d %11.2f %11.2f %9.1f %8.1f %7.2f  %-5s %5.1f%%\n", c.name.c_str(), f.isa.c_str(),
                 f.threads, f.best * 1e6, f.median * 1e6, c.work.flops / f.best * 1e-9, c.work.bytes / f.best * 1e-9,
                 c.work.exps / f.best * 1e-9, f.bound.c_str(), 100 * f.share());
+    if (f.peer > 0) std::printf("%-52s peer %.2f us, we take %.2f times as long\n", "", f.peer * 1e6, f.best / f.peer);
 }
 
-void write_json_row(FILE* out, const Case& c, const Figures& f, bool first) {
+template <class C>
+void write_json_row(FILE* out, const C& c, const Figures& f, bool first) {
     std::fprintf(out, "%s\n  {\"case\": \"%s\", \"isa\": \"%s\", \"threads\": %d, ", first ? "" : ",", c.name.c_str(),
                  f.isa.c_str(), f.threads);
     if (!f.failure.empty()) {
@@ -87,9 +101,9 @@ void write_json_row(FILE* out, const Case& c, const Figures& f, bool first) {
     std::fprintf(out,
                  "\"calls\": %lld, \"best_seconds\": %.4e, \"median_seconds\": %.4e, \"flops\": %.6e, \"bytes\": %.6e, "
                  "\"exps\": %.6e, \"ceiling_flops\": %.4e, \"ceiling_bytes\": %.4e, \"ceiling_exps\": %.4e, "
-                 "\"bound\": \"%s\", \"share\": %.4f}",
+                 "\"bound\": \"%s\", \"share\": %.4f, \"peer_seconds\": %.4e}",
                  static_cast<long long>(f.calls), f.best, f.median, c.work.flops, c.work.bytes, c.work.exps,
-                 f.flop_rate, f.byte_rate, f.exp_rate, f.bound.c_str(), f.share());
+                 f.flop_rate, f.byte_rate, f.exp_rate, f.bound.c_str(), f.share(), f.peer);
 }
 
 int run(const Options& o) {
@@ -102,19 +116,23 @@ int run(const Options& o) {
     std::printf("%-52s %-12s %3s %11s %11s %9s %8s %7s  %-5s %6s\n", "case", "isa", "thr", "best us", "median us",
                 "Gflop/s", "GB/s", "Gexp/s", "bound", "share");
     bool failed = false, first = true;
-    for (const Case& c : all_cases()) {
-        if (!selected(c, o)) continue;
-        for (const int threads : o.threads) {
-            Settings settings = o.settings;
-            settings.threads = threads;
-            const Figures f = measure(c, settings);
-            failed |= !f.failure.empty();
-            print_row(c, f);
-            std::fflush(stdout);
-            if (json) write_json_row(json, c, f, first);
-            first = false;
-        }
-    }
+    const auto report = [&](const auto& c, int threads) {
+        Settings settings = o.settings;
+        settings.threads = threads;
+        Figures f = measure(c, settings);
+        if (o.has_peers && f.failure.empty()) o.peers.compare(c.name, c.work, f);
+        failed |= !f.failure.empty();
+        print_row(c, f);
+        std::fflush(stdout);
+        if (json) write_json_row(json, c, f, first);
+        first = false;
+    };
+    for (const Case& c : all_cases())
+        for (const int threads : o.threads)
+            if (selected(c.name, o)) report(c, threads);
+    // A model's step takes as many threads as there are; without --device or a filter that names it, it is not run.
+    for (const Workload& w : all_workloads())
+        if (selected(w.name, o) && (!o.settings.device.empty() || !o.filters.empty())) report(w, o.threads.back());
     if (json) std::fprintf(json, "\n]\n");
     if (json) std::fclose(json);
     return failed ? 1 : 0;
@@ -125,13 +143,15 @@ int run(const Options& o) {
 int main(int argc, char** argv) {
     Options o;
     if (!read_options(argc, argv, o)) {
-        std::fprintf(
-            stderr,
-            "noema-bench [--filter TEXT]... [--isa NAME] [--threads 1,2] [--seconds S] [--json FILE] [--list]\n");
+        std::fprintf(stderr,
+                     "noema-bench [--filter TEXT]... [--device NAME] [--peers FILE] [--isa NAME] [--threads 1,2] "
+                     "[--seconds S] [--json FILE] [--list]\n");
         return 2;
     }
     if (!o.list) return run(o);
     for (const Case& c : all_cases())
-        if (selected(c, o)) std::printf("%s\n", c.name.c_str());
+        if (selected(c.name, o)) std::printf("%s\n", c.name.c_str());
+    for (const Workload& w : all_workloads())
+        if (selected(w.name, o)) std::printf("%s\n", w.name.c_str());
     return 0;
 }

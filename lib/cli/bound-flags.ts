@@ -4,8 +4,9 @@ import type { Command } from "commander";
 import { NoemaError } from "../errors.js";
 import { type BoundForm, type BoundOptions, boundDefaults, boundForms } from "../evaluation/bound.js";
 import type { Precision } from "../native/addon.js";
+import { addDeviceFlag, type DeviceFlag } from "./device-flag.js";
 
-export interface BoundFlags {
+export interface BoundFlags extends DeviceFlag {
   form?: string;
   draws?: string;
   seed?: string;
@@ -15,7 +16,7 @@ export interface BoundFlags {
 }
 
 export function addBoundFlags(command: Command): Command {
-  return command
+  return addDeviceFlag(command)
     .option("--draws <number>", `corruptions of every window (default: ${boundDefaults.draws})`)
     .option("--form <name>", `${boundForms.join(" or ")} (default: ${boundDefaults.form})`)
     .option("--seed <number>", `of the corruptions (default: ${boundDefaults.seed})`)

@@ -7,7 +7,7 @@ import type { MaskedConfig } from "../checkpoint/config.js";
 import type { ErrorCode } from "../errors.js";
 
 export type Precision = "f32" | "bf16";
-export type BackendName = "cpu" | "reference" | "naive";
+export type BackendName = "cpu" | "reference" | "naive" | "cuda" | `cuda:${number}` | "cuda-emulated";
 
 /** A tensor in a file (mapped or read by the engine, whose checks repeat the reader's) or in memory. */
 export type NativeTensor =
@@ -36,13 +36,23 @@ export interface AddonInfo {
   cores: number;
 }
 
+/** Whether a backend can be opened here: a line about its device, or why not. */
+export interface ProbeResult {
+  usable: boolean;
+  description?: string;
+  reason?: string;
+}
+
 export interface Addon {
   /** Hands over the class that native errors are thrown as: new (code, message). */
   initialise(errorClass: new (code: ErrorCode, message: string) => Error): void;
   info(): AddonInfo;
   /** Forces an instruction set for the process (null: the best). Throws ERR_UNSUPPORTED / ERR_UNKNOWN_OPTION. */
   forceIsa(name: string | null): void;
+  /** Returns at once: the backend is opened on the engine's thread (`ready`). */
   createEngine(options: EngineOptions): NativeEngine;
+  /** Opens a backend and waits for it; a broken driver may end the process. Only for a child process (`probe.ts`). */
+  probe(backend: string): ProbeResult;
   createCancellation(): NativeCancellation;
   /** rng.h, for the test that compares it with lib/rng.ts. */
   rngUniform(seed: bigint, stream: number, step: number, row: number, lane: number): number;
@@ -61,6 +71,8 @@ export interface EngineStats {
 }
 
 export interface NativeEngine {
+  /** Resolves when the backend is open; rejects with ERR_DEVICE_UNAVAILABLE or ERR_UNKNOWN_OPTION, as all calls then do. */
+  ready(): Promise<void>;
   stats(): EngineStats;
   loadMasked(config: MaskedConfig, tensors: NativeTensor[], precision: Precision): Promise<NativeMaskedModel>;
   dispose(): void;
@@ -234,7 +246,7 @@ export type TrainerBuffer = "parameter" | "gradient" | "m" | "v" | "average";
 export interface NativeTrainer {
   /** Adds gradients. Rejects with ERR_NON_FINITE when the loss is not finite (gradients are then as before the call's start or worse: call discard()). */
   accumulate(request: AccumulateRequest): Promise<AccumulateResult>;
-  /** One AdamW step over all parameters, then gradients are zero. A non-finite norm rejects with ERR_NON_FINITE and changes nothing. */
+  /** One AdamW step over all parameters, then gradients are zero. A non-finite norm rejects with ERR_NON_FINITE and changes no parameter. */
   step(request: OptimiserStep): Promise<{ gradientNorm: number }>;
   /** Zeroes the gradients. */
   discard(): Promise<void>;

@@ -102,9 +102,8 @@ function localBuild(root: string): Attempt {
   }
 }
 
-/** What to type, from the folder where the process runs. */
-function remedy(isExplicit: boolean, root: string): string {
-  if (isExplicit) return "point NOEMA_ADDON at a noema.node of this version, or unset it";
+/** What builds the addon and its modules: what to type, from the folder where the process runs. */
+export function buildCommand(root: string = packageRoot): string {
   if (existsSync(join(root, "package-lock.json"))) {
     const folder = relative(process.cwd(), root);
     return folder === "" ? "npm run build" : `npm --prefix ${folder} run build`;
@@ -115,7 +114,7 @@ function remedy(isExplicit: boolean, root: string): string {
 
 function missing(attempts: Attempt[], isExplicit: boolean, root: string): NoemaError {
   const tried = attempts.map(({ source, path, reason }) => `${source}${path ? ` (${path})` : ""}: ${reason}`);
-  const command = remedy(isExplicit, root);
+  const command = isExplicit ? "point NOEMA_ADDON at a noema.node of this version, or unset it" : buildCommand(root);
   const parts = [`no native addon for ${process.platform}-${process.arch}; tried ${tried.join("; ")}`];
   const here = libcHere();
   const needed = attempts.map(({ path }) => path && libcNeeded(path)).find(Boolean);

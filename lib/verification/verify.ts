@@ -52,8 +52,7 @@ const recipes: readonly Recipe[] = [modelArrays, decodingTraces, convTraces, con
 
 export async function verify(folder: string, options: VerifyOptions = {}): Promise<VerificationReport> {
   const golden = await Golden.open(folder);
-  const addon = options.addon ?? loadAddon().addon;
-  const engine = openEngine(addon, {
+  const { native: engine } = await openEngine(options.addon ? { addon: options.addon } : loadAddon(), {
     backend: options.backend ?? "cpu",
     threads: options.threads ?? 0,
     queueLimit: 16,

@@ -1,21 +1,8 @@
 #include "noema/status.h"
 
-#include <cstdarg>
-#include <cstdio>
-
 #include "noema/tensor.h"
 
 namespace noema {
-
-Status Status::error(Code code, const char* format, ...) {
-    Status s;
-    s.code = code;
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(s.text, sizeof s.text, format, arguments);
-    va_end(arguments);
-    return s;
-}
 
 const char* code_name(Code code) {
     static constexpr const char* names[] = {

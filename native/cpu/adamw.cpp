@@ -5,6 +5,7 @@
 
 #include <cmath>
 
+#include "cpu/adamw.h"
 #include "cpu/cpu.h"
 #include "cpu/simd-inl.h"
 #include "cpu/tasks.h"
@@ -15,29 +16,18 @@ namespace noema::cpu::HWY_NAMESPACE {
 // Unnamed: other ops have helpers of the same names.
 namespace {
 
-double gradient_factor(const AdamW& p) {
-    if (!p.norm || p.max_norm <= 0) return p.gradient_scale;
-    return p.gradient_scale * std::min(1.0, static_cast<double>(p.max_norm) / p.norm.as<float>()[0]);
-}
-
-// 1 / (1 - beta^step): in double, rounded once.
-float inverse_correction(float beta, int64_t step) {
-    return static_cast<float>(1.0 / (1.0 - std::pow(static_cast<double>(beta), static_cast<double>(step))));
-}
-
 VF blend(VF old, float keep, VF fresh, float take) {
     return hn::MulAdd(old, hn::Set(DF(), keep), hn::Mul(fresh, hn::Set(DF(), take)));
 }
 
-void adamw_range(const AdamW& p, int64_t first, int64_t n) {
+void adamw_range(const AdamW& p, const AdamWFactors& now, int64_t first, int64_t n) {
     const DF d;
     float *w = p.parameter.as<float>() + first, *m = p.m.as<float>() + first, *v = p.v.as<float>() + first;
     const float* gradient = p.gradient.as<float>() + first;
     float* average = p.average ? p.average.as<float>() + first : nullptr;
-    const VF factor = hn::Set(d, static_cast<float>(gradient_factor(p))), epsilon = hn::Set(d, p.epsilon);
-    const VF rate = hn::Set(d, p.rate), decay = hn::Set(d, p.rate * p.weight_decay);
-    const VF unbias_m = hn::Set(d, inverse_correction(p.beta1, p.step));
-    const VF unbias_v = hn::Set(d, inverse_correction(p.beta2, p.step));
+    const VF factor = hn::Set(d, now.gradient), epsilon = hn::Set(d, p.epsilon);
+    const VF rate = hn::Set(d, now.rate), decay = hn::Set(d, now.rate * p.weight_decay);
+    const VF unbias_m = hn::Set(d, now.unbias_m), unbias_v = hn::Set(d, now.unbias_v);
     for_each_vector(n, [&](auto load, auto store, int64_t) HWY_ATTR {
         const VF g = hn::Mul(load(gradient), factor), old = load(w);
         const VF new_m = blend(load(m), p.beta1, g, 1.0f - p.beta1);
@@ -63,11 +53,30 @@ HWY_EXPORT(adamw_range);
 
 namespace {
 
+float gradient_factor(const AdamW& p) {
+    if (!p.norm || p.max_norm <= 0) return p.gradient_scale;
+    return static_cast<float>(p.gradient_scale *
+                              std::min(1.0, static_cast<double>(p.max_norm) / p.norm.as<float>()[0]));
+}
+
+// 1 / (1 - beta^step): in double, rounded once.
+float unbias(float beta, int64_t step) {
+    return static_cast<float>(1.0 / (1.0 - std::pow(static_cast<double>(beta), static_cast<double>(step))));
+}
+
+AdamWFactors factors(const AdamW& p) {
+    const float* s = p.schedule.as<float>();
+    if (s) return {gradient_factor(p), s[0], s[1], s[2]};
+    return {gradient_factor(p), p.rate, unbias(p.beta1, p.step), unbias(p.beta2, p.step)};
+}
+
 Status run(const AdamW& p, const Stream& stream, Workspace) {
+    if (p.norm && !std::isfinite(p.norm.as<float>()[0])) return {};
     const int64_t n = p.parameter.shape[0];
+    const AdamWFactors now = factors(p);
     parallel_for(stream, ceil_div(n, kTaskElements), [&](int64_t i, int) {
         const int64_t first = i * kTaskElements;
-        HWY_DYNAMIC_DISPATCH(adamw_range)(p, first, std::min(kTaskElements, n - first));
+        HWY_DYNAMIC_DISPATCH(adamw_range)(p, now, first, std::min(kTaskElements, n - first));
     });
     return {};
 }

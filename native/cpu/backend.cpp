@@ -27,15 +27,21 @@ Backend make() {
     b.name = "cpu";
 #define NOEMA_OP_yes(name) b.ops.name = cpu::name##_entry();
 #define NOEMA_OP_no(name)
-#define NOEMA_OP(name, Params, cpu, reference) NOEMA_OP_##cpu(name)
+#define NOEMA_OP(name, Params, cpu, cuda, reference) NOEMA_OP_##cpu(name)
 #include "noema/ops.def"
 #undef NOEMA_OP
 #undef NOEMA_OP_yes
 #undef NOEMA_OP_no
     b.allocate = allocate;
     b.release = [](void* memory) { std::free(memory); };
-    b.upload = b.download = [](void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); };
-    b.clear = [](void* memory, size_t bytes) { std::memset(memory, 0, bytes); };
+    b.upload = b.download = [](void* to, const void* from, size_t bytes, const Stream&) {
+        std::memcpy(to, from, bytes);
+        return Status{};
+    };
+    b.clear = [](void* memory, size_t bytes, const Stream&) {
+        std::memset(memory, 0, bytes);
+        return Status{};
+    };
     b.packed_bytes = cpu::packed_bytes;
     b.isa_list = cpu::isa_list;
     b.force_isa = cpu::force_isa;

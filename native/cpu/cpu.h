@@ -15,7 +15,7 @@ Isa current_isa();
 
 #define NOEMA_OP_yes(name, Params) Op<Params> name##_entry();
 #define NOEMA_OP_no(name, Params)
-#define NOEMA_OP(name, Params, cpu, reference) NOEMA_OP_##cpu(name, Params)
+#define NOEMA_OP(name, Params, cpu, cuda, reference) NOEMA_OP_##cpu(name, Params)
 #include "noema/ops.def"
 #undef NOEMA_OP
 #undef NOEMA_OP_yes

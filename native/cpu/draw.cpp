@@ -51,14 +51,22 @@ HWY_INLINE void take_best(VF score, int64_t first, size_t n, Best& best) {
         if (lanes[i] > best.score) best = {lanes[i], static_cast<int32_t>(first) + static_cast<int32_t>(i)};
 }
 
+// The weights at..at + n - 1 of a row.
+HWY_INLINE VF weights_of(const Draw& p, int64_t r, int64_t at, size_t n) {
+    const DF d;
+    const VF scaled = hn::Mul(load_n(d, p.weight.at<float>(r) + at, n), hn::Set(d, p.scale));
+    if (p.last < 0 || at + static_cast<int64_t>(n) < p.weight.shape[1]) return scaled;
+    return hn::IfThenElse(hn::FirstN(d, n - 1), scaled, hn::Set(d, p.last));
+}
+
 // A vector of uniforms per step; seeded ones come in pairs of vectors.
 Best draw_row(const Draw& p, int64_t r) {
     const DF d;
     const int64_t K = p.weight.shape[1], L = static_cast<int64_t>(hn::Lanes(d));
-    const float* weight = p.weight.at<float>(r);
     const uint64_t seed = p.seeds ? static_cast<uint64_t>(p.seeds.as<int64_t>()[r]) : 0;
     const uint32_t position = p.positions ? static_cast<uint32_t>(p.positions.as<int32_t>()[r]) : 0;
-    const RowUniforms uniforms(seed, RngStream::remask, static_cast<uint32_t>(p.step), position);
+    const int64_t step = p.steps ? p.steps.as<int32_t>()[r] : p.step;
+    const RowUniforms uniforms(seed, RngStream::remask, static_cast<uint32_t>(step), position);
     Best best{-HUGE_VALF, 0};
     for (int64_t j = 0; j < K; j += 2 * L) {
         VF u[2];
@@ -67,7 +75,7 @@ Best draw_row(const Draw& p, int64_t r) {
             const int64_t at = j + part * L;
             const size_t n = static_cast<size_t>(HWY_MIN(L, K - at));
             const VF given = p.uniforms ? load_n(d, p.uniforms.at<float>(r) + at, n) : u[part];
-            take_best(score_of(load_n(d, weight + at, n), noise_of(given), p.temperature), at, n, best);
+            take_best(score_of(weights_of(p, r, at, n), noise_of(given), p.temperature), at, n, best);
         }
     }
     return best;

@@ -21,9 +21,28 @@ float row_mass(const float* p, int64_t K) {
     return sum_of(sum);
 }
 
+// The lanes beyond the last vector's end are no logits.
+float row_mass_of_logits(const float* logits, float lse, int64_t K) {
+    const DF d;
+    const VF l = hn::Set(d, lse);
+    VF sum = hn::Zero(d);
+    for_each_vector(K, [&](auto load, auto, int64_t i) HWY_ATTR {
+        const VF p = exp_any(hn::Sub(load(logits), l));
+        const size_t rest = static_cast<size_t>(K - i);
+        sum = hn::Add(sum, rest < hn::Lanes(d) ? hn::IfThenElseZero(hn::FirstN(d, rest), p) : p);
+    });
+    return sum_of(sum);
+}
+
 void scale_row(const float* p, float factor, float* out, int64_t K) {
     const VF f = hn::Set(DF(), factor);
     for_each_vector(K, [&](auto load, auto store, int64_t) HWY_ATTR { store(hn::Mul(load(p), f), out); });
+}
+
+void scale_row_of_logits(const float* logits, float lse, float factor, float* out, int64_t K) {
+    const VF f = hn::Set(DF(), factor), l = hn::Set(DF(), lse);
+    for_each_vector(
+        K, [&](auto load, auto store, int64_t) HWY_ATTR { store(hn::Mul(exp_any(hn::Sub(load(logits), l)), f), out); });
 }
 
 }  // namespace
@@ -34,7 +53,9 @@ HWY_AFTER_NAMESPACE();
 namespace noema::cpu {
 
 HWY_EXPORT(row_mass);
+HWY_EXPORT(row_mass_of_logits);
 HWY_EXPORT(scale_row);
+HWY_EXPORT(scale_row_of_logits);
 
 namespace {
 
@@ -85,31 +106,50 @@ float normaliser_of(const MaskedConvNorm& p, const float* mass, int64_t first, i
     return static_cast<float>(numerator / (denominator + 1e-12));
 }
 
-/// Calls f(b, i) for every position, grouped so that a task has about kElements values.
+/// A row of p, and the position that it belongs to.
+struct Row {
+    int64_t b, i;
+    const float* p;
+    float* out;
+    float lse;  // of p's logits, where it holds such
+};
+
+Row row_of(const MaskedConvNorm& p, int64_t row) {
+    const int64_t T = p.masked.shape[1], at = p.rows ? p.rows.as<int32_t>()[row] : row, b = at / T, i = at % T;
+    if (p.rows) return {b, i, p.p.at<float>(row), p.p_conv.at<float>(row), p.lse ? p.lse.as<float>()[row] : 0};
+    return {b, i, p.p.at<float>(b, i), p.p_conv.at<float>(b, i), 0};
+}
+
+/// Calls f(row) for every row of p, grouped so that a task has about kElements values.
 template <class F>
-void each_position(const MaskedConvNorm& p, const Stream& stream, const F& f) {
-    const int64_t T = p.masked.shape[1], rows = p.masked.shape[0] * T;
-    const int64_t group = std::max<int64_t>(1, kElements / std::max<int64_t>(1, p.p.shape[2]));
+void each_row(const MaskedConvNorm& p, const Stream& stream, const F& f) {
+    const int64_t rows = p.rows ? p.rows.shape[0] : p.masked.size(), K = p.p.shape[p.p.rank - 1];
+    const int64_t group = std::max<int64_t>(1, kElements / std::max<int64_t>(1, K));
     parallel_for(stream, (rows + group - 1) / group, [&](int64_t task, int) {
-        for (int64_t row = task * group; row < std::min(rows, (task + 1) * group); ++row) f(row / T, row % T);
+        for (int64_t row = task * group; row < std::min(rows, (task + 1) * group); ++row) f(row_of(p, row), K);
     });
 }
 
 void normalise(const MaskedConvNorm& p, const Stream& stream, float* mass, float* S) {
-    const int64_t B = p.masked.shape[0], T = p.masked.shape[1], K = p.p.shape[2];
+    const int64_t B = p.masked.shape[0], T = p.masked.shape[1];
     const bool whole = p.scope == ConvScope::batch;
-    each_position(p, stream, [&](int64_t b, int64_t i) {
-        if (p.masked.at<uint8_t>(b)[i]) mass[b * T + i] = HWY_DYNAMIC_DISPATCH(row_mass)(p.p.at<float>(b, i), K);
+    if (p.rows) std::fill(mass, mass + B * T, 0.0f);
+    each_row(p, stream, [&](const Row& row, int64_t K) {
+        if (!p.masked.at<uint8_t>(row.b)[row.i]) return;
+        mass[row.b * T + row.i] = p.lse ? HWY_DYNAMIC_DISPATCH(row_mass_of_logits)(row.p, row.lse, K)
+                                        : HWY_DYNAMIC_DISPATCH(row_mass)(row.p, K);
     });
     for (int64_t b = 0; b < (whole ? 1 : B); ++b) S[b] = normaliser_of(p, mass, b, whole ? B : b + 1);
     if (p.normaliser)
         for (int64_t b = 0; b < p.normaliser.shape[0]; ++b) p.normaliser.as<float>()[b] = S[b];
-    each_position(p, stream, [&](int64_t b, int64_t i) {
-        float* out = p.p_conv.at<float>(b, i);
-        if (p.masked.at<uint8_t>(b)[i])
-            HWY_DYNAMIC_DISPATCH(scale_row)(p.p.at<float>(b, i), p.s.at<float>(b)[i] * S[whole ? 0 : b], out, K);
+    each_row(p, stream, [&](const Row& row, int64_t K) {
+        const float factor = p.s.at<float>(row.b)[row.i] * S[whole ? 0 : row.b];
+        if (!p.masked.at<uint8_t>(row.b)[row.i])
+            std::memset(row.out, 0, sizeof(float) * K);
+        else if (p.lse)
+            HWY_DYNAMIC_DISPATCH(scale_row_of_logits)(row.p, row.lse, factor, row.out, K);
         else
-            std::memset(out, 0, sizeof(float) * K);
+            HWY_DYNAMIC_DISPATCH(scale_row)(row.p, factor, row.out, K);
     });
 }
 

@@ -146,14 +146,12 @@ class Call {
         noisy.max = max;
         gumbel_best(gumbel_row(r, max), x, n, static_cast<int32_t>(id), noisy.best);
     }
-    GumbelRow gumbel_row(int64_t r, float max) const {
-        return {seed(r), static_cast<uint32_t>(p_.step), position(r), max, beta_};
-    }
+    GumbelRow gumbel_row(int64_t r, float max) const { return {seed(r), step(r), position(r), max, beta_}; }
     uint64_t seed(int64_t r) const { return static_cast<uint64_t>(p_.seeds.as<int64_t>()[r]); }
+    uint32_t step(int64_t r) const { return static_cast<uint32_t>(p_.steps ? p_.steps.as<int32_t>()[r] : p_.step); }
     uint32_t position(int64_t r) const { return static_cast<uint32_t>(p_.positions.as<int32_t>()[r]); }
     float uniform(int64_t r, int32_t lane) const {
-        return rng_uniform(seed(r), RngStream::token, static_cast<uint32_t>(p_.step), position(r),
-                           static_cast<uint32_t>(lane));
+        return rng_uniform(seed(r), RngStream::token, step(r), position(r), static_cast<uint32_t>(lane));
     }
 
     void finish(int64_t r, int64_t row, int worker) {

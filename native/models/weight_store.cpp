@@ -47,7 +47,7 @@ const TensorSource* find_source(const std::vector<TensorSource>& sources, const 
 }
 
 View as_matrix(const View& v) {
-    return v.rank == 2 ? v : view(v.data, v.dtype, 1, v.shape[0]);
+    return v.rank == 2 ? v : on_device(view(v.data, v.dtype, 1, v.shape[0]), v.device);
 }
 
 }  // namespace
@@ -79,33 +79,33 @@ Status WeightStore::source_bytes(const TensorSource& source, size_t bytes, const
     return {};
 }
 
-Status WeightStore::own(Engine& engine, const View& from, DType dtype, View& to) {
-    to = from;
+Status WeightStore::own(Engine& engine, const View& host, DType dtype, View& to) {
+    to = on_device(host, engine.backend().device);
     to.dtype = dtype;
     buffers_.emplace_back(engine.backend(), to.bytes());
     to.data = buffers_.back().data();
     if (!to.data) return Status::error(Code::out_of_memory, "%zu bytes of weights could not be had", to.bytes());
     bytes_ += to.bytes();
-    if (dtype == from.dtype) {
-        engine.backend().upload(to.data, from.data, from.bytes());
-        return {};
-    }
-    return engine.execute([&](Context& c) { return cast({.x = as_matrix(from), .y = as_matrix(to)}, c); });
+    if (dtype == host.dtype) return engine.upload(to.data, host.data, host.bytes());
+    return engine.execute([&](Context& c) {
+        const View from = as_matrix(c.upload(host));
+        return cast({.x = from, .y = as_matrix(to)}, c);
+    });
 }
 
 namespace {
 
 Status refuse_non_finite(Engine& engine, const std::string& name, const View& v) {
     const View m = as_matrix(v);
-    Buffer counts(engine.backend(), m.shape[0] * sizeof(float));
-    if (!counts.data())
-        return Status::error(Code::out_of_memory, "%lld counts could not be had", static_cast<long long>(m.shape[0]));
+    std::vector<float> counts(m.shape[0]);
     NOEMA_TRY(engine.execute([&](Context& c) {
-        return reduce({.x = m, .y = view(counts.data(), DType::f32, m.shape[0]), .kind = ReduceKind::count_non_finite},
-                      c);
+        const View y = c.arena->tensor(DType::f32, m.shape[0]);
+        NOEMA_TRY(reduce({.x = m, .y = y, .kind = ReduceKind::count_non_finite}, c));
+        c.fetch(y, counts.data());
+        return Status{};
     }));
     for (int64_t r = 0; r < m.shape[0]; ++r)
-        if (static_cast<const float*>(counts.data())[r] > 0)
+        if (counts[r] > 0)
             return Status::error(Code::non_finite, "tensor %s holds a NaN or an infinity in row %lld", name.c_str(),
                                  static_cast<long long>(r));
     return {};
@@ -136,10 +136,12 @@ Status WeightStore::add(Engine& engine, const TensorSpec& spec, const TensorSour
     NOEMA_TRY(source_bytes(source, v.bytes(), bytes));
     v.data = const_cast<uint8_t*>(bytes);
 
-    // Vectors are read by norms, in f32. A misaligned or f16 matrix, or memory that its owner may change, is copied.
+    // Vectors are read by norms, in f32. A misaligned or f16 matrix, or memory that its owner may change, is copied; for a
+    // device everything is.
     Weight weight;
-    const bool aligned = reinterpret_cast<uintptr_t>(bytes) % dtype_size(v.dtype) == 0;
-    const bool usable = spec.is_matrix() && v.dtype != DType::f16 && aligned && !source.data;
+    const bool here = engine.backend().device == Device::cpu;
+    const bool aligned = !here || reinterpret_cast<uintptr_t>(bytes) % dtype_size(v.dtype) == 0;
+    const bool usable = here && spec.is_matrix() && v.dtype != DType::f16 && aligned && !source.data;
     if (usable) {
         weight.view = v;
     } else if (aligned) {

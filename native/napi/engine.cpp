@@ -85,27 +85,35 @@ class EngineHandle : public Napi::ObjectWrap<EngineHandle> {
     explicit EngineHandle(const Napi::CallbackInfo& info) : Napi::ObjectWrap<EngineHandle>(info) {
         const Arguments a(info, "createEngine");
         const std::string name = a.text("backend");
-        const Backend* backend = find_backend(name.c_str());
-        if (!backend) a.refuse("backend", "one of cpu, reference, naive");
         const int threads = static_cast<int>(a.integer_or("threads", 0, 0, 1024));
         const auto limit = static_cast<size_t>(a.integer_or("queueLimit", 256, 1, 1 << 20));
-        runtime_ = Runtime::create(info.Env(), *backend, threads, limit);
+        runtime_ = Runtime::create(info.Env(), name, threads, limit);
     }
 
     static Napi::Value define(Napi::Env env) {
         return DefineClass(
             env, "NativeEngine",
-            {InstanceMethod("stats", &EngineHandle::stats), InstanceMethod("dispose", &EngineHandle::dispose),
+            {InstanceMethod("ready", &EngineHandle::ready), InstanceMethod("stats", &EngineHandle::stats),
+             InstanceMethod("dispose", &EngineHandle::dispose),
              InstanceMethod("loadMasked", &EngineHandle::load_masked)});
     }
 
  private:
+    /// A promise that the backend is open and its stream too, or of the reason why not.
+    Napi::Value ready(const Napi::CallbackInfo& info) {
+        const auto nothing = [](Engine& engine, const std::atomic<bool>*) {
+            return engine.execute([](Context&) { return Status{}; });
+        };
+        return runtime_->submit(info.Env(), {nothing, nullptr, nullptr});
+    }
+
     Napi::Value stats(const Napi::CallbackInfo& info) {
         Napi::Object out = Napi::Object::New(info.Env());
-        const Backend& backend = runtime_->engine().backend();
-        out.Set("backend", backend.name);
-        out.Set("isa", backend.current_isa ? backend.current_isa() : "portable");
-        out.Set("threads", runtime_->engine().threads());
+        const Engine* engine = runtime_->engine();
+        const bool chooses = engine && engine->backend().current_isa;
+        out.Set("backend", runtime_->backend_name());
+        out.Set("isa", chooses ? engine->backend().current_isa() : "portable");
+        out.Set("threads", engine ? engine->threads() : 0);
         out.Set("waiting", static_cast<double>(runtime_->waiting()));
         out.Set("finished", static_cast<double>(runtime_->finished()));
         out.Set("weightBytes", static_cast<double>(runtime_->weight_bytes.load()));

@@ -59,6 +59,23 @@ Napi::Value force_isa(const Napi::CallbackInfo& info) {
     return info.Env().Undefined();
 }
 
+/// Opens a device's backend in this process: may take seconds, and a broken driver may take the process with it. Meant for a child
+/// process.
+Napi::Value probe(const Napi::CallbackInfo& info) {
+    const std::string name = info.Length() > 0 && info[0].IsString() ? info[0].As<Napi::String>().Utf8Value() : "";
+    const Backend* backend = nullptr;
+    Status status = open_backend(name.c_str(), &backend);
+    Napi::Object out = Napi::Object::New(info.Env());
+    if (status.ok()) {
+        Engine engine(*backend, 1);
+        status = engine.execute([](Context&) { return Status{}; });
+        if (backend->describe) out.Set("description", backend->describe());
+    }
+    out.Set("usable", status.ok());
+    if (!status.ok()) out.Set("reason", status.text);
+    return out;
+}
+
 Napi::Value status_codes(const Napi::CallbackInfo& info) {
     Napi::Array out = Napi::Array::New(info.Env());
     const auto add = [&](const char* name, const char* code, const char* meaning) {
@@ -106,6 +123,7 @@ Napi::Object make_exports(Napi::Env env, Napi::Object exports) {
     exports.Set("initialise", Napi::Function::New(env, initialise));
     exports.Set("info", Napi::Function::New(env, describe));
     exports.Set("forceIsa", Napi::Function::New(env, force_isa));
+    exports.Set("probe", Napi::Function::New(env, probe));
     exports.Set("statusCodes", Napi::Function::New(env, status_codes));
     exports.Set("rngUniform", Napi::Function::New(env, uniform));
     exports.Set("createEngine", Napi::Function::New(env, create_engine));

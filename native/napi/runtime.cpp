@@ -31,7 +31,7 @@ void deliver(napi_env env, napi_value, void*, void* data) {
 
 }  // namespace
 
-std::shared_ptr<Runtime> Runtime::create(Napi::Env env, const Backend& backend, int threads, size_t queue_limit) {
+std::shared_ptr<Runtime> Runtime::create(Napi::Env env, const std::string& backend, int threads, size_t queue_limit) {
     std::shared_ptr<Runtime> runtime(new Runtime(backend, threads, queue_limit));
     runtime->start(env);
     return runtime;
@@ -116,7 +116,16 @@ void Runtime::post(std::function<void(Napi::Env)> f) {
         delete message;
 }
 
+void Runtime::open() {
+    const Backend* backend = nullptr;
+    opened_ = open_backend(name_.c_str(), &backend);
+    if (!opened_.ok()) return;
+    engine_ = std::make_unique<Engine>(*backend, threads_);
+    published_ = engine_.get();
+}
+
 void Runtime::work() {
+    open();
     for (;;) {
         std::shared_ptr<Pending> next;
         {
@@ -140,8 +149,9 @@ void Runtime::work() {
 // Models allocate (traces, results, tensor lists); what does not fit is the caller's error, not the process's end.
 Status Runtime::attempt(Pending& pending) {
     if (pending.job.cancelled->load()) return Status::error(Code::aborted, "cancelled before it started");
+    if (!opened_.ok()) return opened_;
     try {
-        return pending.job.work(engine_, pending.job.cancelled.get());
+        return pending.job.work(*engine_, pending.job.cancelled.get());
     } catch (const std::bad_alloc&) {
         return Status::error(Code::out_of_memory, "the job's memory could not be had");
     } catch (const std::length_error&) {

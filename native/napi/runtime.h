@@ -5,6 +5,7 @@
 #include <deque>
 #include <functional>
 #include <mutex>
+#include <string>
 #include <thread>
 
 #include "addon.h"
@@ -20,7 +21,9 @@ struct Job {
 
 class Runtime : public std::enable_shared_from_this<Runtime> {
  public:
-    static std::shared_ptr<Runtime> create(Napi::Env env, const Backend& backend, int threads, size_t queue_limit);
+    /// The backend is opened on the engine's thread: finding a GPU can take seconds. Jobs wait; all fail when it cannot be
+    /// opened.
+    static std::shared_ptr<Runtime> create(Napi::Env env, const std::string& backend, int threads, size_t queue_limit);
     ~Runtime();
 
     /// A promise of the job. Refused at once (rejected) when the queue is full or the engine disposed.
@@ -33,15 +36,18 @@ class Runtime : public std::enable_shared_from_this<Runtime> {
     void stop(Napi::Env env);
 
     bool stopped() const { return stopped_; }
-    const Engine& engine() const { return engine_; }
+    /// Null until the backend is open.
+    const Engine* engine() const { return published_.load(); }
+    const std::string& backend_name() const { return name_; }
     size_t waiting() const;
     int64_t finished() const { return finished_; }
     std::atomic<int64_t> weight_bytes{0};
 
  private:
     struct Pending;
-    Runtime(const Backend& backend, int threads, size_t queue_limit)
-        : engine_(backend, threads), queue_limit_(queue_limit) {}
+    Runtime(const std::string& backend, int threads, size_t queue_limit)
+        : name_(backend), threads_(threads), queue_limit_(queue_limit) {}
+    void open();
     void start(Napi::Env env);
     void work();
     Status attempt(Pending& pending);
@@ -50,7 +56,11 @@ class Runtime : public std::enable_shared_from_this<Runtime> {
     void join();
     static void on_exit(void* self);
 
-    Engine engine_;
+    std::string name_;
+    int threads_;
+    Status opened_;
+    std::unique_ptr<Engine> engine_;
+    std::atomic<const Engine*> published_{nullptr};
     size_t queue_limit_;
     std::thread thread_;
     mutable std::mutex lock_;

@@ -90,10 +90,7 @@ class TrainerHandle : public Handle<TrainerHandle, MaskedTrainer> {
 
     Napi::Value discard(const Napi::CallbackInfo& info) {
         const auto trainer = alive(info, "trainer");
-        const auto work = [=](Engine&, const std::atomic<bool>*) {
-            trainer->discard();
-            return Status{};
-        };
+        const auto work = [=](Engine& engine, const std::atomic<bool>*) { return trainer->discard(engine); };
         return runtime()->submit(info.Env(), {work, nullptr, nullptr});
     }
 
@@ -139,7 +136,9 @@ class TrainerHandle : public Handle<TrainerHandle, MaskedTrainer> {
         const auto buffer = static_cast<TrainerBuffer>(a.choice("buffer", kBuffers));
         const std::string name = a.text("name");
         auto out = std::make_shared<std::vector<float>>(std::max<int64_t>(0, trainer->size_of(buffer, name)));
-        const auto work = [=](Engine&, const std::atomic<bool>*) { return trainer->read(buffer, name, out->data()); };
+        const auto work = [=](Engine& engine, const std::atomic<bool>*) {
+            return trainer->read(engine, buffer, name, out->data());
+        };
         return runtime()->submit(info.Env(), {work, [=](Napi::Env env) { return to_array(env, *out); }, nullptr});
     }
 
@@ -151,7 +150,9 @@ class TrainerHandle : public Handle<TrainerHandle, MaskedTrainer> {
         auto data = std::make_shared<std::vector<float>>(a.floats("data"));
         const int64_t size = trainer->size_of(buffer, name);
         if (size >= 0 && size != static_cast<int64_t>(data->size())) a.refuse("data", std::to_string(size) + " values");
-        const auto work = [=](Engine&, const std::atomic<bool>*) { return trainer->write(buffer, name, data->data()); };
+        const auto work = [=](Engine& engine, const std::atomic<bool>*) {
+            return trainer->write(engine, buffer, name, data->data());
+        };
         return runtime()->submit(info.Env(), {work, nullptr, nullptr});
     }
 

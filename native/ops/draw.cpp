@@ -12,10 +12,14 @@ Status draw(const Draw& p, Context& context) {
         .that(R == 0 || K > 0, "weight", "must have at least one candidate per row")
         .that(!p.uniforms != !seeded, "uniforms", "must be given, or else seeds and positions, not both");
     if (seeded) door.typed("seeds", p.seeds, DType::i64, {R}).typed("positions", p.positions, DType::i32, {R});
-    door.optional_real("uniforms", p.uniforms, {R, K})
+    door.that(!p.steps || seeded, "steps", "needs seeds")
+        .optional_typed("steps", p.steps, DType::i32, {R})
+        .optional_real("uniforms", p.uniforms, {R, K})
         .typed("index", p.index, DType::i32, {R})
         .that(p.step >= 0 && p.step <= UINT32_MAX, "step", "must be in [0, 2^32)")
-        .that(std::isfinite(p.temperature) && p.temperature >= 0, "temperature", "must be finite and not negative");
+        .that(std::isfinite(p.temperature) && p.temperature >= 0, "temperature", "must be finite and not negative")
+        .that(std::isfinite(p.scale) && p.scale >= 0, "scale", "must be finite and not negative")
+        .that(std::isfinite(p.last), "last", "must be finite (negative: none)");
     return door.call(&OpTable::draw, p);
 }
 

@@ -25,7 +25,7 @@ class FrontDoor {
     FrontDoor& ids(const char* name, const View& v, int64_t low, int64_t high);
 
     bool failed() const { return !status_.ok(); }
-    bool measuring() const { return context_.arena && context_.arena->measuring(); }
+    bool measuring() const { return context_.replaying || (context_.arena && context_.arena->measuring()); }
 
     /// Runs the backend's function if every check held.
     template <class P>

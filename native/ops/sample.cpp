@@ -12,6 +12,7 @@ Status sample(const Sample& p, Context& context) {
         .ids("rows", p.rows, 0, N)
         .typed("seeds", p.seeds, DType::i64, {R})
         .typed("positions", p.positions, DType::i32, {R})
+        .optional_typed("steps", p.steps, DType::i32, {R})
         .typed("tokens", p.tokens, DType::i32, {R})
         .optional_real("logit", p.logit, {R})
         .that(p.step >= 0 && p.step <= UINT32_MAX, "step", "must be in [0, 2^32)")

@@ -3,87 +3,11 @@
 #include <cmath>
 #include <cstring>
 
-#include "doctest/doctest.h"
+#include "models/small_model.h"
 #include "native/harness.h"
-#include "noema/model.h"
-#include "noema/rng.h"
 
 using namespace noema;
-
-namespace {
-
-MaskedConfig small_config(bool tied = true) {
-    MaskedConfig c;
-    c.vocab_size = 67;
-    c.hidden_size = 48;
-    c.num_layers = 2;
-    c.num_heads = 4;
-    c.num_kv_heads = 2;
-    c.intermediate_size = 80;
-    c.max_positions = 200;
-    c.mask_token_id = 66;
-    c.tied_embeddings = tied;
-    return c;
-}
-
-/// Random weights and the sources that describe them.
-struct Weights {
-    std::vector<std::vector<float>> values;
-    std::vector<TensorSource> sources;
-};
-
-float normal(uint32_t row, uint32_t lane) {
-    const float u = rng_uniform(7, RngStream::init, 0, row, 2 * lane),
-                v = rng_uniform(7, RngStream::init, 0, row, 2 * lane + 1);
-    return std::sqrt(-2.0f * std::log(u)) * std::cos(6.2831853f * v);
-}
-
-Weights random_weights(const MaskedConfig& config) {
-    Weights w;
-    uint32_t row = 0;
-    for (const TensorSpec& spec : masked_tensors(config)) {
-        std::vector<float> v(spec.size());
-        for (size_t i = 0; i < v.size(); ++i)
-            v[i] = spec.is_matrix() ? 0.15f * normal(row, static_cast<uint32_t>(i))
-                                    : 1.0f + 0.1f * normal(row, static_cast<uint32_t>(i));
-        ++row;
-        w.values.push_back(std::move(v));
-        TensorSource s;
-        s.name = spec.name;
-        s.shape = spec.is_matrix() ? std::vector<int64_t>{spec.rows, spec.columns} : std::vector<int64_t>{spec.rows};
-        s.data = w.values.back().data();
-        w.sources.push_back(s);
-    }
-    return w;
-}
-
-std::shared_ptr<MaskedModel> load(Engine& engine, const MaskedConfig& config, Precision precision) {
-    const Weights w = random_weights(config);
-    std::unique_ptr<MaskedModel> model;
-    const Status status = MaskedModel::load(engine, config, w.sources, precision, model);
-    REQUIRE_MESSAGE(status.ok(), status.text);
-    return model;
-}
-
-std::vector<int32_t> random_ids(int64_t n, int64_t V) {
-    std::vector<int32_t> ids(n);
-    for (int64_t i = 0; i < n; ++i)
-        ids[i] = static_cast<int32_t>(V * rng_uniform(3, RngStream::order, 0, 0, static_cast<uint32_t>(i)));
-    return ids;
-}
-
-std::vector<float> logits_of(Engine& engine, const MaskedModel& model, const MaskedBatch& batch) {
-    std::vector<float> logits(batch.B * batch.T * model.config().vocab_size);
-    const Status status = model.logits(engine, batch, logits.data(), nullptr);
-    REQUIRE_MESSAGE(status.ok(), status.text);
-    return logits;
-}
-
-bool same_bits(const float* a, const float* b, int64_t n) {
-    return std::memcmp(a, b, n * sizeof(float)) == 0;
-}
-
-}  // namespace
+using namespace noema::test;
 
 TEST_CASE("masked: a sequence's logits do not depend on its batch, its padding or the threads") {
     const MaskedConfig config = small_config();
@@ -163,6 +87,44 @@ TEST_CASE("masked: the ten-step loss trajectory is the pinned one, the same bits
     const std::vector<double> reference = trajectory("reference", 1, Precision::f32);
     for (int i = 0; i < 10; ++i)
         CHECK_MESSAGE(std::fabs(reference[i] - pinned[i]) <= 3e-6 * pinned[i], i, ": ", reference[i]);
+}
+
+TEST_CASE("masked: a step over a gradient that is not finite is refused and changes nothing") {
+    for (const char* backend : {"cpu", "reference"}) {
+        const MaskedConfig config = small_config();
+        Engine engine(*find_backend(backend), 2);
+        std::unique_ptr<MaskedTrainer> trainer;
+        REQUIRE(MaskedTrainer::create(engine, load(engine, config, Precision::f32), true, trainer).ok());
+        const TensorSpec spec = masked_tensors(config).front();
+        std::vector<float> gradient(spec.size(), 0.5f);
+        const auto state = [&] {
+            std::vector<float> all;
+            for (const TrainerBuffer b :
+                 {TrainerBuffer::parameter, TrainerBuffer::m, TrainerBuffer::v, TrainerBuffer::average})
+                for (const TensorSpec& t : masked_tensors(config)) {
+                    std::vector<float> values(t.size());
+                    REQUIRE(trainer->read(engine, b, t.name, values.data()).ok());
+                    all.insert(all.end(), values.begin(), values.end());
+                }
+            return all;
+        };
+        float norm = 0;
+        const auto step = [&](float max_norm) {
+            REQUIRE(trainer->write(engine, TrainerBuffer::gradient, spec.name, gradient.data()).ok());
+            return trainer->step(engine, {.rate = 0.1f, .max_norm = max_norm, .ema_decay = 0.9f, .step = 1}, norm);
+        };
+        REQUIRE(step(1).ok());
+        const std::vector<float> before = state();
+        for (const float bad : {NAN, INFINITY})
+            for (const float max_norm : {0.0f, 1.0f}) {
+                gradient[3] = bad;
+                CHECK(step(max_norm).code == Code::non_finite);
+                CHECK(state() == before);
+            }
+        gradient[3] = 0.5f;
+        CHECK(step(1).ok());
+        CHECK(state() != before);
+    }
 }
 
 TEST_CASE("masked: refusals") {

@@ -1,7 +1,9 @@
 #include "native/harness.h"
 
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
+#include <map>
 
 #include "doctest/doctest.h"
 
@@ -73,10 +75,68 @@ void check_on_cpu(const OpCase& op, const Tensors& truth, const Tensors& naive) 
     }
 }
 
+/// Twice the same bits: a device may not let the order of its threads decide.
+void check_on_device(const OpCase& op, const Tensors& truth, const Tensors& naive, Engine& engine) {
+    for (const bool padded : {false, true}) {
+        Tensors first = make_tensors(op.fields, op.title, false, padded);
+        const Status status = run_on_device(op, first, engine);
+        if (status.code == Code::unsupported) return;  // ops.def says so; test/architecture.test.ts counts
+        REQUIRE_MESSAGE(status.ok(), status.text);
+        CHECK_MESSAGE(broken_fences(first).empty(), broken_fences(first), " (padded rows: ", padded, ")");
+        const std::string complaint = verdict(op, truth, naive, first);
+        CHECK_MESSAGE(complaint.empty(), complaint, " (padded rows: ", padded, ")");
+        if (padded) return;
+        Tensors second = make_tensors(op.fields, op.title, false, false);
+        REQUIRE(run_on_device(op, second, engine).ok());
+        CHECK_MESSAGE(same_bits(op, first, second), "two runs differ");
+    }
+}
+
+}  // namespace
+
+const std::vector<std::string>& devices() {
+    static const std::vector<std::string> usable = [] {
+        std::vector<std::string> names;
+        const char* chosen = std::getenv("NOEMA_TEST_DEVICES");
+        for (const char* name : {"cuda-emulated", "cuda"})
+            if ((!chosen ||
+                 (std::string(",") + chosen + ",").find(std::string(",") + name + ",") != std::string::npos) &&
+                find_backend(name))
+                names.push_back(name);
+        return names;
+    }();
+    return usable;
+}
+
+Engine& device_engine(const std::string& name) {
+    static std::map<std::string, std::unique_ptr<Engine>> engines;
+    std::unique_ptr<Engine>& engine = engines[name];
+    if (!engine) engine = std::make_unique<Engine>(*find_backend(name.c_str()), 0);
+    return *engine;
+}
+
+namespace {
+
+int64_t elements(const OpCase& op) {
+    int64_t sum = 0;
+    for (const Field& f : op.fields) {
+        int64_t n = 1;
+        for (const int64_t size : f.shape) n *= size;
+        sum += n;
+    }
+    return sum;
+}
+
+int64_t largest_case() {
+    const char* text = std::getenv("NOEMA_TEST_LARGEST");
+    return text ? std::strtoll(text, nullptr, 10) : INT64_MAX;
+}
+
 }  // namespace
 
 void check(const OpCase& op) {
     INFO("case ", op.title, ", NOEMA_SEED=", seed());
+    if (elements(op) > largest_case()) return;
     static ThreadTeam one(1);
     const Tensors truth = make_tensors(op.fields, op.title, true, false);
     const Tensors naive = make_tensors(op.fields, op.title, false, false);
@@ -86,9 +146,14 @@ void check(const OpCase& op) {
     REQUIRE(run_on(op, naive, "naive", one).ok());
     EachIsa isas;
     for (const std::string& isa : isas.names) {
+        if (std::getenv("NOEMA_TEST_DEVICES")) break;
         EachIsa::use(isa);
         INFO("instruction set ", isa);
         check_on_cpu(op, truth, naive);
+    }
+    for (const std::string& device : devices()) {
+        INFO("device ", device);
+        check_on_device(op, truth, naive, device_engine(device));
     }
 }
 

@@ -6,14 +6,16 @@
 // of the largest value of that output.
 //
 // NOEMA_SEED=n replays a run; the seed is printed by the executable.
+// NOEMA_TEST_DEVICES=cuda compares on these devices alone (and on no instruction set of the processor); NOEMA_TEST_LARGEST=n leaves out cases of more
+// than n elements: what compute-sanitizer has time for.
 #pragma once
 
 #include "native/tensors.h"
 
 namespace noema::test {
 
-/// Compares every backend x instruction set x {1, 3 threads} with the reference; results must not depend on threads,
-/// bit for bit.
+/// Compares every instruction set x {1, 3 threads} of the CPU and every device with the reference; results must not
+/// depend on threads, nor differ between two runs, bit for bit.
 void check(const OpCase& op);
 
 /// Expects a clear refusal: the code, and a text that names `mentions`.
@@ -31,6 +33,11 @@ struct GradientCase {
     double step = 1e-5;
 };
 void check_gradient(const GradientCase& gradient);
+
+/// Backends with memory of their own that this machine offers: "cuda-emulated" where the build has it, "cuda" where there is a GPU.
+const std::vector<std::string>& devices();
+/// One engine per device, kept for the whole run.
+Engine& device_engine(const std::string& name);
 
 /// Every instruction set of the cpu backend, best first; sets it back to the best at the end of the scope.
 class EachIsa {

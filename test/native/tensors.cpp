@@ -240,6 +240,44 @@ Status run_on(const OpCase& op, const Tensors& tensors, const char* backend, Thr
     return op.run(tensors, context);
 }
 
+OnDevice::OnDevice(Tensors& tensors, Engine& engine) : tensors_(tensors), engine_(engine) {
+    for (Memory& m : tensors.memory_) {
+        Buffer block(engine.backend(), m.bytes);
+        if (!block.data())
+            status_ = Status::error(Code::out_of_memory, "no device memory for tensor %s", m.field.name.c_str());
+        if (status_.ok()) status_ = engine.upload(block.data(), m.block.get(), m.bytes);
+        if (!status_.ok()) return;
+        m.view.data = static_cast<uint8_t*>(block.data()) + (m.view.as<uint8_t>() - m.block.get());
+        m.view.device = engine.backend().device;
+        blocks_.push_back(std::move(block));
+    }
+}
+
+void OnDevice::point_home() {
+    for (size_t i = 0; i < blocks_.size(); ++i) {
+        Memory& m = tensors_.memory_[i];
+        m.view.data = m.block.get() + (m.view.as<uint8_t>() - static_cast<uint8_t*>(blocks_[i].data()));
+        m.view.device = Device::cpu;
+    }
+    blocks_.clear();
+}
+
+Status OnDevice::bring_back() {
+    for (size_t i = 0; i < blocks_.size(); ++i) {
+        Memory& m = tensors_.memory_[i];
+        NOEMA_TRY(engine_.download(m.block.get(), blocks_[i].data(), m.bytes));
+    }
+    point_home();
+    return {};
+}
+
+Status run_on_device(const OpCase& op, Tensors& tensors, Engine& engine) {
+    OnDevice moved(tensors, engine);
+    NOEMA_TRY(moved.status());
+    NOEMA_TRY(engine.execute([&](Context& c) { return op.run(tensors, c); }));
+    return moved.bring_back();
+}
+
 std::vector<int64_t> awkward_sizes(int64_t limit) {
     std::vector<int64_t> out;
     for (int64_t n : {0, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 61, 64, 65, 127, 128, 131, 257, 509, 512, 513})

@@ -5,8 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "noema/backend.h"
-#include "noema/threads.h"
+#include "noema/engine.h"
 
 namespace noema::test {
 
@@ -40,6 +39,7 @@ Field contiguous(Field field);
 bool is_float(DType t);
 
 class Memory;
+struct OpCase;
 
 /// The tensors of one run, by name. An unknown name gives an empty view: that is how optional arguments are left out.
 class Tensors {
@@ -54,6 +54,7 @@ class Tensors {
  private:
     friend Tensors make_tensors(const std::vector<Field>&, const std::string& title, bool wide, bool padded);
     friend std::string broken_fences(const Tensors&);
+    friend class OnDevice;
     std::vector<Memory> memory_;
 };
 
@@ -77,6 +78,26 @@ struct OpCase {
 
 /// Runs a case on one backend (any arena it needs is made). Also for benches and hand-written checks.
 Status run_on(const OpCase& op, const Tensors& tensors, const char* backend, ThreadTeam& team);
+
+/// Tensors, fences and all, in the memory of an engine's device: their views point there until bring_back() or the end of the scope.
+class OnDevice {
+ public:
+    OnDevice(Tensors& tensors, Engine& engine);
+    ~OnDevice() { point_home(); }
+    const Status& status() const { return status_; }
+    /// Copies what is on the device over what was at home.
+    Status bring_back();
+
+ private:
+    void point_home();
+    Tensors& tensors_;
+    Engine& engine_;
+    std::vector<Buffer> blocks_;
+    Status status_;
+};
+
+/// Runs a case on an engine's device: tensors go there, and come back.
+Status run_on_device(const OpCase& op, Tensors& tensors, Engine& engine);
 
 /// Sizes around vector widths and tile edges, primes, none and one; up to `limit`.
 std::vector<int64_t> awkward_sizes(int64_t limit);

@@ -54,7 +54,7 @@ View source(const Shape& s, const Tensors& t, const std::string& name) {
     v.stride[0] = all.stride[0];
     v.stride[1] = all.stride[1];
     v.stride[2] = s.D;
-    return v;
+    return on_device(v, all.device);
 }
 
 AttentionMask mask(const Shape& s, const Tensors& t) {
@@ -142,6 +142,42 @@ TEST_CASE("attention: lengths") {
     for (int64_t B : {0, 1, 3}) check_both({.B = B});
 }
 
+TEST_CASE("attention: many keys, many queries") {
+    for (const Precision precision : {Precision::f32, Precision::bf16}) {
+        for (int64_t D : {128, 256})
+            check_both({.B = 1, .Tq = 70, .Tk = 70, .H = 1, .Hkv = 1, .D = D, .causal = true, .precision = precision});
+        // Several parts of keys, with a block each or, with more sequences, one after the other.
+        for (int64_t B : {1, 4})
+            for (int64_t D : {31, 128, 256})
+                check(forward(
+                    {.B = B, .Tq = 2, .Tk = 700, .H = 1, .Hkv = 1, .D = D, .ends = true, .precision = precision}));
+        for (int64_t window : {0, 500})
+            check(forward({.B = 1,
+                           .Tq = 20,
+                           .Tk = 1130,
+                           .H = 6,
+                           .Hkv = 2,
+                           .D = 32,
+                           .causal = true,
+                           .window = window,
+                           .offset = 1100,
+                           .precision = precision}));
+    }
+    // What tensor cores have forms of their own for.
+    for (int64_t H : {1, 2})
+        check(forward(
+            {.B = 1, .Tq = 270, .Tk = 270, .H = H, .Hkv = H, .D = 64, .causal = true, .precision = Precision::bf16}));
+    check_both({.B = 1,
+                .Tq = 140,
+                .Tk = 270,
+                .H = 2,
+                .Hkv = 1,
+                .D = 32,
+                .causal = true,
+                .offset = 130,
+                .precision = Precision::bf16});
+}
+
 TEST_CASE("attention: every combination of masks") {
     for (int bits = 0; bits < 32; ++bits) {
         Shape s{.B = 3, .Tq = 20, .Tk = 150, .H = 2, .Hkv = 1, .D = 16};
@@ -204,32 +240,39 @@ std::vector<double> slice(const std::vector<double>& values, const std::vector<i
     return {start, start + n * row};
 }
 
-/// Runs on the cpu backend with given q, k, v.
-std::vector<double> outputs(const Shape& s, std::vector<double> q, std::vector<double> k, std::vector<double> v) {
+/// Runs with given q, k, v.
+std::vector<double> outputs(const Shape& s, std::vector<double> q, std::vector<double> k, std::vector<double> v,
+                            const std::string& backend = "cpu") {
     static ThreadTeam two(2);
     OpCase c = forward(s);
     c.fields[0].fill.values = std::move(q);
     c.fields[1].fill.values = std::move(k);
     c.fields[2].fill.values = std::move(v);
-    const Tensors t = make_tensors(c.fields, c.title, false, false);
-    REQUIRE(run_on(c, t, "cpu", two).ok());
+    Tensors t = make_tensors(c.fields, c.title, false, false);
+    const Status status = backend == "cpu" ? run_on(c, t, "cpu", two) : run_on_device(c, t, device_engine(backend));
+    REQUIRE_MESSAGE(status.ok(), status.text);
     return t.values("out");
 }
 
-void check_rows_alone(const Shape& s) {
+void check_rows_alone(const Shape& s, const std::string& backend = "cpu") {
     const OpCase c = forward(s);
     const Tensors t = make_tensors(c.fields, c.title, false, false);
     const std::vector<double> q = t.values("q"), k = t.values("k"), v = t.values("v");
     const std::vector<int64_t> q_shape{s.B, s.Tq, s.H, s.D}, k_shape{s.B, s.Tk, s.Hkv, s.D};
-    const std::vector<double> all = outputs(s, q, k, v);
-    for (const auto& [b, first, n] :
-         {std::array<int64_t, 3>{0, 0, 1}, {1, 5, 1}, {0, 47, 2}, {1, 100, 7}, {1, 149, 1}}) {
+    const std::vector<double> all = outputs(s, q, k, v, backend);
+    for (const auto& [b, first, n] : {std::array<int64_t, 3>{0, 0, 1},
+                                      {1, 5, 1},
+                                      {0, 47, 2},
+                                      {1, 100, 7},
+                                      {0, 90, 60},
+                                      {1, s.Tq - 1, 1},
+                                      {0, 0, s.Tq}}) {
         Shape few = s;
         few.B = 1;
         few.Tq = n;
         few.offset = s.offset + first;
-        const std::vector<double> alone =
-            outputs(few, slice(q, q_shape, b, first, n), slice(k, k_shape, b, 0, s.Tk), slice(v, k_shape, b, 0, s.Tk));
+        const std::vector<double> alone = outputs(few, slice(q, q_shape, b, first, n), slice(k, k_shape, b, 0, s.Tk),
+                                                  slice(v, k_shape, b, 0, s.Tk), backend);
         CHECK(alone == slice(all, q_shape, b, first, n));
     }
 }
@@ -238,13 +281,30 @@ void check_rows_alone(const Shape& s) {
 
 TEST_CASE("attention: a row does not depend on the rows beside it") {
     EachIsa isas;
-    for (const std::string& isa : isas.names) {
-        EachIsa::use(isa);
-        INFO("instruction set ", isa);
-        for (const Precision precision : {Precision::f32, Precision::bf16}) {
+    for (const Precision precision : {Precision::f32, Precision::bf16}) {
+        for (const std::string& isa : isas.names) {
+            EachIsa::use(isa);
+            INFO("instruction set ", isa);
             check_rows_alone({.Tq = 150, .Tk = 300, .H = 4, .Hkv = 2, .D = 24, .precision = precision});
             check_rows_alone({.Tq = 150, .Tk = 150, .D = 64, .causal = true, .window = 60, .precision = precision});
         }
+    }
+    // Enough keys for several parts, enough queries for every way to cut a call.
+    for (const std::string& device : devices()) {
+        INFO("device ", device);
+        check_rows_alone({.Tq = 150, .Tk = 600, .H = 2, .Hkv = 1, .D = 24}, device);
+        for (int64_t D : {32, 64, 128})
+            check_rows_alone({.Tq = 260, .Tk = 600, .H = 1, .Hkv = 1, .D = D, .precision = Precision::bf16}, device);
+        check_rows_alone({.Tq = 150,
+                          .Tk = 1100,
+                          .H = 2,
+                          .Hkv = 1,
+                          .D = 24,
+                          .causal = true,
+                          .window = 560,
+                          .offset = 800,
+                          .precision = Precision::bf16},
+                         device);
     }
 }
 
@@ -275,6 +335,10 @@ TEST_CASE("attention: NaN stays in its row and is not lost") {
             q[8 * 2 + 3] = NAN;
             const std::vector<double> out = outputs(s, q, t.values("k"), t.values("v"));
             for (size_t i = 0; i < out.size(); ++i) CHECK((i / 8 == 2 ? std::isnan(out[i]) : out[i] == clean[i]));
+            for (const std::string& device : devices()) {
+                const std::vector<double> there = outputs(s, q, t.values("k"), t.values("v"), device);
+                for (size_t i = 0; i < there.size(); ++i) CHECK((i / 8 == 2) == std::isnan(there[i]));
+            }
         }
     }
 }

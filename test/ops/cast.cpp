@@ -36,6 +36,21 @@ Row converted(Row from, DType to, const char* backend) {
     return y;
 }
 
+Row converted_there(Row from, DType to, const std::string& device) {
+    Row y{to, std::vector<uint8_t>(from.size() * dtype_size(to))};
+    Engine& engine = device_engine(device);
+    Buffer x_there(engine.backend(), from.bytes.size()), y_there(engine.backend(), y.bytes.size());
+    REQUIRE(engine.upload(x_there.data(), from.bytes.data(), from.bytes.size()).ok());
+    const auto there = [&](const Row& row, const Buffer& buffer) {
+        return on_device(view(buffer.data(), row.dtype, 1, row.size()), engine.backend().device);
+    };
+    const Status status =
+        engine.execute([&](Context& c) { return cast({.x = there(from, x_there), .y = there(y, y_there)}, c); });
+    REQUIRE_MESSAGE(status.ok(), status.text);
+    REQUIRE(engine.download(y.bytes.data(), y_there.data(), y.bytes.size()).ok());
+    return y;
+}
+
 double value_at(const Row& row, int64_t i) {
     if (row.dtype == DType::f64) {
         double d;
@@ -50,24 +65,28 @@ double value_at(const Row& row, int64_t i) {
 }
 
 /// The same bits, or both NaN.
+void compare(const Row& from, const Row& got, const Row& expected, const std::string& where) {
+    if (got.bytes == expected.bytes) return;
+    const size_t size = dtype_size(got.dtype);
+    int64_t wrong = 0;
+    for (int64_t i = 0; i < got.size(); ++i) {
+        if (std::memcmp(&got.bytes[i * size], &expected.bytes[i * size], size) == 0) continue;
+        const double a = value_at(got, i), b = value_at(expected, i);
+        if (std::isnan(a) && std::isnan(b)) continue;
+        if (++wrong > 3) break;
+        CHECK_MESSAGE(false, where, ": ", dtype_name(from.dtype), " ", value_at(from, i), " became ",
+                      dtype_name(got.dtype), " ", a, ", expected ", b);
+    }
+}
+
 void check_same(const Row& from, DType to) {
     const Row expected = converted(from, to, "reference");
     EachIsa isas;
     for (const std::string& isa : isas.names) {
         EachIsa::use(isa);
-        const Row got = converted(from, to, "cpu");
-        if (got.bytes == expected.bytes) continue;
-        const size_t size = dtype_size(to);
-        int64_t wrong = 0;
-        for (int64_t i = 0; i < got.size(); ++i) {
-            if (std::memcmp(&got.bytes[i * size], &expected.bytes[i * size], size) == 0) continue;
-            const double a = value_at(got, i), b = value_at(expected, i);
-            if (std::isnan(a) && std::isnan(b)) continue;
-            if (++wrong > 3) break;
-            CHECK_MESSAGE(false, isa, ": ", dtype_name(from.dtype), " ", value_at(from, i), " became ", dtype_name(to),
-                          " ", a, ", expected ", b);
-        }
+        compare(from, converted(from, to, "cpu"), expected, isa);
     }
+    for (const std::string& device : devices()) compare(from, converted_there(from, to, device), expected, device);
 }
 
 Row every_half(DType dtype) {

@@ -108,23 +108,40 @@ TEST_CASE("cross_entropy: values that are not finite give NaN, in their row only
     for (const double value : {NAN, INFINITY}) {
         OpCase c = loss({.N = 3, .C = 2, .V = 40}, {.d_weight = false, .scored = 1});
         field_of(c, "hidden").fill.values = {1, 2, value, 1, 3, 1};
-        const Tensors t = run_alone(c);
-        for (const char* name : {"loss", "lse"}) {
-            CHECK(std::isnan(t.values(name)[1]));
-            CHECK(!std::isnan(t.values(name)[0]));
+        for (const std::string& backend : backends()) {
+            const Tensors t = run_alone(c, backend);
+            for (const char* name : {"loss", "lse"}) {
+                CHECK(std::isnan(t.values(name)[1]));
+                CHECK(!std::isnan(t.values(name)[0]));
+            }
+            CHECK(std::isnan(t.values("d_hidden")[2]));
+            CHECK(!std::isnan(t.values("d_hidden")[4]));
         }
-        CHECK(std::isnan(t.values("d_hidden")[2]));
-        CHECK(!std::isnan(t.values("d_hidden")[4]));
     }
 }
 
 TEST_CASE("cross_entropy: a row does not depend on the others, nor on whether gradients are formed") {
     const OpCase c = loss({.N = 300, .C = 20, .V = 2500}, {.d_weight = false});
-    const Tensors batch = run_alone(c);
-    for (const int64_t row : {0, 7, 255, 256, 299}) CHECK(row_difference(c, batch, 300, row) == "");
     OpCase forward = loss({.N = 300, .C = 20, .V = 2500}, kForward);
     forward.title = c.title;
-    CHECK(run_alone(forward).values("loss") == batch.values("loss"));
+    for (const std::string& backend : backends()) {
+        INFO("backend ", backend);
+        const Tensors batch = run_alone(c, backend);
+        for (const int64_t row : {0, 7, 255, 256, 299}) CHECK(row_difference(c, batch, 300, row, backend) == "");
+        CHECK(run_alone(forward, backend).values("loss") == batch.values("loss"));
+    }
+}
+
+// Tiles of 128; chunks of 8192 rows and of 8192 tokens; bf16 weights that can be copied as they are, others.
+TEST_CASE("cross_entropy on the edges of a device's tiles and chunks") {
+    for (const Precision precision : {Precision::f32, Precision::bf16}) {
+        const Options o{.precision = precision};
+        for (int64_t N : {128, 213}) check(loss({.N = N, .C = 9, .V = 20}, o));
+        for (int64_t V : {127, 129}) check(loss({.N = 20, .C = 17, .V = V, .bias = V % 2 == 0}, o));
+        for (int64_t C : {40, 130}) check(loss({.N = 20, .C = C, .V = 30, .weight = DType::bf16}, o));
+        check(loss({.N = 2, .C = 8, .V = 8300}, {.excluded = 8250, .precision = precision}));
+    }
+    check(loss({.N = 8200, .C = 2, .V = 3, .bias = false}, {.scored = 1}));
 }
 
 TEST_CASE("cross_entropy refuses") {

@@ -39,6 +39,16 @@ TEST_CASE("embedding_backward") {
     for (int64_t C : awkward_sizes(131)) check(backward(5, 4, C));
     for (int64_t R : {0, 1, 9, 300}) check(backward(R, 3, 20));
     check(backward(40, 1, 65));  // one id takes every row
+    for (int64_t R : {255, 256, 257, 1100}) check(backward(R, 1, 33));
+    for (int64_t V : {2, 511, 512, 513, 130000}) check(backward(5000, V, 3));
+    check(backward(5000, 9, 36));
+    OpCase skewed =
+        backward(2500, 1000, 132);  // half of all rows are one token's, and its neighbours are frequent, too
+    for (int64_t r = 0; r < 2500; ++r) {
+        const int64_t often = 997 + r % 7 % 3;
+        skewed.fields[0].fill.values.push_back(static_cast<double>(r % 2 ? 998 : r % 4 ? often : r * 31 % 1000));
+    }
+    check(skewed);
     check_gradient({forward(6, 4, 5), backward(6, 4, 5, 0), {{"y", "d_y"}}, {{"table", "d_table"}}});
 }
 
@@ -52,6 +62,16 @@ TEST_CASE("embedding_backward adds equal ids in ascending row order") {
     ThreadTeam one(1);
     REQUIRE(run_on(c, t, "cpu", one).ok());
     CHECK(t.values("d_table")[0] == 1.0);
+    for (const std::string& device : devices()) {
+        for (int64_t R : {3, 300, 5000}) {  // the same bits as one row after the other
+            OpCase many = backward(R, 7, 5);
+            Tensors there = make_tensors(many.fields, many.title, false, false);
+            const Tensors here = make_tensors(many.fields, many.title, false, false);
+            REQUIRE(run_on(many, here, "cpu", one).ok());
+            REQUIRE(run_on_device(many, there, device_engine(device)).ok());
+            CHECK(there.values("d_table") == here.values("d_table"));
+        }
+    }
 }
 
 TEST_CASE("embedding refuses") {

@@ -62,6 +62,8 @@ TEST_CASE("gated_add_backward") {
     for (int64_t R : {0, 1, 31, 32, 33, 100}) check(backward({R, 20, 40}));
     for (int64_t per_sequence : {1, 31, 32, 33, 64, 65}) check(backward({130, 9, per_sequence}));
     check(backward({10, 600, 5}));
+    for (int64_t C : {124, 128, 132}) check(backward({70, C, 40}));
+    check(backward({4200, 12, 4100}));
     check(backward({10, 8, 5}, false));
     check_gradient({forward({6, 5, 3}), backward({6, 5, 3}), {{"y", "d_y"}}, {{"f", "d_f"}, {"gate", "d_gate"}}});
 }

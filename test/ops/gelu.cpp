@@ -49,6 +49,15 @@ void check_ulps(Activation form, double limit, double (*allowed)(double x)) {
     const int64_t n = static_cast<int64_t>(x.size());
     OpCase c = forward(1, n, form);
     c.fields[0].fill.values = x;
+    const auto judge = [&](const Tensors& t, const std::string& who) {
+        const std::vector<double> y = t.values("y");
+        double worst = 0, where = 0;
+        for (int64_t i = 0; i < n; ++i) {
+            const double ulps = std::fabs(y[i] / exact(x[i], form) - 1) * 0x1p23 / allowed(x[i]);
+            if (!(ulps <= worst)) worst = ulps, where = x[i];
+        }
+        CHECK_MESSAGE(worst <= 1, who, " ", form_name(form), ": ", worst * allowed(where), " ulp at ", where);
+    };
     ThreadTeam one(1);
     EachIsa isas;
     for (const std::string& isa : isas.names) {
@@ -56,13 +65,12 @@ void check_ulps(Activation form, double limit, double (*allowed)(double x)) {
         EachIsa::use(isa);
         const Tensors t = make_tensors(c.fields, c.title, false, false);
         REQUIRE(run_on(c, t, "cpu", one).ok());
-        const std::vector<double> y = t.values("y");
-        double worst = 0, where = 0;
-        for (int64_t i = 0; i < n; ++i) {
-            const double ulps = std::fabs(y[i] / exact(x[i], form) - 1) * 0x1p23 / allowed(x[i]);
-            if (!(ulps <= worst)) worst = ulps, where = x[i];
-        }
-        CHECK_MESSAGE(worst <= 1, isa, " ", form_name(form), ": ", worst * allowed(where), " ulp at ", where);
+        judge(t, isa);
+    }
+    for (const std::string& device : devices()) {
+        Tensors t = make_tensors(c.fields, c.title, false, false);
+        REQUIRE(run_on_device(c, t, device_engine(device)).ok());
+        judge(t, device);
     }
 }
 

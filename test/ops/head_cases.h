@@ -59,11 +59,18 @@ inline std::vector<double> logits_of(const Tensors& t, int64_t row, int64_t excl
     return logits;
 }
 
-/// Runs a case on the cpu backend.
-inline Tensors run_alone(const OpCase& c) {
+/// The cpu backend and every device.
+inline std::vector<std::string> backends() {
+    std::vector<std::string> names = devices();
+    names.insert(names.begin(), "cpu");
+    return names;
+}
+
+/// Runs a case on one backend.
+inline Tensors run_alone(const OpCase& c, const std::string& backend = "cpu") {
     ThreadTeam one(1);
     Tensors t = make_tensors(c.fields, c.title, false, false);
-    const Status status = run_on(c, t, "cpu", one);
+    const Status status = backend == "cpu" ? run_on(c, t, "cpu", one) : run_on_device(c, t, device_engine(backend));
     if (!status.ok()) throw std::runtime_error(status.text);
     return t;
 }
@@ -89,9 +96,10 @@ inline OpCase only_row(const OpCase& c, int64_t R, int64_t row) {
 }
 
 /// Empty, or which output of the batch's row differs by a bit from the row alone.
-inline std::string row_difference(const OpCase& c, const Tensors& batch, int64_t R, int64_t row) {
+inline std::string row_difference(const OpCase& c, const Tensors& batch, int64_t R, int64_t row,
+                                  const std::string& backend) {
     const OpCase one = only_row(c, R, row);
-    const Tensors alone = run_alone(one);
+    const Tensors alone = run_alone(one, backend);
     for (const Field& f : c.fields) {
         if (f.role != Role::output || f.shape[0] != R) continue;
         const std::vector<double> a = batch.values(f.name), b = alone.values(f.name);

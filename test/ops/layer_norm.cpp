@@ -107,6 +107,8 @@ TEST_CASE("layer_norm") {
         if (C > 0) check(forward(3, C, {}));
     for (const Options& o : combinations(2)) check(forward(5, 37, o));
     for (int64_t R : {0, 1, 70}) check(forward(R, 300, {.scale = true, .per_sequence = 7, .saved = false}));
+    for (int64_t C : {260, 1024, 1025, 1028, 4096, 4100, 8192, 8196, 9001})
+        check(forward(2, C, {.scale = true}, {.shift = 1}));
     check(forward(3, 64, {}, {.scale = 1e-12}));  // epsilon carries the row
     check(forward(3, 64, {}, {.scale = 1e12}));
     check(forward(3, 64, {}, {.scale = 1, .shift = 1000}));  // a mean far from zero
@@ -119,7 +121,12 @@ TEST_CASE("layer_norm") {
 TEST_CASE("layer_norm_backward") {
     for (int64_t C : {1, 7, 16, 33, 130}) check(backward(5, C, {.accumulate = C % 2 == 1}));
     for (const Options& o : combinations(2)) check(backward(5, 37, o));
-    for (int64_t R : {0, 1, 32, 33, 100}) check(backward(R, 24, {}));
+    for (int64_t R : {0, 1, 32, 33, 100, 4200}) check(backward(R, 24, {}));
+    for (int64_t C : {260, 1024, 1025, 1028, 4096, 4100, 8192, 8196, 9001})
+        check(backward(11, C, {.scale = true, .per_sequence = 10, .accumulate = C % 8 == 0}));
+    OpCase frozen = backward(9, 40, {});
+    frozen.fields.resize(frozen.fields.size() - 2);  // d_weight, d_bias
+    check(frozen);
     for (int64_t per_sequence : {1, 32, 33, 70}) check(backward(140, 9, {.scale = true, .per_sequence = per_sequence}));
     for (const Options& o : combinations(2)) {
         std::vector<std::pair<std::string, std::string>> gradients{{"x", "d_x"}};

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "doctest/doctest.h"
@@ -25,6 +26,8 @@ std::string title(int64_t B, int64_t T, int64_t K, const Options& o) {
 
 MaskedConvNorm call(const Tensors& t, const Options& o) {
     return {.masked = t["masked"],
+            .rows = t["rows"],
+            .lse = t["lse"],
             .p = t[o.in_place ? "p_conv" : "p"],
             .p_conv = t["p_conv"],
             .count = t["count"],
@@ -48,6 +51,22 @@ OpCase whole(int64_t B, int64_t T, int64_t K, Options o) {
     OpCase c{title(B, T, K, o), fields, [o](const Tensors& t, Context& c) { return masked_conv_norm(call(t, o), c); }};
     // tanh, expm1 of the C library: an ulp of their own, which S multiplies.
     c.roundings = 16;
+    return c;
+}
+
+/// Every position 7 i + 2, modulo B T, of the first R: each once while 7 divides no B T.
+OpCase some_rows(int64_t B, int64_t T, std::array<int64_t, 2> shape, Options o, bool logits) {
+    const auto [R, K] = shape;
+    OpCase c = whole(B, T, K, o);
+    c.title += " rows " + std::to_string(R);
+    for (Field& f : c.fields)
+        if (f.name == "p" || f.name == "p_conv") {
+            f.shape = {R, K};
+            if (logits) f.fill = {};
+        }
+    c.fields.push_back(ids("rows", {R}, 0, 1));
+    for (int64_t r = 0; r < R; ++r) c.fields.back().fill.values.push_back(static_cast<double>((7 * r + 2) % (B * T)));
+    if (logits) c.fields.push_back(input("lse", {R}, {.shift = 3}));
     return c;
 }
 
@@ -82,6 +101,36 @@ TEST_CASE("masked_conv_norm") {
     check(whole(3, 21, 33000, {.numerator = ConvNumerator::masked_mass, .scope = ConvScope::batch}));
     check(whole(2, 30, 6, {.in_place = true}));
     check(counts_only(2, 50, {.kernel = 5}));
+}
+
+TEST_CASE("masked_conv_norm of some rows, of logits") {
+    for (const bool logits : {false, true})
+        for (const ConvScope scope : {ConvScope::sequence, ConvScope::batch}) {
+            for (int64_t R : {0, 1, 40, 111}) check(some_rows(3, 37, {R, 6}, {.scope = scope}, logits));
+            for (int64_t K : {0, 1, 16, 17, 300})
+                check(some_rows(2, 40, {31, K}, {.numerator = ConvNumerator::masked_mass, .scope = scope}, logits));
+            check(some_rows(2, 40, {31, 5}, {.scope = scope, .in_place = true}, logits));
+        }
+}
+
+TEST_CASE("masked_conv_norm: positions that are not among the rows count as p = 0") {
+    const OpCase some = some_rows(2, 19, {11, 4}, {}, false);
+    ThreadTeam one(1);
+    const Tensors a = make_tensors(some.fields, some.title, false, false);
+    REQUIRE(run_on(some, a, "cpu", one).ok());
+    const std::vector<double> rows = a.values("rows"), p = a.values("p"), p_conv = a.values("p_conv");
+    OpCase all = whole(2, 19, 4, {});
+    std::vector<double> filled(2 * 19 * 4);
+    for (size_t i = 0; i < p.size(); ++i) filled[static_cast<size_t>(rows[i / 4]) * 4 + i % 4] = p[i];
+    for (Field& f : all.fields) {
+        if (f.name == "masked") f.fill.values = a.values("masked");
+        if (f.name == "p") f.fill.values = filled;
+    }
+    const Tensors b = make_tensors(all.fields, all.title, false, false);
+    REQUIRE(run_on(all, b, "cpu", one).ok());
+    CHECK(a.values("normaliser") == b.values("normaliser"));
+    for (size_t i = 0; i < p.size(); ++i)
+        CHECK(p_conv[i] == b.values("p_conv")[static_cast<size_t>(rows[i / 4]) * 4 + i % 4]);
 }
 
 TEST_CASE("masked_conv_norm without text in reach, and without masks") {
@@ -162,4 +211,10 @@ TEST_CASE("masked_conv_norm refuses") {
     OpCase batch = whole(2, 8, 2, {.scope = ConvScope::batch});
     batch.fields[3] = output("normaliser", {2});
     check_refused(batch, Code::invalid_argument, "normaliser has shape [2], expected [1]");
+    OpCase rows = some_rows(2, 8, {3, 2}, {}, false);
+    rows.fields.back().fill.values = {1, 16, 2};
+    check_refused(rows, Code::invalid_argument, "rows[1] is 16, expected 0 to 15");
+    OpCase lse = whole(2, 8, 2, {});
+    lse.fields.push_back(input("lse", {3}));
+    check_refused(lse, Code::invalid_argument, "lse needs rows");
 }

@@ -92,19 +92,19 @@ void check_forms(const Shape& s) {
     }
 }
 
-std::vector<double> product_of(const Tensors& t, const Options& o) {
+std::vector<double> product_of(Tensors t, const Options& o, const std::string& backend = "cpu") {
     static ThreadTeam one(1);
     OpCase op{"", {}, [&](const Tensors& tensors, Context& c) { return run_matmul(tensors, c, o); }};
-    const Status status = run_on(op, t, "cpu", one);
+    const Status status = backend == "cpu" ? run_on(op, t, "cpu", one) : run_on_device(op, t, device_engine(backend));
     REQUIRE_MESSAGE(status.ok(), status.text);
     return t.values("c");
 }
 
 /// Rows [first, first + count) of a big product against the same rows multiplied alone.
-void check_rows_alone(const Shape& s, const Options& o, int64_t count) {
+void check_rows_alone(const Shape& s, const Options& o, int64_t count, const std::string& backend = "cpu") {
     const OpCase whole = multiply(s, o);
     const Tensors big = make_tensors(whole.fields, whole.title, false, false);
-    const std::vector<double> all = product_of(big, o);
+    const std::vector<double> all = product_of(make_tensors(whole.fields, whole.title, false, false), o, backend);
     const std::vector<double> a = big.values("a");
     for (const int64_t first : {int64_t{0}, (s.M - count) / 2, s.M - count}) {
         OpCase part = multiply({count, s.N, s.K}, o);
@@ -114,8 +114,7 @@ void check_rows_alone(const Shape& s, const Options& o, int64_t count) {
         }
         for (Field& f : part.fields)
             if (f.name == "b" || f.name == "bias") f.fill.values = big.values(f.name);
-        const Tensors few = make_tensors(part.fields, part.title, false, false);
-        const std::vector<double> rows = product_of(few, o);
+        const std::vector<double> rows = product_of(make_tensors(part.fields, part.title, false, false), o, backend);
         const std::vector<double> expected(all.begin() + first * s.N, all.begin() + (first + count) * s.N);
         CHECK_MESSAGE(rows == expected, title_of(s, o), ": rows ", first, " + ", count,
                       " differ from the same rows alone");
@@ -196,6 +195,66 @@ TEST_CASE("matmul rows do not depend on each other") {
                 for (const int64_t count : {1, 2, 4, 5, 9, 33})
                     check_rows_alone({105, 140, 1090}, {.precision = precision, .packed = packed, .bias = true}, count);
         check_rows_alone({113, 40, 70}, {.transpose_a = true, .transpose_b = false}, 3);
+    }
+}
+
+// Every kernel that a device has for a form: a few rows (up to 16, of which the weight is streamed), small and large tiles,
+// chunks of K in one block and in blocks of their own. The emulated device has 4 multiprocessors.
+TEST_CASE("matmul rows on a device do not depend on each other") {
+    for (const std::string& device : devices()) {
+        INFO("device ", device);
+        for (const Precision precision : {Precision::f32, Precision::bf16}) {
+            const Options weight{
+                .precision = precision, .packed = true, .bias = true, .activation = Activation::gelu_erf};
+            for (const int64_t count : {1, 3, 16, 17, 97}) check_rows_alone({150, 72, 400}, weight, count, device);
+            check_rows_alone({520, 72, 300}, weight, 5, device);
+            check_rows_alone({1100, 8, 300}, weight, 300, device);
+            check_rows_alone({100, 16, 3656}, weight, 1, device);
+            check_rows_alone({100, 300, 330}, {.precision = precision, .transpose_b = false}, 3, device);
+            check_rows_alone({520, 24, 330}, {.precision = precision, .transpose_b = false}, 40, device);
+            check_rows_alone({520, 24, 330}, {.precision = precision, .transpose_a = true, .transpose_b = false}, 40,
+                             device);
+        }
+        if (device == "cuda-emulated") continue;
+        // Wide enough for a vendor's library.
+        for (const bool transposed : {false, true}) {
+            const Options gradient{.precision = Precision::bf16, .transpose_a = transposed, .transpose_b = false};
+            for (const int64_t count : {1, 40, 300}) check_rows_alone({600, 2048, 1024}, gradient, count, device);
+        }
+    }
+}
+
+TEST_CASE("matmul on the edges of a device's tiles") {
+    for (const Precision precision : {Precision::f32, Precision::bf16}) {
+        // Weights whose rows start at multiples of 16 bytes are streamed for up to 16 rows, by chunks of 256 and more.
+        for (const int64_t M : {1, 2, 5, 16, 17})
+            for (const int64_t K : {8, 32, 40, 64, 248, 256, 264, 1000})
+                check(multiply({M, M == 5 ? 136 : 20, K}, {.precision = precision, .packed = true, .bias = true}));
+        for (const int64_t K : {24, 64, 264}) {
+            check(multiply({3, 70, K}, {.precision = precision, .a = DType::bf16, .b = DType::bf16}));
+            check(multiply({65, 63, K}, {.precision = precision, .a = DType::bf16, .b = DType::bf16}));
+            check(multiply({257, 136, K}, {.precision = precision, .a = DType::bf16, .b = DType::bf16}));
+        }
+        // Large tiles, then with several chunks in a block; below, each in its own.
+        for (const bool ta : {false, true})
+            for (const bool tb : {false, true}) {
+                check(multiply({257, 130, 100}, {.precision = precision, .transpose_a = ta, .transpose_b = tb}));
+                check(multiply({513, 7, 270},
+                               {.precision = precision, .transpose_a = ta, .transpose_b = tb, .accumulate = true}));
+            }
+        check(multiply({100, 300, 300}, {.precision = precision}));
+        check(multiply({100, 10, 3650}, {.precision = precision, .transpose_a = true, .transpose_b = false}));
+        for (const bool tb : {false, true}) {
+            check(multiply({7, 48, 40}, {.precision = precision, .transpose_b = tb, .accumulate = true}));
+            check(multiply({7, 48, 40}, {.precision = precision, .transpose_b = tb, .residual = true}));
+            check(multiply({7, 48, 40}, {.precision = precision,
+                                         .transpose_b = tb,
+                                         .bias = true,
+                                         .gate = true,
+                                         .residual = true,
+                                         .accumulate = true,
+                                         .activation = Activation::gelu_tanh}));
+        }
     }
 }
 

@@ -45,6 +45,9 @@ TEST_CASE("reduce") {
         check(reduced({2, 16385, kind, ReduceAxis::columns}));
         check(reduced({2, 2049, kind, ReduceAxis::rows}));
         check(reduced({513, 3, kind, ReduceAxis::rows}));
+        check(reduced({1100, 130, kind, ReduceAxis::rows, DType::bf16}));
+        for (int64_t C : {2047, 2048, 2049, 16383, 33000})
+            check(reduced({2, C, kind, ReduceAxis::columns, DType::bf16}));
     }
     for (const ReduceAxis axis : kAxes) check(reduced({5, 19, ReduceKind::mean, axis, DType::f32, true}));
 }

@@ -69,6 +69,7 @@ TEST_CASE("rope") {
         for (int64_t D : {0, 2, 6, 16, 34, 64, 66}) check(turned({2, 3, 2, D}, {.layout = layout}));
         for (int64_t T : {0, 1, 15, 16, 17, 64, 65, 131}) check(turned({2, T, 1, 6}, {.layout = layout}));
         for (int64_t T : {1, 5, 70}) check(turned({2, T, 2, 10}, {.layout = layout}, true));
+        for (int64_t D : {510, 512, 514, 1040}) check(turned({1, 3, 2, D}, {.layout = layout}));
         check(turned({0, 3, 2, 8}, {.layout = layout}));
         check(turned({1, 3, 0, 8}, {.layout = layout}));
         check(turned({1, 9, 2, 32}, {.position_offset = 100003, .theta = 1e6, .layout = layout}));

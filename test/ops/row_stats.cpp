@@ -94,9 +94,29 @@ TEST_CASE("row_stats: a row with NaN or infinity has no distribution, and still 
 }
 
 TEST_CASE("row_stats: a row does not depend on the others") {
-    const OpCase c = stats({.N = 300, .C = 20, .V = 2500}, {.K = 40, .ids = true});
-    const Tensors batch = run_alone(c);
-    for (const int64_t row : {0, 7, 255, 256, 299}) CHECK(row_difference(c, batch, 300, row) == "");
+    for (const std::string& backend : backends())
+        for (const Precision precision : {Precision::f32, Precision::bf16}) {
+            INFO("backend ", backend);
+            const OpCase c = stats({.N = 300, .C = 20, .V = 2500}, {.K = 40, .precision = precision, .ids = true});
+            const Tensors batch = run_alone(c, backend);
+            for (const int64_t row : {0, 7, 255, 256, 299}) CHECK(row_difference(c, batch, 300, row, backend) == "");
+        }
+}
+
+// Tiles of 16, 64 and 128 rows, of 128 tokens and 32 or 64 factors; bf16 weights that can be copied as they are, others; slices
+// of 256 tokens.
+TEST_CASE("row_stats on the edges of a device's tiles") {
+    for (const Precision precision : {Precision::f32, Precision::bf16}) {
+        const Options o{.precision = precision, .rows = 0};
+        for (int64_t N : {16, 17, 33, 64, 65, 129}) check(stats({.N = N, .C = 9, .V = 130}, o));
+        for (int64_t V : {127, 128, 129, 256, 257}) check(stats({.C = 31, .V = V}, {.K = 3, .precision = precision}));
+        for (int64_t C : {32, 65, 72, 200})
+            for (int64_t N : {3, 40}) check(stats({.N = N, .C = C, .V = 140, .weight = DType::bf16}, o));
+        check(stats({.N = 2, .C = 3, .V = 32769}, {.excluded = 300, .precision = precision}));
+        check(stats({.N = 34, .C = 3, .V = 32900}, o));
+    }
+    check(stats({.N = 9, .C = 4, .V = 2100, .whole_numbers = true}, {.K = 700, .ids = true}));
+    check(stats({.N = 9, .C = 4, .V = 2100}, {.K = 700, .excluded = 40}));
 }
 
 TEST_CASE("row_stats: a packed weight gives the same bits") {

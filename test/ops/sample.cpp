@@ -20,6 +20,7 @@ struct Options {
     int64_t rows = 0;  // 0: all rows
     int64_t K = 0;     // of top_ids
     bool stats = false;
+    bool steps = false;  // a step for each row
 };
 
 /// A row's ids with the bounds of what is right for each, in double from the truth's tensors. Where a cut falls within
@@ -60,6 +61,7 @@ Row row_of(const Tensors& t, int64_t row, const Options& o) {
 }
 
 double uniform_of(const Tensors& t, int64_t r, int64_t lane, int64_t step) {
+    if (t["steps"]) step = t["steps"].as<int32_t>()[r];
     return rng_uniform(static_cast<uint64_t>(t["seeds"].as<int64_t>()[r]), RngStream::token,
                        static_cast<uint32_t>(step), static_cast<uint32_t>(t["positions"].as<int32_t>()[r]),
                        static_cast<uint32_t>(lane));
@@ -123,6 +125,7 @@ OpCase draw_tokens(const HeadShape& s, const Options& o) {
     if (o.rows) fields.push_back(ids("rows", {R}, 0, s.N));
     fields.push_back(ids("seeds", {R}, INT64_MIN / 2, INT64_MAX / 2, DType::i64));
     fields.push_back(ids("positions", {R}, 0, 5000));
+    if (o.steps) fields.push_back(ids("steps", {R}, -5, 5));
     fields.push_back(output("tokens", {R}, DType::i32));
     fields.push_back(output("logit", {R}));
     if (o.stats)
@@ -137,6 +140,7 @@ OpCase draw_tokens(const HeadShape& s, const Options& o) {
                       .bias = t["bias"],
                       .seeds = t["seeds"],
                       .positions = t["positions"],
+                      .steps = t["steps"],
                       .tokens = t["tokens"],
                       .logit = t["logit"],
                       .out = {{}, t["max_logit"], t["lse"], t["entropy"], t["margin"], t["top_ids"], t["top_logits"]},
@@ -196,6 +200,8 @@ TEST_CASE("sample: every way through a row") {
         for (const float top_p : {1e-6f, 0.3f, 0.9f, 0.9999f})
             check(draw_tokens({.N = 12, .V = 400, .scale = 0.3}, {.kind = kind, .top_p = top_p}));
         check(draw_tokens({.N = 9}, {.kind = kind, .temperature = 1.5f, .top_k = 20, .top_p = 0.7f}));
+        check(draw_tokens({.N = 12, .scale = 0.3}, {.kind = kind, .steps = true}));
+        check(draw_tokens({.N = 12, .scale = 0.3}, {.kind = kind, .top_k = 20, .steps = true}));
         check(draw_tokens({.N = 3, .C = 2, .V = 3000}, {.kind = kind, .top_k = 1500, .top_p = 0.95f}));
         check(draw_tokens({.N = 3, .C = 2, .V = 3000}, {.kind = kind, .top_k = 2000, .excluded = 2999}));
     }
@@ -221,11 +227,9 @@ TEST_CASE("sample: the statistics are row_stats' own, to the bit") {
     for (const Options& o :
          {Options{.excluded = 9, .K = 5, .stats = true}, Options{.top_p = 0.9f, .excluded = 9, .K = 5, .stats = true},
           Options{.top_k = 50, .excluded = 9, .K = 5, .stats = true}}) {
-        OpCase c = draw_tokens(s, o);
-        const Tensors sampled = run_alone(c);
+        const OpCase draws = draw_tokens(s, o);
+        OpCase c = draws;
         c.run = [](const Tensors& t, Context& c) {
-            for (const char* name : {"tokens", "logit"})
-                for (int64_t r = 0; r < 9; ++r) t[name].as<int32_t>()[r] = 0;
             return row_stats(
                 {.hidden = t["hidden"],
                  .weight = {t["weight"]},
@@ -234,9 +238,11 @@ TEST_CASE("sample: the statistics are row_stats' own, to the bit") {
                  .excluded_id = 9},
                 c);
         };
-        const Tensors stats = run_alone(c);
-        for (const char* name : {"max_logit", "lse", "entropy", "margin", "top_ids", "top_logits"})
-            CHECK(sampled.values(name) == stats.values(name));
+        for (const std::string& backend : backends()) {
+            const Tensors sampled = run_alone(draws, backend), stats = run_alone(c, backend);
+            for (const char* name : {"max_logit", "lse", "entropy", "margin", "top_ids", "top_logits"})
+                CHECK(sampled.values(name) == stats.values(name));
+        }
     }
 }
 
@@ -244,8 +250,36 @@ TEST_CASE("sample: a token does not depend on its batch") {
     for (const Options& o :
          {Options{}, Options{.top_k = 40}, Options{.kind = SampleKind::categorical, .top_p = 0.9f}}) {
         const OpCase c = draw_tokens({.N = 300, .C = 12, .V = 2500}, o);
-        const Tensors batch = run_alone(c);
-        for (const int64_t row : {0, 7, 255, 256, 299}) CHECK(row_difference(c, batch, 300, row) == "");
+        for (const std::string& backend : backends()) {
+            INFO("backend ", backend);
+            const Tensors batch = run_alone(c, backend);
+            for (const int64_t row : {0, 7, 255, 256, 299}) CHECK(row_difference(c, batch, 300, row, backend) == "");
+        }
+    }
+}
+
+TEST_CASE("sample on the edges of a device's tiles") {
+    for (const SampleKind kind : kBoth)
+        for (const Precision precision : {Precision::f32, Precision::bf16}) {
+            // Whole numbers are the same in bf16.
+            const HeadShape s{.C = 9, .V = 130, .whole_numbers = precision == Precision::bf16, .scale = 0.3};
+            const Options o{.kind = kind, .precision = precision};
+            for (HeadShape many = s; const int64_t N : {16, 33, 65, 129}) {
+                many.N = N;
+                check(draw_tokens(many, o));
+            }
+            HeadShape other = s;
+            other.C = 64, other.V = 260, other.weight = DType::bf16;
+            check(draw_tokens(other, o));
+            other = s;
+            other.N = 3, other.V = 32900;
+            check(draw_tokens(other, o));
+        }
+    // Hundreds of equal logits, where cuts fall among ids.
+    for (const SampleKind kind : kBoth) {
+        check(draw_tokens({.N = 9, .C = 2, .V = 2200, .whole_numbers = true}, {.kind = kind, .top_k = 300}));
+        check(draw_tokens({.N = 9, .C = 2, .V = 2200, .whole_numbers = true},
+                          {.kind = kind, .top_k = 700, .top_p = 0.6f}));
     }
 }
 
@@ -269,10 +303,12 @@ TEST_CASE("sample: a row without a distribution gives the first allowed token") 
             with.excluded = 0;
             OpCase c = draw_tokens({.N = 3, .C = 2, .V = 40, .bias = false}, with);
             field_of(c, "hidden").fill.values = {1, 2, NAN, 1, 3, 1};
-            const Tensors t = run_alone(c);
-            CHECK(t.values("tokens")[1] == 1);
-            CHECK(std::isnan(t.values("logit")[1]));
-            CHECK(!std::isnan(t.values("logit")[0]));
+            for (const std::string& backend : backends()) {
+                const Tensors t = run_alone(c, backend);
+                CHECK(t.values("tokens")[1] == 1);
+                CHECK(std::isnan(t.values("logit")[1]));
+                CHECK(!std::isnan(t.values("logit")[0]));
+            }
         }
 }
 
@@ -285,4 +321,7 @@ TEST_CASE("sample refuses") {
     OpCase c = draw_tokens({}, {});
     field_of(c, "seeds").dtype = DType::i32;
     check_refused(c, Code::invalid_argument, "seeds is i32, expected i64");
+    c = draw_tokens({}, {.steps = true});
+    field_of(c, "steps").shape = {4};
+    check_refused(c, Code::invalid_argument, "steps has shape [4], expected [5]");
 }

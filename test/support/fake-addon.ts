@@ -17,6 +17,8 @@ export interface FakeOptions {
   onForward?: (pass: number) => void | Promise<void>;
   /** From this position on, end-of-text is the likeliest token. */
   eosFrom?: number;
+  /** Why the backend cannot be opened. */
+  unavailable?: string;
   /** Makes every position's likeliest token this one. */
   always?: number;
 }
@@ -91,6 +93,7 @@ export function fakeAddon(options: FakeOptions = {}): { addon: Addon; log: FakeL
     forceIsa: (name) => {
       if (name !== null && name !== "toy") throw new NoemaError("ERR_UNSUPPORTED", `no "${name}" here`);
     },
+    probe: () => ({ usable: true, description: "a toy" }),
     createEngine: (engine) => fakeEngine(options, log, engine.backend),
     createCancellation: () => new LogitsCancellation(),
     rngUniform: () => 0.5,
@@ -102,6 +105,9 @@ export function fakeAddon(options: FakeOptions = {}): { addon: Addon; log: FakeL
 function fakeEngine(options: FakeOptions, log: FakeLog, backend: string): NativeEngine {
   return {
     stats: () => ({ backend, isa: "toy", threads: 1, waiting: 0, finished: log.forwards, weightBytes: 0 }),
+    ready: async () => {
+      if (options.unavailable) throw new NoemaError("ERR_DEVICE_UNAVAILABLE", options.unavailable);
+    },
     loadMasked: async () => fakeModel(options, log),
     dispose: () => {
       log.enginesFreed++;
@@ -151,7 +157,7 @@ function fakeModel(options: FakeOptions, log: FakeLog): NativeMaskedModel {
 /** An engine and a model on a toy network. */
 export async function fakeModelOn(options: FakeOptions = {}): Promise<{ engine: Engine; model: Model; log: FakeLog }> {
   const { addon, log } = fakeAddon(options);
-  const engine = engineOn(addon, { backend: "cpu", threads: 1, queueLimit: 8 });
+  const engine = await engineOn({ addon }, { backend: "cpu", threads: 1, queueLimit: 8 });
   return { engine, model: await engine.load(await fakeFolder()), log };
 }
 

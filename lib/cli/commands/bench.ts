@@ -11,9 +11,10 @@ import { packageRoot } from "../../package.js";
 import { type BoundFlags, loadOptions, numberOf } from "../bound-flags.js";
 import { example, type Streams } from "../command.js";
 import { addDecodingFlags, type DecodingFlags, decodingOptions } from "../decoding-flags.js";
+import { addDeviceFlag, type DeviceFlag, describeDevice, deviceOption } from "../device-flag.js";
 import { interruptible } from "../interrupt.js";
 
-interface BenchFlags extends DecodingFlags, Pick<BoundFlags, "precision" | "json"> {
+interface BenchFlags extends DecodingFlags, Pick<BoundFlags, "precision" | "json">, DeviceFlag {
   maxTokens?: string;
   runs?: string;
   threads?: string;
@@ -41,7 +42,7 @@ export function bench(program: Command, streams: Streams): void {
     .option("--precision <name>", "f32 or bf16: how weights are held")
     .option("--ops", "run the native benchmark (npm run bench builds it)")
     .option("--json", "print JSON");
-  addDecodingFlags(command)
+  addDeviceFlag(addDecodingFlags(command))
     .addHelpText("after", example("noema bench models/tales-masked --steps 32 --runs 3"))
     .action((folder: string | undefined, flags: BenchFlags) => {
       if (flags.ops) return runNative(streams);
@@ -59,12 +60,13 @@ async function benchModel(folder: string | undefined, flags: BenchFlags, { signa
     throw new NoemaError("ERR_INVALID_ARGUMENT", "bench: expected a checkpoint folder, or --ops");
   }
   const threads = flags.threads === undefined ? 0 : numberOf(flags.threads, "threads");
-  await using engine = await createEngine({ threads });
+  await using engine = await createEngine({ threads, ...deviceOption(flags) });
   await using model = await engine.load(folder, loadOptions(flags));
   const figure = await measure(model, flags, signal);
-  const { backend, isa, threads: used } = engine.device;
-  const report = { model: folder, backend, isa, threads: used, precision: model.info.precision, ...figure };
-  streams.out.write(flags.json ? `${JSON.stringify(report)}\n` : render(report));
+  const { precision } = model.info;
+  const report = { model: folder, ...engine.device, precision, ...figure };
+  const text = flags.json ? JSON.stringify(report) : render(`${describeDevice(engine.device)}, ${precision}`, figure);
+  streams.out.write(`${text}\n`);
 }
 
 async function measure(model: Model, flags: BenchFlags, signal: AbortSignal): Promise<Figure> {
@@ -88,14 +90,13 @@ async function measure(model: Model, flags: BenchFlags, signal: AbortSignal): Pr
   return { decoding: decoding.rule!, tokens, passes, milliseconds, ...rates };
 }
 
-function render(report: Figure & { backend: string; isa: string; threads: number; precision: string }): string {
-  const { decoding, tokens, passes, milliseconds, tokensPerSecond, millisecondsPerPass } = report;
+function render(where: string, figure: Figure): string {
+  const { decoding, tokens, passes, milliseconds, tokensPerSecond, millisecondsPerPass } = figure;
   const spread = `${milliseconds[0]!.toFixed(1)} .. ${milliseconds.at(-1)!.toFixed(1)} ms`;
   return [
-    `backend ${report.backend} (${report.isa}), ${report.threads} threads, ${report.precision}, decoding ${decoding}`,
+    `backend ${where}, decoding ${decoding}`,
     `${tokens} tokens in ${passes} passes: ${tokensPerSecond.toFixed(1)} tokens/s, ${millisecondsPerPass.toFixed(2)} ms per pass`,
     `median of ${milliseconds.length} runs; ${spread}`,
-    "",
   ].join("\n");
 }
 

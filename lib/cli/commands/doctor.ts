@@ -3,10 +3,13 @@
 import { realpathSync } from "node:fs";
 import { arch, availableParallelism, cpus, platform, release, totalmem } from "node:os";
 import type { Command } from "commander";
+import { autoTakesCuda, whyNotCuda } from "../../device.js";
 import { NoemaError } from "../../errors.js";
 import type { AddonInfo } from "../../native/addon.js";
+import { moduleFile } from "../../native/device-module.js";
 import { libcHere, loadedLibraries } from "../../native/libc.js";
 import { type Attempt, loadAddon } from "../../native/load.js";
+import { probe } from "../../native/probe.js";
 import { packageVersion } from "../../package.js";
 import { example, type Streams } from "../command.js";
 import { type Palette, paletteOf } from "../palette.js";
@@ -26,6 +29,10 @@ interface Device {
   usable: boolean;
   backends?: string[];
   isa?: { inUse: string; available: string[]; declined: string[] };
+  /** Of a GPU: the file of its kernels, when there is one. */
+  module?: string;
+  description?: string;
+  /** Why it is not usable, or not used unless asked for. */
   reason?: string;
 }
 
@@ -38,14 +45,14 @@ export function doctor(program: Command, streams: Streams): void {
     .description("say what this machine offers, which native binary was loaded and why others were declined")
     .option("--json", "print JSON")
     .addHelpText("after", example("noema doctor --json"))
-    .action(({ json }: { json?: boolean }) => {
-      const { diagnosis, failure } = diagnose();
+    .action(async ({ json }: { json?: boolean }) => {
+      const { diagnosis, failure } = await diagnose();
       streams.out.write(json ? `${JSON.stringify(diagnosis, null, 2)}\n` : render(diagnosis, paletteOf(streams.out)));
       if (failure) throw failure;
     });
 }
 
-function diagnose(): { diagnosis: Diagnosis; failure?: NoemaError } {
+async function diagnose(): Promise<{ diagnosis: Diagnosis; failure?: NoemaError }> {
   const libc = libcHere();
   const diagnosis: Diagnosis = {
     noema: packageVersion,
@@ -64,7 +71,7 @@ function diagnose(): { diagnosis: Diagnosis; failure?: NoemaError } {
     const { addon, path, attempts } = loadAddon();
     const info = addon.info();
     diagnosis.addon = { path, version: info.version, attempts };
-    diagnosis.devices = devices(info);
+    diagnosis.devices = [processor(info), await cuda(path)];
   } catch (error) {
     if (!(error instanceof NoemaError) || error.code !== "ERR_ADDON_MISSING") throw error;
     diagnosis.addon = { attempts: error.details["attempts"] as Attempt[], error: error.message };
@@ -75,19 +82,18 @@ function diagnose(): { diagnosis: Diagnosis; failure?: NoemaError } {
   return { diagnosis };
 }
 
-function devices({ backends, isa, isaList }: AddonInfo): Device[] {
+function processor({ backends, isa, isaList }: AddonInfo): Device {
   const declined = instructionSets.slice(0, Math.max(0, instructionSets.indexOf(isaList[0] ?? "portable")));
-  return [
-    {
-      name: "cpu",
-      usable: true,
-      backends: backends.filter((name) => name !== "cuda"),
-      isa: { inUse: isa, available: isaList, declined },
-    },
-    backends.includes("cuda")
-      ? { name: "cuda", usable: true, backends: ["cuda"] }
-      : { name: "cuda", usable: false, reason: `noema ${packageVersion} has no CUDA kernels` },
-  ];
+  return { name: "cpu", usable: true, backends, isa: { inUse: isa, available: isaList, declined } };
+}
+
+/** The device is tried in a child process, and only where there is a module for it. */
+async function cuda(addonPath: string): Promise<Device> {
+  const module = moduleFile("cuda", addonPath);
+  if (module.reason) return { name: "cuda", usable: false, reason: module.reason };
+  const verdict = await probe({ backend: "cuda", addonPath });
+  const hint = verdict.usable && !autoTakesCuda ? { reason: `"auto" leaves it alone: ${whyNotCuda}` } : {};
+  return { name: "cuda", backends: ["cuda"], module: module.path, ...verdict, ...hint };
 }
 
 function render(d: Diagnosis, palette: Palette): string {
@@ -108,10 +114,13 @@ function describeAttempt({ source, path, reason }: Attempt, palette: Palette): s
   return reason ? `${where}: ${palette.yellow(reason)}` : `${where}: ${palette.green("loaded")}`;
 }
 
-function describeDevice({ usable, backends, isa, reason }: Device, palette: Palette): string {
-  if (!usable) return palette.yellow(`declined: ${reason}`);
+function describeDevice({ usable, backends, isa, module, description, reason }: Device, palette: Palette): string {
+  const file = module ? `; module ${module}` : "";
+  if (!usable) return palette.yellow(`declined: ${reason}`) + file;
   const parts = [palette.green("usable"), `backends ${backends?.join(", ")}`];
+  if (description) parts.push(description);
   if (isa) parts.push(`instruction set ${isa.inUse} of ${isa.available.join(", ")}`);
   if (isa && isa.declined.length > 0) parts.push(`not offered by this processor or kernel: ${isa.declined.join(", ")}`);
-  return parts.join("; ");
+  if (reason) parts.push(reason);
+  return parts.join("; ") + file;
 }

@@ -8,6 +8,7 @@ import type { Evaluation } from "../../evaluation/evaluate.js";
 import { ioError } from "../../files.js";
 import { addBoundFlags, type BoundFlags, boundOptions, loadOptions, numberOf } from "../bound-flags.js";
 import { example, type Streams } from "../command.js";
+import { deviceOption } from "../device-flag.js";
 import { interruptible } from "../interrupt.js";
 import { startProgress } from "../progress.js";
 
@@ -43,7 +44,7 @@ async function evaluateFiles(
   { flags, signal, streams }: Context,
 ): Promise<void> {
   const limit = flags.limit === undefined ? undefined : numberOf(flags.limit, "limit");
-  await using engine = await createEngine();
+  await using engine = await createEngine(deviceOption(flags));
   await using model = await engine.load(folder, loadOptions(flags));
   const total = limit ?? (await totalBytes(files));
   const format = `{bar} {percentage}% {bound} nats per token`;

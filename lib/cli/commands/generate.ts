@@ -8,12 +8,13 @@ import type { Model } from "../../model.js";
 import { type BoundFlags, loadOptions, numberOf } from "../bound-flags.js";
 import { example, type Streams } from "../command.js";
 import { addDecodingFlags, type DecodingFlags, decodingOptions } from "../decoding-flags.js";
+import { addDeviceFlag, type DeviceFlag, deviceOption } from "../device-flag.js";
 import { interruptible } from "../interrupt.js";
 import { LiveRegion, type Terminal } from "../live-region.js";
 import { Painter } from "../painter.js";
 import { paletteOf } from "../palette.js";
 
-interface GenerateFlags extends DecodingFlags, Pick<BoundFlags, "precision" | "json"> {
+interface GenerateFlags extends DecodingFlags, Pick<BoundFlags, "precision" | "json">, DeviceFlag {
   prompt?: string;
   infill?: string;
   maxTokens?: string;
@@ -33,7 +34,7 @@ export function generate(program: Command, streams: Streams): void {
     .option("--max-tokens <n>", "new tokens (default: 128, or what the model's positions leave)")
     .option("--seed <n>", "fixes the text (default: 0)")
     .option("--document-start", "put an end-of-text token, which separates texts in training, before the prompt");
-  addDecodingFlags(command)
+  addDeviceFlag(addDecodingFlags(command))
     .option("--precision <name>", "f32 or bf16: how weights are held")
     .option("--threads <n>", "0: one per core; the text does not depend on it (default: 0)")
     .option("--refine", "with --json: every step as well")
@@ -52,7 +53,7 @@ interface Context {
 
 async function run(folder: string, { flags, signal, streams }: Context): Promise<void> {
   const threads = flags.threads === undefined ? 0 : numberOf(flags.threads, "threads");
-  await using engine = await createEngine({ threads });
+  await using engine = await createEngine({ threads, ...deviceOption(flags) });
   await using model = await engine.load(folder, loadOptions(flags));
   const terminal = streams.out as Terminal & { isTTY?: boolean };
   const isLive = terminal.isTTY === true && !flags.json;

@@ -6,6 +6,7 @@ import type { BoundForm } from "../../evaluation/bound.js";
 import type { Score } from "../../evaluation/score.js";
 import { addBoundFlags, type BoundFlags, boundOptions, loadOptions } from "../bound-flags.js";
 import { example, type Streams } from "../command.js";
+import { deviceOption } from "../device-flag.js";
 import { interruptible } from "../interrupt.js";
 
 interface ScoreFlags extends BoundFlags {
@@ -38,7 +39,7 @@ async function scoreTexts(
   { flags, signal, streams }: Context,
 ): Promise<void> {
   const options = { ...boundOptions(flags), signal, ...(flags.context !== undefined && { context: flags.context }) };
-  await using engine = await createEngine();
+  await using engine = await createEngine(deviceOption(flags));
   await using model = await engine.load(folder, loadOptions(flags));
   for (const text of texts) {
     const result = await model.score(text, options);

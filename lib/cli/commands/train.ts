@@ -18,10 +18,11 @@ import {
 import { persistently } from "../../training/persist.js";
 import type { TrainingEvent } from "../../training/train.js";
 import { example, kebab, type Streams } from "../command.js";
+import { addDeviceFlag, type DeviceFlag, deviceOption } from "../device-flag.js";
 import { interruptible } from "../interrupt.js";
 import { type Progress, startProgress } from "../progress.js";
 
-type Flags = Record<string, unknown> & { json?: boolean; threads?: string };
+type Flags = Record<string, unknown> & DeviceFlag & { json?: boolean; threads?: string };
 
 /** Flags that are lists or paths; the others come from the table of options. */
 const ownFlags: [flags: string, help: string][] = [
@@ -53,7 +54,7 @@ export function registerTrain(program: Command, streams: Streams): void {
   for (const name of optionNames) command.addOption(tableFlag(name));
   for (const [name, help] of Object.entries(shapeHelp))
     command.option(`--${kebab(name)} <number>`, `${help} (default: ${shapeDefaults[name as keyof ModelShape]})`);
-  command
+  addDeviceFlag(command)
     .option("--threads <number>", "threads of the engine; 0: one per core (default: 0)")
     .option("--json", "print events as JSON lines")
     .addHelpText(
@@ -91,7 +92,7 @@ async function readRecipe(path: string): Promise<Partial<TrainOptions>> {
 }
 
 /** Only what was given: what was not is the recipe's business, or the defaults'. */
-function fromFlags({ json: _, threads: __, ...flags }: Flags): Partial<TrainOptions> {
+function fromFlags({ json: _, threads: __, device: ___, ...flags }: Flags): Partial<TrainOptions> {
   const options: Record<string, unknown> = {};
   const shape: Record<string, unknown> = {};
   for (const [name, value] of Object.entries(flags)) {
@@ -121,8 +122,12 @@ function weightedFile(text: string): WeightedFile | string {
 const RETRY_SECONDS = 30;
 const RETRIES = 20;
 
-async function runTraining(options: TrainOptions, { json, threads = "0" }: Flags, streams: Streams): Promise<void> {
-  await using engine = await createEngine({ threads: numeric(threads) as number });
+async function runTraining(
+  options: TrainOptions,
+  { json, threads = "0", ...flags }: Flags,
+  streams: Streams,
+): Promise<void> {
+  await using engine = await createEngine({ threads: numeric(threads) as number, ...deviceOption(flags) });
   const report = json ? jsonLines(streams) : new Report(streams);
   try {
     await using training = train(engine, options);

@@ -20,7 +20,7 @@ export function verify(program: Command, streams: Streams): void {
       "recompute the arrays of a golden case and compare them with the expected ones; exit code 1 if any differ",
     )
     .argument("<folder>", "a checkpoint with expected.json and expected.safetensors")
-    .option("--backend <name>", "cpu or reference (default: NOEMA_BACKEND, or cpu)")
+    .option("--backend <name>", "cpu, reference, cuda, cuda:N or cuda-emulated (default: NOEMA_BACKEND, or cpu)")
     .option("--threads <n>", "0: one per core (default: 0)")
     .option("--json", "print one JSON document")
     .addHelpText("after", example("noema verify ../shared/golden/masked/llada --backend reference"))

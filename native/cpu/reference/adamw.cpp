@@ -7,8 +7,19 @@ namespace noema::reference {
 namespace {
 
 template <class A>
-A bias_correction(float beta, int64_t step) {
-    return static_cast<A>(1.0 - std::pow(static_cast<double>(beta), static_cast<double>(step)));
+struct Schedule {
+    A rate, unbias_m, unbias_v;
+};
+
+template <class A>
+A unbias(float beta, int64_t step) {
+    return static_cast<A>(1.0 / (1.0 - std::pow(static_cast<double>(beta), static_cast<double>(step))));
+}
+
+template <class A>
+Schedule<A> schedule(const AdamW& p) {
+    if (p.schedule) return {get<A>(p.schedule, 0), get<A>(p.schedule, 1), get<A>(p.schedule, 2)};
+    return {static_cast<A>(p.rate), unbias<A>(p.beta1, p.step), unbias<A>(p.beta2, p.step)};
 }
 
 template <class A>
@@ -20,13 +31,14 @@ A gradient_factor(const AdamW& p) {
 
 template <class A>
 Status adamw_loop(const AdamW& p) {
-    const A factor = gradient_factor<A>(p), beta1 = p.beta1, beta2 = p.beta2, rate = p.rate, ema = p.ema_decay;
-    const A correction1 = bias_correction<A>(p.beta1, p.step), correction2 = bias_correction<A>(p.beta2, p.step);
+    if (p.norm && !std::isfinite(get<A>(p.norm, 0))) return {};
+    const A factor = gradient_factor<A>(p), beta1 = p.beta1, beta2 = p.beta2, ema = p.ema_decay;
+    const Schedule<A> now = schedule<A>(p);
     for (int64_t i = 0; i < p.parameter.shape[0]; ++i) {
         const A g = get<A>(p.gradient, i) * factor, w = get<A>(p.parameter, i);
         const A m = beta1 * get<A>(p.m, i) + (1 - beta1) * g, v = beta2 * get<A>(p.v, i) + (1 - beta2) * g * g;
-        const A update = m / correction1 / (std::sqrt(v / correction2) + static_cast<A>(p.epsilon));
-        const A moved = w - rate * (update + static_cast<A>(p.weight_decay) * w);
+        const A update = m * now.unbias_m / (std::sqrt(v * now.unbias_v) + static_cast<A>(p.epsilon));
+        const A moved = w - now.rate * (update + static_cast<A>(p.weight_decay) * w);
         set<A>(p.m, m, i);
         set<A>(p.v, v, i);
         set<A>(p.parameter, moved, i);

@@ -19,15 +19,21 @@ Backend make(const char* name) {
     b.name = name;
 #define NOEMA_OP_yes(name) b.ops.name = name##_entry<A>();
 #define NOEMA_OP_no(name)
-#define NOEMA_OP(name, Params, cpu, reference) NOEMA_OP_##reference(name)
+#define NOEMA_OP(name, Params, cpu, cuda, reference) NOEMA_OP_##reference(name)
 #include "noema/ops.def"
 #undef NOEMA_OP
 #undef NOEMA_OP_yes
 #undef NOEMA_OP_no
     b.allocate = [](size_t bytes) { return std::aligned_alloc(64, (bytes + 63) / 64 * 64); };
     b.release = [](void* memory) { std::free(memory); };
-    b.upload = b.download = [](void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); };
-    b.clear = [](void* memory, size_t bytes) { std::memset(memory, 0, bytes); };
+    b.upload = b.download = [](void* to, const void* from, size_t bytes, const Stream&) {
+        std::memcpy(to, from, bytes);
+        return Status{};
+    };
+    b.clear = [](void* memory, size_t bytes, const Stream&) {
+        std::memset(memory, 0, bytes);
+        return Status{};
+    };
     b.packed_bytes = [](const View&, Precision) { return size_t{0}; };
     return b;
 }

@@ -8,9 +8,16 @@ namespace {
 template <class A>
 A uniform_at(const Draw& p, int64_t r, int64_t j) {
     if (p.uniforms) return get<A>(p.uniforms, r, j);
+    const int64_t step = p.steps ? p.steps.as<int32_t>()[r] : p.step;
     return static_cast<A>(rng_uniform(static_cast<uint64_t>(p.seeds.as<int64_t>()[r]), RngStream::remask,
-                                      static_cast<uint32_t>(p.step),
-                                      static_cast<uint32_t>(p.positions.as<int32_t>()[r]), static_cast<uint32_t>(j)));
+                                      static_cast<uint32_t>(step), static_cast<uint32_t>(p.positions.as<int32_t>()[r]),
+                                      static_cast<uint32_t>(j)));
+}
+
+template <class A>
+A weight_at(const Draw& p, int64_t r, int64_t j) {
+    if (p.last >= 0 && j == p.weight.shape[1] - 1) return static_cast<A>(p.last);
+    return static_cast<A>(p.scale) * get<A>(p.weight, r, j);
 }
 
 template <class A>
@@ -21,7 +28,7 @@ Status draw_loop(const Draw& p) {
         A best_score = -std::numeric_limits<A>::infinity();
         for (int64_t j = 0; j < p.weight.shape[1]; ++j) {
             const A noise = tiny - std::log(uniform_at<A>(p, r, j) + tiny);
-            const A score = get<A>(p.weight, r, j) / std::pow(noise, static_cast<A>(p.temperature));
+            const A score = weight_at<A>(p, r, j) / std::pow(noise, static_cast<A>(p.temperature));
             if (!(score > best_score)) continue;
             best = j;
             best_score = score;

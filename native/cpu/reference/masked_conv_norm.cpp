@@ -1,4 +1,6 @@
 #include <algorithm>
+#include <numeric>
+#include <vector>
 
 #include "reference.h"
 
@@ -25,21 +27,40 @@ A shaped(ConvShape shape, A x) {
     return -std::expm1(-x);
 }
 
+/// Which row of p each position has, or -1.
+std::vector<int64_t> rows_of(const MaskedConvNorm& p) {
+    std::vector<int64_t> rows(static_cast<size_t>(p.masked.size()), -1);
+    if (!p.rows) std::iota(rows.begin(), rows.end(), 0);
+    for (int64_t r = 0; p.rows && r < p.rows.shape[0]; ++r) rows[p.rows.as<int32_t>()[r]] = r;
+    return rows;
+}
+
+int64_t row_offset(const MaskedConvNorm& p, const View& v, int64_t row) {
+    const int64_t T = p.masked.shape[1];
+    return p.rows ? offset_of(v, row) : offset_of(v, row / T, row % T);
+}
+
 template <class A>
-A mass_at(const View& p, int64_t b, int64_t i) {
+A value_at(const MaskedConvNorm& p, int64_t row, int64_t j) {
+    const A x = load<A>(p.p, row_offset(p, p.p, row) + j);
+    return p.lse ? std::exp(x - get<A>(p.lse, row)) : x;
+}
+
+template <class A>
+A mass_at(const MaskedConvNorm& p, int64_t row) {
     A sum = 0;
-    for (int64_t j = 0; j < p.shape[2]; ++j) sum += get<A>(p, b, i, j);
+    for (int64_t j = 0; row >= 0 && j < p.p.shape[p.p.rank - 1]; ++j) sum += value_at<A>(p, row, j);
     return sum;
 }
 
 // S of the sequences [first, last).
 template <class A>
-A normaliser_of(const MaskedConvNorm& p, int64_t first, int64_t last) {
+A normaliser_of(const MaskedConvNorm& p, const std::vector<int64_t>& rows, int64_t first, int64_t last) {
     A numerator = 0, denominator = 0;
     for (int64_t b = first; b < last; ++b)
         for (int64_t i = 0; i < p.masked.shape[1]; ++i) {
             if (!is_masked(p.masked, b, i)) continue;
-            const A mass = mass_at<A>(p.p, b, i);
+            const A mass = mass_at<A>(p, rows[b * p.masked.shape[1] + i]);
             numerator += p.numerator == ConvNumerator::masked_count ? A{1} : mass;
             denominator += get<A>(p.s, b, i) * mass;
         }
@@ -47,10 +68,13 @@ A normaliser_of(const MaskedConvNorm& p, int64_t first, int64_t last) {
 }
 
 template <class A>
-void normalise(const MaskedConvNorm& p, int64_t b, A S) {
-    for (int64_t i = 0; i < p.masked.shape[1]; ++i)
-        for (int64_t j = 0; j < p.p.shape[2]; ++j)
-            set<A>(p.p_conv, is_masked(p.masked, b, i) ? get<A>(p.p, b, i, j) * get<A>(p.s, b, i) * S : A{0}, b, i, j);
+void normalise(const MaskedConvNorm& p, const std::vector<int64_t>& rows, int64_t b, A S) {
+    for (int64_t i = 0; i < p.masked.shape[1]; ++i) {
+        const int64_t row = rows[b * p.masked.shape[1] + i];
+        for (int64_t j = 0; row >= 0 && j < p.p.shape[p.p.rank - 1]; ++j)
+            store<A>(p.p_conv, row_offset(p, p.p_conv, row) + j,
+                     is_masked(p.masked, b, i) ? value_at<A>(p, row, j) * get<A>(p.s, b, i) * S : A{0});
+    }
 }
 
 template <class A>
@@ -64,12 +88,13 @@ Status masked_conv_norm_loop(const MaskedConvNorm& p) {
         }
     if (!p.p) return {};
     const bool whole = p.scope == ConvScope::batch;
-    A S = whole ? normaliser_of<A>(p, 0, B) : A{0};
+    const std::vector<int64_t> rows = rows_of(p);
+    A S = whole ? normaliser_of<A>(p, rows, 0, B) : A{0};
     if (whole && p.normaliser) set<A>(p.normaliser, S, 0);
     for (int64_t b = 0; b < B; ++b) {
-        if (!whole) S = normaliser_of<A>(p, b, b + 1);
+        if (!whole) S = normaliser_of<A>(p, rows, b, b + 1);
         if (!whole && p.normaliser) set<A>(p.normaliser, S, b);
-        normalise(p, b, S);
+        normalise(p, rows, b, S);
     }
     return {};
 }

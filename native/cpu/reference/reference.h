@@ -88,7 +88,7 @@ A operand(A value, Precision precision) {
     template <class A>             \
     Op<Params> name##_entry();
 #define NOEMA_OP_no(name, Params)
-#define NOEMA_OP(name, Params, cpu, reference) NOEMA_OP_##reference(name, Params)
+#define NOEMA_OP(name, Params, cpu, cuda, reference) NOEMA_OP_##reference(name, Params)
 #include "noema/ops.def"
 #undef NOEMA_OP
 #undef NOEMA_OP_yes

@@ -7,9 +7,10 @@ namespace {
 
 template <class A>
 A uniform_of(const Sample& p, int64_t r, int64_t lane) {
-    return static_cast<A>(
-        rng_uniform(static_cast<uint64_t>(p.seeds.as<int64_t>()[r]), RngStream::token, static_cast<uint32_t>(p.step),
-                    static_cast<uint32_t>(p.positions.as<int32_t>()[r]), static_cast<uint32_t>(lane)));
+    const int64_t step = p.steps ? p.steps.as<int32_t>()[r] : p.step;
+    return static_cast<A>(rng_uniform(static_cast<uint64_t>(p.seeds.as<int64_t>()[r]), RngStream::token,
+                                      static_cast<uint32_t>(step), static_cast<uint32_t>(p.positions.as<int32_t>()[r]),
+                                      static_cast<uint32_t>(lane)));
 }
 
 /// exp(logit / temperature) of some ids, relative to the likeliest.

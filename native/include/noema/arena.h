@@ -34,8 +34,9 @@ constexpr size_t workspace_bytes(int64_t n) {
 /// path both sizes a run and executes it.
 class Arena {
  public:
-    Arena() = default;
-    Arena(void* base, size_t capacity) : base_(static_cast<std::byte*>(base)), capacity_(capacity) {}
+    explicit Arena(Device device = Device::cpu) : device_(device) {}
+    Arena(void* base, size_t capacity, Device device = Device::cpu)
+        : base_(static_cast<std::byte*>(base)), capacity_(capacity), device_(device) {}
 
     bool measuring() const { return base_ == nullptr; }
     size_t high_water() const { return high_water_; }
@@ -62,12 +63,14 @@ class Arena {
     View tensor(DType dtype, Shape... shape) {
         View v = view(nullptr, dtype, static_cast<int64_t>(shape)...);
         v.data = take(v.bytes());
+        v.device = device_;
         return v;
     }
 
  private:
     std::byte* base_ = nullptr;
     size_t capacity_ = 0;
+    Device device_ = Device::cpu;
     size_t used_ = 0;
     size_t high_water_ = 0;
     bool exhausted_ = false;

@@ -94,6 +94,8 @@ class MaskedModel {
     /// Copies all tensors, f32, in the order of masked_tensors.
     Status copy_to(Engine& engine, float* flat) const;
     const MaskedWeights& weights() const { return *weights_; }
+    /// Changes when the weights do: part of a recorded step's recipe.
+    uint64_t identity() const { return identity_; }
 
  private:
     MaskedModel() = default;
@@ -103,6 +105,7 @@ class MaskedModel {
     Precision precision_ = Precision::f32;
     std::unique_ptr<WeightStore> store_;
     std::atomic<size_t> weight_bytes_{0};
+    uint64_t identity_ = 0;
     std::unique_ptr<MaskedWeights> weights_;
 };
 
@@ -177,20 +180,21 @@ class DecodeSession {
 
  private:
     DecodeSession(std::shared_ptr<const MaskedModel> model, Options options);
-    struct RowBuffers;
-    static RowBuffers take_buffers(const DecodeStep& request, Arena& arena);
+    struct Rows;
+    struct RowViews;
     static int64_t top_of(const DecodeStep& request);
     MaskedBatch batch() const;
     Status check(const DecodeStep& request) const;
     void mask_prompt();
-    void fill_rows(const DecodeStep& request, const RowBuffers& buffers) const;
-    Status hidden(Context& context, const View& out) const;
-    Status draw_tokens(const DecodeStep& request, const View& hidden, const RowBuffers& buffers,
-                       Context& context) const;
-    Status draw_convolutional(const DecodeStep& request, const RowBuffers& buffers, Context& context) const;
-    Status neighbourhood(const Neighbourhood& n, const View& masked, const View& p, const View& s,
-                         Context& context) const;
-    void collect(const DecodeStep& request, const RowBuffers& buffers, DecodeResult& result) const;
+    Rows rows_of(const DecodeStep& request, bool recorded) const;
+    Recipe recipe_of(const DecodeStep& request, const Rows& rows) const;
+    RowViews upload_rows(const DecodeStep& request, const Rows& rows, Context& context) const;
+    void fetch_rows(const RowViews& views, Rows& rows, Context& context) const;
+    Status hidden(const Rows& rows, Context& context, const View& out) const;
+    Status draw_tokens(const DecodeStep& request, const View& hidden, const RowViews& views, Context& context) const;
+    Status draw_convolutional(const DecodeStep& request, const RowViews& views, Rows& rows, Context& context) const;
+    void choose_candidates(const DecodeStep& request, Rows& rows) const;
+    void collect(const DecodeStep& request, Rows& rows, DecodeResult& result) const;
 
     std::shared_ptr<const MaskedModel> model_;
     Options options_;
@@ -225,7 +229,7 @@ class MaskedTrainer {
     Status accumulate(Engine& engine, const MaskedBatch& batch, const MaskedObjective& objective, double& loss_sum,
                       const std::atomic<bool>* cancelled);
     Status step(Engine& engine, const OptimiserStep& options, float& gradient_norm);
-    void discard();
+    Status discard(Engine& engine);
     Status losses(Engine& engine, const MaskedBatch& batch, const int32_t* targets, int64_t excluded_id, bool average,
                   float* losses, const std::atomic<bool>* cancelled);
     Status publish(Engine& engine, bool average);
@@ -233,14 +237,15 @@ class MaskedTrainer {
     const std::vector<TensorSpec>& tensors() const { return specs_; }
     /// Size of the tensor, or -1 when there is none of that name or buffer.
     int64_t size_of(TrainerBuffer buffer, const std::string& name) const;
-    Status read(TrainerBuffer buffer, const std::string& name, float* out) const;
-    Status write(TrainerBuffer buffer, const std::string& name, const float* values);
+    Status read(Engine& engine, TrainerBuffer buffer, const std::string& name, float* out) const;
+    Status write(Engine& engine, TrainerBuffer buffer, const std::string& name, const float* values);
 
  private:
     MaskedTrainer() = default;
     View view_of(TrainerBuffer buffer, const std::string& name) const;
     MaskedWeights weights(TrainerBuffer buffer) const;
-    Status update(const OptimiserStep& options, const View& norm, int64_t begin, int64_t end, Context& context);
+    Status update(const OptimiserStep& options, const View& norm, const View& schedule, int64_t begin, int64_t end,
+                  Context& context);
     float* flat(TrainerBuffer buffer) const { return static_cast<float*>(buffers_[static_cast<int>(buffer)].data()); }
 
     std::shared_ptr<MaskedModel> model_;
@@ -248,7 +253,8 @@ class MaskedTrainer {
     std::vector<int64_t> offsets_;
     int64_t size_ = 0;
     int64_t decayed_ = 0;  // the matrices' share of it
-    const Backend* backend_ = nullptr;
+    Device device_ = Device::cpu;
+    uint64_t identity_ = next_identity();
     Buffer buffers_[5];
 };
 

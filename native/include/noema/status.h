@@ -1,6 +1,9 @@
 // The result of everything that can fail. Plain data, so it crosses module edges and instruction sets.
 #pragma once
 
+#include <cstdarg>
+#include <cstdio>
+
 namespace noema {
 
 enum class Code : unsigned char {
@@ -15,8 +18,16 @@ struct Status {
 
     bool ok() const { return code == Code::ok; }
 
-    /// Formats like snprintf; a longer text is cut.
-    [[gnu::format(printf, 2, 3)]] static Status error(Code code, const char* format, ...);
+    /// Formats like snprintf; a longer text is cut. Inline, so that a module opened at run time carries its own.
+    [[gnu::format(printf, 2, 3)]] static Status error(Code code, const char* format, ...) {
+        Status s;
+        s.code = code;
+        va_list arguments;
+        va_start(arguments, format);
+        vsnprintf(s.text, sizeof s.text, format, arguments);
+        va_end(arguments);
+        return s;
+    }
 };
 
 /// "ERR_..." for a code, and one line of what it means.

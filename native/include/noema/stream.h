@@ -1,4 +1,4 @@
-// The only idea of asynchrony: where an op's work goes. On the CPU a team of threads, on CUDA a stream.
+// The only idea of asynchrony: where an op's work goes. On the CPU a team of threads, on a GPU a queue that runs behind.
 #pragma once
 
 #include <atomic>
@@ -7,8 +7,8 @@
 namespace noema {
 
 struct Stream {
-    void* handle = nullptr;
-    int threads = 1;  // CPU: workers that may run tasks at the same time; `worker` below is in [0, threads)
+    void* handle = nullptr;  // the backend's own
+    int threads = 1;         // CPU: workers that may run tasks at the same time; `worker` below is in [0, threads)
     /// CPU: runs task(argument, index, worker) for every index in [0, count), returns when all are done.
     void (*dispatch)(void* handle, int64_t count, void (*task)(void* argument, int64_t index, int worker),
                      void* argument) = nullptr;

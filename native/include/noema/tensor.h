@@ -91,6 +91,12 @@ inline View view(void* data, DType dtype, int64_t a, int64_t b, int64_t c, int64
     return {data, dtype, Device::cpu, 4, {a, b, c, d}, {b * c * d, c * d, d, 1}};
 }
 
+/// The same view, in the memory of a device.
+inline View on_device(View v, Device device) {
+    v.device = device;
+    return v;
+}
+
 /// A weight matrix [N, K] that acts as y = x Wᵀ. `packed` is the backend's own arrangement (op matmul_pack), or null;
 /// `view` stays valid for what reads single rows (embedding) and for backends without an arrangement.
 struct Weight {

@@ -50,7 +50,7 @@ struct BlockActivations {
 
 /// [B,T,H,D] seen as rows [R, H*D].
 inline View as_rows(const View& v) {
-    return view(v.data, v.dtype, v.shape[0] * v.shape[1], v.shape[2] * v.shape[3]);
+    return on_device(view(v.data, v.dtype, v.shape[0] * v.shape[1], v.shape[2] * v.shape[3]), v.device);
 }
 
 inline float attention_scale(const BlockShape& s) {

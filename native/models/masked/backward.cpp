@@ -25,9 +25,9 @@ Status cancelled_during(const char* what) {
     return Status::error(Code::aborted, "the %s pass was cancelled", what);
 }
 
-Status forward_keeping(const MaskedConfig& config, const MaskedWeights& w, const MaskedBatch& batch,
-                       const BlockShape& shape, const Kept& k, Context& c) {
-    NOEMA_TRY(embedding({.ids = ids_view(batch), .table = w.embed.view, .y = k.blocks[0].x}, c));
+Status forward_keeping(const MaskedConfig& config, const MaskedWeights& w, const View& ids, const BlockShape& shape,
+                       const Kept& k, Context& c) {
+    NOEMA_TRY(embedding({.ids = ids, .table = w.embed.view, .y = k.blocks[0].x}, c));
     for (size_t i = 0; i < w.blocks.size(); ++i) {
         if (c.stream.is_cancelled()) return cancelled_during("forward");
         const View& out = i + 1 < w.blocks.size() ? k.blocks[i + 1].x : k.last;
@@ -42,23 +42,26 @@ Status forward_keeping(const MaskedConfig& config, const MaskedWeights& w, const
 Status masked_gradients(const MaskedConfig& config, const MaskedWeights& w, const MaskedGradients& g,
                         const MaskedBatch& batch, const MaskedObjective& objective, Precision precision, Context& c) {
     ArenaScope scope(*c.arena);
-    const BlockShape shape = block_shape(config, batch, precision);
+    const BatchViews views = upload_batch(batch, c);
+    const BlockShape shape = block_shape(config, batch, views.mask, precision);
     const int64_t R = shape.rows(), C = shape.C;
     const Kept k = keep(shape, config.num_layers, *c.arena);
-    NOEMA_TRY(forward_keeping(config, w, batch, shape, k, c));
+    NOEMA_TRY(forward_keeping(config, w, views.ids, shape, k, c));
 
     // loss = sum row_weight * cross_entropy(head hidden)
     const View d_hidden = c.arena->tensor(DType::f32, R, C), d_x = c.arena->tensor(DType::f32, R, C);
+    const View loss = c.arena->tensor(DType::f32, R);
     NOEMA_TRY(cross_entropy({.hidden = k.hidden,
                              .weight = w.head,
-                             .targets = view(const_cast<int32_t*>(objective.targets), DType::i32, R),
-                             .row_weight = view(const_cast<float*>(objective.row_weights), DType::f32, R),
-                             .loss = view(objective.losses, DType::f32, R),
+                             .targets = c.upload(view(const_cast<int32_t*>(objective.targets), DType::i32, R)),
+                             .row_weight = c.upload(view(const_cast<float*>(objective.row_weights), DType::f32, R)),
+                             .loss = loss,
                              .d_hidden = d_hidden,
                              .d_weight = g.head,
                              .excluded_id = objective.excluded_id,
                              .precision = precision},
                             c));
+    c.fetch(loss, objective.losses);
 
     // hidden = rms_norm(last)
     NOEMA_TRY(rms_norm_backward(
@@ -70,7 +73,7 @@ Status masked_gradients(const MaskedConfig& config, const MaskedWeights& w, cons
     }
 
     // x = embed[ids]
-    return embedding_backward({.ids = ids_view(batch), .d_y = d_x, .d_table = g.embed}, c);
+    return embedding_backward({.ids = views.ids, .d_y = d_x, .d_table = g.embed}, c);
 }
 
 }  // namespace noema

@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 #include "models/masked/weights.h"
 
@@ -8,16 +7,10 @@ namespace noema {
 
 namespace {
 
-template <class T>
-std::vector<T> copied(const View& v) {
-    return v ? std::vector<T>(v.as<T>(), v.as<T>() + v.size()) : std::vector<T>();
-}
-
-std::vector<float> probabilities(const View& logits, const View& lse) {
-    std::vector<float> p = copied<float>(logits);
-    const int64_t K = logits.rank == 2 ? logits.shape[1] : 1;
-    for (size_t i = 0; i < p.size(); ++i) p[i] = std::exp(p[i] - lse.as<float>()[i / K]);
-    return p;
+/// exp(logit - lse), K logits to a row.
+std::vector<float> probabilities(std::vector<float> logits, const std::vector<float>& lse, int64_t K) {
+    for (size_t i = 0; i < logits.size(); ++i) logits[i] = std::exp(logits[i] - lse[i / K]);
+    return logits;
 }
 
 Status refuse(const char* what) {
@@ -26,28 +19,102 @@ Status refuse(const char* what) {
 
 }  // namespace
 
-/// Arena memory of one step: what the ops read and write for the R rows of the request.
-struct DecodeSession::RowBuffers {
-    View rows, seeds, positions, tokens, logit;
+namespace {
+
+// A device records a step for each number of rows that it sees. Rounding it up to one of eight per doubling keeps them few; the rows
+// added repeat the first one, and their results are dropped.
+int64_t recorded_rows(int64_t R) {
+    int64_t unit = 1;
+    while (16 * unit <= R) unit *= 2;
+    return (R + unit - 1) / unit * unit;
+}
+
+template <class T>
+View view_of(const std::vector<T>& values, DType dtype) {
+    return view(const_cast<T*>(values.data()), dtype, static_cast<int64_t>(values.size()));
+}
+
+}  // namespace
+
+/// One step's arrays on the host: what the ops are told of R rows, and what they say.
+struct DecodeSession::Rows {
+    std::vector<int32_t> rows, positions, steps;
+    std::vector<int64_t> seeds;
+    std::vector<uint8_t> masked;  // [B*T], for neighbourhoods
+    std::vector<float> guidance;  // [2*C]: w, then -w
+    std::vector<int32_t> tokens, top_ids, index;
+    std::vector<float> logit, lse, entropy, margin, top_logits, neighbourhood;
+
+    int64_t size() const { return static_cast<int64_t>(rows.size()); }
+};
+
+/// The same where ops can read them.
+struct DecodeSession::RowViews {
+    View rows, positions, steps, seeds, masked, tokens, logit;
     RowStatsOutputs out;
 };
 
-DecodeSession::RowBuffers DecodeSession::take_buffers(const DecodeStep& request, Arena& arena) {
-    const int64_t R = static_cast<int64_t>(request.rows.size()), top = top_of(request);
-    RowBuffers b;
-    b.rows = arena.tensor(DType::i32, R);
-    b.seeds = arena.tensor(DType::i64, R);
-    b.positions = arena.tensor(DType::i32, R);
-    b.tokens = arena.tensor(DType::i32, R);
-    b.logit = arena.tensor(DType::f32, R);
-    b.out.lse = arena.tensor(DType::f32, R);
-    if (request.entropy) b.out.entropy = arena.tensor(DType::f32, R);
-    if (request.margin) b.out.margin = arena.tensor(DType::f32, R);
-    if (top > 0) {
-        b.out.top_ids = arena.tensor(DType::i32, R, top);
-        b.out.top_logits = arena.tensor(DType::f32, R, top);
+DecodeSession::Rows DecodeSession::rows_of(const DecodeStep& request, bool recorded) const {
+    Rows r;
+    const size_t R = request.rows.size(), top = static_cast<size_t>(top_of(request));
+    const bool convolutional = request.convolution.neighbourhood.kernel > 0;
+    r.rows = request.rows;
+    if (recorded && !convolutional) r.rows.resize(recorded_rows(static_cast<int64_t>(R)), request.rows[0]);
+    for (const int32_t row : r.rows) {
+        r.positions.push_back(static_cast<int32_t>(row % options_.T));
+        r.seeds.push_back(static_cast<int64_t>(options_.seeds[row / options_.T]));
+        r.steps.push_back(static_cast<int32_t>(request.step));
     }
-    return b;
+    if (convolutional || request.neighbourhood.kernel > 0)
+        for (const int32_t id : options_.ids) r.masked.push_back(id == model_->config().mask_token_id);
+    if (options_.guidance != 0) {
+        const size_t C = static_cast<size_t>(model_->config().hidden_size);
+        r.guidance.assign(2 * C, options_.guidance);
+        std::fill(r.guidance.begin() + static_cast<int64_t>(C), r.guidance.end(), -options_.guidance);
+    }
+    const size_t n = r.rows.size();
+    r.tokens.resize(n);
+    r.logit.resize(n);
+    r.lse.resize(n);
+    r.entropy.resize(request.entropy ? n : 0);
+    r.margin.resize(request.margin ? n : 0);
+    r.top_ids.resize(n * top);
+    r.top_logits.resize(n * top);
+    r.index.resize(convolutional ? n : 0);
+    r.neighbourhood.resize(request.neighbourhood.kernel > 0 ? options_.ids.size() : 0);
+    return r;
+}
+
+DecodeSession::RowViews DecodeSession::upload_rows(const DecodeStep& request, const Rows& r, Context& c) const {
+    const int64_t R = r.size(), top = top_of(request);
+    RowViews v;
+    v.rows = c.upload(view_of(r.rows, DType::i32));
+    v.positions = c.upload(view_of(r.positions, DType::i32));
+    v.steps = c.upload(view_of(r.steps, DType::i32));
+    v.seeds = c.upload(view_of(r.seeds, DType::i64));
+    if (!r.masked.empty())
+        v.masked = c.upload(view(const_cast<uint8_t*>(r.masked.data()), DType::u8, options_.B, options_.T));
+    v.tokens = c.arena->tensor(DType::i32, R);
+    v.logit = c.arena->tensor(DType::f32, R);
+    v.out.lse = c.arena->tensor(DType::f32, R);
+    if (request.entropy) v.out.entropy = c.arena->tensor(DType::f32, R);
+    if (request.margin) v.out.margin = c.arena->tensor(DType::f32, R);
+    if (top > 0) {
+        v.out.top_ids = c.arena->tensor(DType::i32, R, top);
+        v.out.top_logits = c.arena->tensor(DType::f32, R, top);
+    }
+    return v;
+}
+
+void DecodeSession::fetch_rows(const RowViews& v, Rows& r, Context& c) const {
+    c.fetch(v.tokens, r.tokens.data());
+    c.fetch(v.logit, r.logit.data());
+    c.fetch(v.out.lse, r.lse.data());
+    if (v.out.entropy) c.fetch(v.out.entropy, r.entropy.data());
+    if (v.out.margin) c.fetch(v.out.margin, r.margin.data());
+    if (!v.out.top_ids) return;
+    c.fetch(v.out.top_ids, r.top_ids.data());
+    c.fetch(v.out.top_logits, r.top_logits.data());
 }
 
 DecodeSession::DecodeSession(std::shared_ptr<const MaskedModel> model, Options options)
@@ -94,89 +161,73 @@ Status DecodeSession::set(const std::vector<int32_t>& rows, const std::vector<in
 
 // With guidance w: logits = u + (w + 1)(c - u). The head is linear, so the hidden states are mixed instead:
 // h = (c + w c) - w u, and the head runs once.
-Status DecodeSession::hidden(Context& c, const View& out) const {
+Status DecodeSession::hidden(const Rows& r, Context& c, const View& out) const {
     const MaskedModel& m = *model_;
     NOEMA_TRY(masked_forward(m.config(), m.weights(), batch(), m.precision(), out, c));
     if (options_.guidance == 0) return {};
     ArenaScope scope(*c.arena);
-    const View u = c.arena->tensor(DType::f32, out.shape[0], out.shape[1]);
-    const View gate = c.arena->tensor(DType::f32, 2, out.shape[1]);
+    const int64_t R = out.shape[0], C = out.shape[1];
+    const View u = c.arena->tensor(DType::f32, R, C);
     MaskedBatch unguided = batch();
     unguided.ids = unconditional_.data();
     NOEMA_TRY(masked_forward(m.config(), m.weights(), unguided, m.precision(), u, c));
-    if (!c.arena->measuring())
-        for (int64_t i = 0; i < gate.shape[1]; ++i) {
-            gate.at<float>(0)[i] = options_.guidance;
-            gate.at<float>(1)[i] = -options_.guidance;
-        }
-    const auto row = [&](int64_t i) { return view(gate.at<float>(i), DType::f32, 1, gate.shape[1]); };
-    const int64_t R = out.shape[0];
-    NOEMA_TRY(gated_add({.x = out, .f = out, .gate = row(0), .y = out, .rows_per_sequence = R}, c));
-    return gated_add({.x = out, .f = u, .gate = row(1), .y = out, .rows_per_sequence = R}, c);
-}
-
-Status DecodeSession::neighbourhood(const Neighbourhood& n, const View& masked, const View& p, const View& s,
-                                    Context& c) const {
-    if (!c.arena->measuring())
-        for (int64_t r = 0; r < masked.size(); ++r)
-            masked.as<uint8_t>()[r] = options_.ids[r] == model_->config().mask_token_id;
-    return masked_conv_norm({.masked = masked,
-                             .p = p,
-                             .p_conv = p,
-                             .s = s,
-                             .kernel = n.kernel | 1,
-                             .multiplier = n.multiplier,
-                             .shape = n.shape},
-                            c);
+    const auto gate = [&](int64_t i) {
+        return c.upload(view(const_cast<float*>(r.guidance.data()) + i * C, DType::f32, 1, C));
+    };
+    NOEMA_TRY(gated_add({.x = out, .f = out, .gate = gate(0), .y = out, .rows_per_sequence = R}, c));
+    return gated_add({.x = out, .f = u, .gate = gate(1), .y = out, .rows_per_sequence = R}, c);
 }
 
 // p of the K + 1 best tokens of each row -> p_conv (t - s); the last column becomes "stays masked", s; one draw per row.
-Status DecodeSession::draw_convolutional(const DecodeStep& request, const RowBuffers& b, Context& c) const {
+Status DecodeSession::draw_convolutional(const DecodeStep& request, const RowViews& v, Rows& r, Context& c) const {
     const ConvolutionalDraw& d = request.convolution;
-    const int64_t B = options_.B, T = options_.T, K = d.candidates + 1, R = b.rows.shape[0];
-    const View masked = c.arena->tensor(DType::u8, B, T), s = c.arena->tensor(DType::f32, B, T);
-    const View p = c.arena->tensor(DType::f32, B, T, K), weight = c.arena->tensor(DType::f32, R, K);
+    const int64_t R = r.size(), K = d.candidates + 1;
+    const View s = c.arena->tensor(DType::f32, options_.B, options_.T), weight = c.arena->tensor(DType::f32, R, K);
     const View index = c.arena->tensor(DType::i32, R);
-    const int32_t* rows = b.rows.as<int32_t>();
-    const bool work = !c.arena->measuring();
-    if (work) {
-        std::memset(p.data, 0, p.bytes());
-        for (int64_t i = 0; i < R * K; ++i)
-            p.as<float>()[rows[i / K] * K + i % K] =
-                std::exp(b.out.top_logits.as<float>()[i] - b.out.lse.as<float>()[i / K]);
-    }
-    NOEMA_TRY(neighbourhood(d.neighbourhood, masked, p, s, c));
-    if (work)
-        for (int64_t i = 0; i < R * K; ++i)
-            weight.as<float>()[i] = i % K == K - 1 ? d.stay : p.as<float>()[rows[i / K] * K + i % K] * d.move;
-    Draw op{.weight = weight, .index = index, .step = request.step, .temperature = d.temperature};
+    NOEMA_TRY(masked_conv_norm({.masked = v.masked,
+                                .rows = v.rows,
+                                .lse = v.out.lse,
+                                .p = v.out.top_logits,
+                                .p_conv = weight,
+                                .s = s,
+                                .kernel = d.neighbourhood.kernel | 1,
+                                .multiplier = d.neighbourhood.multiplier,
+                                .shape = d.neighbourhood.shape},
+                               c));
+    Draw op{.weight = weight, .index = index, .temperature = d.temperature, .scale = d.move, .last = d.stay};
     if (d.uniforms) {
-        op.uniforms = view(const_cast<float*>(d.uniforms), DType::f32, R, K);
+        op.uniforms = c.upload(view(const_cast<float*>(d.uniforms), DType::f32, R, K));
     } else {
-        op.seeds = b.seeds;
-        op.positions = b.positions;
+        op.seeds = v.seeds;
+        op.positions = v.positions;
+        op.steps = v.steps;
     }
     NOEMA_TRY(draw(op, c));
-    if (!work) return {};
-    const int32_t stays = static_cast<int32_t>(model_->config().mask_token_id);
-    for (int64_t i = 0; i < R; ++i) {
-        const int32_t j = index.as<int32_t>()[i];
-        b.tokens.as<int32_t>()[i] = j == K - 1 ? stays : b.out.top_ids.as<int32_t>()[i * K + j];
-        b.logit.as<float>()[i] = b.out.top_logits.as<float>()[i * K + (j == K - 1 ? 0 : j)];
-    }
+    c.fetch(index, r.index.data());
     return {};
 }
 
-Status DecodeSession::draw_tokens(const DecodeStep& request, const View& hidden_states, const RowBuffers& b,
+/// The candidates that were drawn, in the place of the likeliest tokens.
+void DecodeSession::choose_candidates(const DecodeStep& request, Rows& r) const {
+    const int64_t K = request.convolution.candidates + 1;
+    const int32_t stays = static_cast<int32_t>(model_->config().mask_token_id);
+    for (int64_t i = 0; i < r.size(); ++i) {
+        const int32_t j = r.index[i];
+        r.tokens[i] = j == K - 1 ? stays : r.top_ids[i * K + j];
+        r.logit[i] = r.top_logits[i * K + (j == K - 1 ? 0 : j)];
+    }
+}
+
+Status DecodeSession::draw_tokens(const DecodeStep& request, const View& hidden_states, const RowViews& v,
                                   Context& c) const {
     const TokenDraw& d = request.draw;
-    RowStatsOutputs out = b.out;
+    RowStatsOutputs out = v.out;
     const Weight& head = model_->weights().head;
     if (d.kind == DrawKind::argmax || request.convolution.neighbourhood.kernel > 0) {
-        out.argmax = b.tokens;
-        out.max_logit = b.logit;
+        out.argmax = v.tokens;
+        out.max_logit = v.logit;
         return row_stats({.hidden = hidden_states,
-                          .rows = b.rows,
+                          .rows = v.rows,
                           .weight = head,
                           .out = out,
                           .excluded_id = d.excluded_id,
@@ -184,15 +235,15 @@ Status DecodeSession::draw_tokens(const DecodeStep& request, const View& hidden_
                          c);
     }
     return sample({.hidden = hidden_states,
-                   .rows = b.rows,
+                   .rows = v.rows,
                    .weight = head,
-                   .seeds = b.seeds,
-                   .positions = b.positions,
-                   .tokens = b.tokens,
-                   .logit = b.logit,
+                   .seeds = v.seeds,
+                   .positions = v.positions,
+                   .steps = v.steps,
+                   .tokens = v.tokens,
+                   .logit = v.logit,
                    .out = out,
                    .excluded_id = d.excluded_id,
-                   .step = request.step,
                    .temperature = d.temperature,
                    .top_k = d.top_k,
                    .top_p = d.top_p,
@@ -217,15 +268,6 @@ int64_t DecodeSession::top_of(const DecodeStep& request) {
     return request.convolution.neighbourhood.kernel > 0 ? request.convolution.candidates + 1 : request.top;
 }
 
-void DecodeSession::fill_rows(const DecodeStep& request, const RowBuffers& b) const {
-    for (size_t i = 0; i < request.rows.size(); ++i) {
-        const int32_t row = request.rows[i];
-        b.rows.as<int32_t>()[i] = row;
-        b.positions.as<int32_t>()[i] = static_cast<int32_t>(row % options_.T);
-        b.seeds.as<int64_t>()[i] = static_cast<int64_t>(options_.seeds[row / options_.T]);
-    }
-}
-
 void DecodeSession::mask_prompt() {
     if (options_.guidance == 0) return;
     unconditional_ = options_.ids;
@@ -233,14 +275,38 @@ void DecodeSession::mask_prompt() {
         if (options_.prompt[i]) unconditional_[i] = static_cast<int32_t>(model_->config().mask_token_id);
 }
 
-void DecodeSession::collect(const DecodeStep& request, const RowBuffers& b, DecodeResult& result) const {
-    result.tokens = copied<int32_t>(b.tokens);
-    result.confidence = probabilities(b.logit, b.out.lse);
-    result.entropy = copied<float>(b.out.entropy);
-    result.margin = copied<float>(b.out.margin);
-    if (request.top == 0) return;
-    result.top_ids = copied<int32_t>(b.out.top_ids);
-    result.top_probabilities = probabilities(b.out.top_logits, b.out.lse);
+void DecodeSession::collect(const DecodeStep& request, Rows& r, DecodeResult& result) const {
+    if (!r.index.empty()) choose_candidates(request, r);
+    const size_t R = request.rows.size(), top = static_cast<size_t>(request.top);
+    const auto first = [](auto values, size_t n) {
+        if (n < values.size()) values.resize(n);
+        return values;
+    };
+    result.tokens = first(std::move(r.tokens), R);
+    result.confidence = first(probabilities(std::move(r.logit), r.lse, 1), R);
+    result.entropy = first(std::move(r.entropy), R);
+    result.margin = first(std::move(r.margin), R);
+    for (size_t i = 0; i < R && !r.neighbourhood.empty(); ++i)
+        result.neighbourhood.push_back(r.neighbourhood[request.rows[i]]);
+    if (top == 0) return;
+    result.top_ids = first(std::move(r.top_ids), R * top);
+    result.top_probabilities = first(probabilities(std::move(r.top_logits), r.lse, request.top), R * top);
+}
+
+Recipe DecodeSession::recipe_of(const DecodeStep& request, const Rows& r) const {
+    Recipe recipe(model_->identity(), options_.B, options_.T, options_.key_start.empty(), options_.key_end.empty(),
+                  options_.guidance != 0, r.size(), request.entropy, request.margin, request.top);
+    const TokenDraw& d = request.draw;
+    for (const Neighbourhood* n : {&request.neighbourhood, &request.convolution.neighbourhood}) {
+        recipe.add(n->kernel);
+        recipe.add(n->multiplier);
+        recipe.add(n->shape);
+    }
+    const ConvolutionalDraw& v = request.convolution;
+    const auto add = [&](auto... values) { (recipe.add(values), ...); };
+    add(d.kind, d.temperature, d.top_k, d.top_p, d.excluded_id);
+    add(v.candidates, v.move, v.stay, v.temperature, v.uniforms != nullptr);
+    return recipe;
 }
 
 Status DecodeSession::step(Engine& engine, const DecodeStep& request, DecodeResult& result,
@@ -249,23 +315,25 @@ Status DecodeSession::step(Engine& engine, const DecodeStep& request, DecodeResu
     result = {};
     if (request.rows.empty()) return {};
     mask_prompt();
+    Rows r = rows_of(request, engine.backend().begin_recording != nullptr);
     const auto body = [&](Context& c) {
-        const RowBuffers b = take_buffers(request, *c.arena);
+        const RowViews v = upload_rows(request, r, c);
         const View states = c.arena->tensor(DType::f32, options_.B * options_.T, model_->config().hidden_size);
-        const View masked = c.arena->tensor(DType::u8, options_.B, options_.T);
+        NOEMA_TRY(hidden(r, c, states));
+        NOEMA_TRY(draw_tokens(request, states, v, c));
+        fetch_rows(v, r, c);
+        if (request.convolution.neighbourhood.kernel > 0) NOEMA_TRY(draw_convolutional(request, v, r, c));
+        if (request.neighbourhood.kernel == 0) return Status{};
         const View s = c.arena->tensor(DType::f32, options_.B, options_.T);
-        const bool work = !c.arena->measuring();
-        if (work) fill_rows(request, b);
-        NOEMA_TRY(hidden(c, states));
-        NOEMA_TRY(draw_tokens(request, states, b, c));
-        if (request.convolution.neighbourhood.kernel > 0) NOEMA_TRY(draw_convolutional(request, b, c));
-        if (request.neighbourhood.kernel > 0) NOEMA_TRY(neighbourhood(request.neighbourhood, masked, {}, s, c));
-        if (work) collect(request, b, result);
-        if (work && request.neighbourhood.kernel > 0)
-            for (const int32_t row : request.rows) result.neighbourhood.push_back(s.as<float>()[row]);
+        const Neighbourhood& n = request.neighbourhood;
+        NOEMA_TRY(masked_conv_norm(
+            {.masked = v.masked, .s = s, .kernel = n.kernel | 1, .multiplier = n.multiplier, .shape = n.shape}, c));
+        c.fetch(s, r.neighbourhood.data());
         return Status{};
     };
-    return engine.execute(body, cancelled);
+    NOEMA_TRY(engine.execute(recipe_of(request, r), body, cancelled));
+    collect(request, r, result);
+    return {};
 }
 
 Status DecodeSession::run(Engine& engine, const std::vector<DecodeStep>& plan, DecodeResult& result,

@@ -1,19 +1,20 @@
+#include <algorithm>
+
 #include "models/masked/weights.h"
 
 namespace noema {
 
-View ids_view(const MaskedBatch& b) {
-    return view(const_cast<int32_t*>(b.ids), DType::i32, b.B * b.T);
+BatchViews upload_batch(const MaskedBatch& b, Context& c) {
+    const auto upload = [&](const int32_t* values, int64_t n) {
+        return c.upload(view(const_cast<int32_t*>(values), DType::i32, n));
+    };
+    BatchViews views{.ids = upload(b.ids, b.B * b.T)};
+    if (b.key_start) views.mask.key_start = upload(b.key_start, b.B);
+    if (b.key_end) views.mask.key_end = upload(b.key_end, b.B);
+    return views;
 }
 
-AttentionMask mask_of(const MaskedBatch& b) {
-    AttentionMask mask;
-    if (b.key_start) mask.key_start = view(const_cast<int32_t*>(b.key_start), DType::i32, b.B);
-    if (b.key_end) mask.key_end = view(const_cast<int32_t*>(b.key_end), DType::i32, b.B);
-    return mask;
-}
-
-BlockShape block_shape(const MaskedConfig& c, const MaskedBatch& b, Precision precision) {
+BlockShape block_shape(const MaskedConfig& c, const MaskedBatch& b, const AttentionMask& mask, Precision precision) {
     return {.B = b.B,
             .T = b.T,
             .C = c.hidden_size,
@@ -23,7 +24,7 @@ BlockShape block_shape(const MaskedConfig& c, const MaskedBatch& b, Precision pr
             .F = c.intermediate_size,
             .epsilon = c.rms_norm_eps,
             .rope_theta = c.rope_theta,
-            .mask = mask_of(b),
+            .mask = mask,
             .precision = precision};
 }
 
@@ -62,11 +63,12 @@ Status check_targets(const MaskedConfig& config, const int32_t* targets, int64_t
 
 Status masked_forward(const MaskedConfig& config, const MaskedWeights& w, const MaskedBatch& batch, Precision precision,
                       const View& hidden, Context& c, const std::function<void(const View&)>& observe) {
-    const BlockShape shape = block_shape(config, batch, precision);
+    const BatchViews views = upload_batch(batch, c);
+    const BlockShape shape = block_shape(config, batch, views.mask, precision);
     const auto seen = [&](const View& v) {
-        if (observe && !c.arena->measuring()) observe(v);
+        if (observe) observe(v);
     };
-    NOEMA_TRY(embedding({.ids = ids_view(batch), .table = w.embed.view, .y = hidden}, c));
+    NOEMA_TRY(embedding({.ids = views.ids, .table = w.embed.view, .y = hidden}, c));
     seen(hidden);
     for (const BlockWeights& block : w.blocks) {
         if (c.stream.is_cancelled()) return Status::error(Code::aborted, "the forward pass was cancelled");
@@ -80,46 +82,48 @@ Status masked_forward(const MaskedConfig& config, const MaskedWeights& w, const 
 
 namespace {
 
-/// The rows whose target is a token, and their targets, side by side in the arena's memory.
+/// The rows whose target is a token, and their targets.
 struct Scored {
-    View rows, targets;
-};
+    std::vector<int32_t> rows, targets;
+    std::vector<float> losses;
 
-Scored scored_rows(const int32_t* targets, int64_t R, Arena& arena) {
-    int64_t n = 0;
-    for (int64_t r = 0; r < R; ++r) n += targets[r] >= 0;
-    Scored s{arena.tensor(DType::i32, n), arena.tensor(DType::i32, n)};
-    if (arena.measuring()) return s;
-    for (int64_t r = 0, i = 0; r < R; ++r) {
-        if (targets[r] < 0) continue;
-        s.rows.as<int32_t>()[i] = static_cast<int32_t>(r);
-        s.targets.as<int32_t>()[i++] = targets[r];
+    Scored(const int32_t* all, int64_t R) {
+        for (int64_t r = 0; r < R; ++r) {
+            if (all[r] < 0) continue;
+            rows.push_back(static_cast<int32_t>(r));
+            targets.push_back(all[r]);
+        }
+        losses.resize(rows.size());
     }
-    return s;
-}
+    int64_t size() const { return static_cast<int64_t>(rows.size()); }
+};
 
 }  // namespace
 
-Status masked_losses(const MaskedConfig& config, const MaskedWeights& w, const MaskedBatch& batch,
-                     const int32_t* targets, int64_t excluded_id, Precision precision, float* losses, Context& c) {
-    ArenaScope scope(*c.arena);
+Status masked_losses(Engine& engine, const MaskedConfig& config, const MaskedWeights& w, const MaskedBatch& batch,
+                     const int32_t* targets, int64_t excluded_id, Precision precision, float* losses,
+                     const std::atomic<bool>* cancelled) {
     const int64_t R = batch.B * batch.T, C = config.hidden_size;
-    const View hidden = c.arena->tensor(DType::f32, R, C);
-    NOEMA_TRY(masked_forward(config, w, batch, precision, hidden, c));
-    const Scored scored = scored_rows(targets, R, *c.arena);
-    const int64_t n = scored.rows.shape[0];
-    const View chosen = c.arena->tensor(DType::f32, n, C), loss = c.arena->tensor(DType::f32, n);
-    NOEMA_TRY(embedding({.ids = scored.rows, .table = hidden, .y = chosen}, c));
-    NOEMA_TRY(cross_entropy({.hidden = chosen,
-                             .weight = w.head,
-                             .targets = scored.targets,
-                             .loss = loss,
-                             .excluded_id = excluded_id,
-                             .precision = precision},
-                            c));
-    if (c.arena->measuring()) return {};
+    Scored scored(targets, R);
+    const auto body = [&](Context& c) {
+        const View hidden = c.arena->tensor(DType::f32, R, C), chosen = c.arena->tensor(DType::f32, scored.size(), C);
+        const View loss = c.arena->tensor(DType::f32, scored.size());
+        NOEMA_TRY(masked_forward(config, w, batch, precision, hidden, c));
+        const View rows = c.upload(view(scored.rows.data(), DType::i32, scored.size()));
+        NOEMA_TRY(embedding({.ids = rows, .table = hidden, .y = chosen}, c));
+        NOEMA_TRY(cross_entropy({.hidden = chosen,
+                                 .weight = w.head,
+                                 .targets = c.upload(view(scored.targets.data(), DType::i32, scored.size())),
+                                 .loss = loss,
+                                 .excluded_id = excluded_id,
+                                 .precision = precision},
+                                c));
+        c.fetch(loss, scored.losses.data());
+        return Status{};
+    };
+    NOEMA_TRY(engine.execute(body, cancelled));
     std::fill(losses, losses + R, 0.0f);
-    for (int64_t i = 0; i < n; ++i) losses[scored.rows.as<int32_t>()[i]] = loss.as<float>()[i];
+    for (int64_t i = 0; i < scored.size(); ++i) losses[scored.rows[i]] = scored.losses[i];
     return {};
 }
 

@@ -1,6 +1,3 @@
-#include <algorithm>
-#include <cstring>
-
 #include "models/masked/weights.h"
 #include "models/weight_store.h"
 
@@ -27,6 +24,7 @@ Status MaskedModel::adopt(Engine& engine, const std::vector<TensorSource>& tenso
         bind_weights(config_, [&](const std::string& name) { return store->find(name); }));
     store_ = std::move(store);
     weight_bytes_ = store_->bytes();
+    identity_ = next_identity();
     return {};
 }
 
@@ -39,17 +37,16 @@ int64_t MaskedModel::parameters() const {
 Status MaskedModel::forward(Engine& engine, const MaskedBatch& batch, float* hidden,
                             std::vector<std::vector<float>>* trace, const std::atomic<bool>* cancelled) const {
     NOEMA_TRY(check_batch(config_, batch));
-    const auto observe = [&](const View& v) {
-        std::vector<float> copy(v.size());
-        engine.backend().download(copy.data(), v.data, v.bytes());
-        if (trace) trace->push_back(std::move(copy));
-    };
+    const int64_t R = batch.B * batch.T, C = config_.hidden_size;
+    if (trace) trace->assign(config_.num_layers + 2, std::vector<float>(R * C));
     return engine.execute(
         [&](Context& c) {
-            const View out = c.arena->tensor(DType::f32, batch.B * batch.T, config_.hidden_size);
+            const View out = c.arena->tensor(DType::f32, R, C);
+            size_t seen = 0;
+            const auto observe = [&](const View& v) { c.fetch(v, (*trace)[seen++].data()); };
             NOEMA_TRY(masked_forward(config_, *weights_, batch, precision_, out, c,
                                      trace ? std::function<void(const View&)>(observe) : nullptr));
-            if (hidden && !c.arena->measuring()) engine.backend().download(hidden, out.data, out.bytes());
+            if (hidden) c.fetch(out, hidden);
             return Status{};
         },
         cancelled);
@@ -65,7 +62,7 @@ Status MaskedModel::logits(Engine& engine, const MaskedBatch& batch, float* logi
             const View out = c.arena->tensor(DType::f32, R, config_.vocab_size);
             NOEMA_TRY(masked_forward(config_, *weights_, batch, precision_, hidden, c));
             NOEMA_TRY(linear(weights_->head, hidden, out, {}, precision_, c));
-            if (!c.arena->measuring()) engine.backend().download(logits, out.data, out.bytes());
+            c.fetch(out, logits);
             return Status{};
         },
         cancelled);
@@ -75,19 +72,19 @@ Status MaskedModel::losses(Engine& engine, const MaskedBatch& batch, const int32
                            float* losses, const std::atomic<bool>* cancelled) const {
     NOEMA_TRY(check_batch(config_, batch));
     NOEMA_TRY(check_targets(config_, targets, batch.B * batch.T));
-    return engine.execute(
-        [&](Context& c) {
-            return masked_losses(config_, *weights_, batch, targets, excluded_id, precision_, losses, c);
-        },
-        cancelled);
+    return masked_losses(engine, config_, *weights_, batch, targets, excluded_id, precision_, losses, cancelled);
 }
 
 Status MaskedModel::copy_to(Engine& engine, float* flat) const {
     for (const TensorSpec& spec : masked_tensors(config_)) {
-        const View from = store_->find(spec.name).view;
-        const View to = view(flat, DType::f32, spec.rows, std::max<int64_t>(spec.columns, 1));
-        const View as_matrix = view(from.data, from.dtype, spec.rows, to.shape[1]);
-        NOEMA_TRY(engine.execute([&](Context& c) { return cast({.x = as_matrix, .y = to}, c); }));
+        View from = store_->find(spec.name).view;
+        if (!spec.is_matrix()) from = on_device(view(from.data, from.dtype, spec.rows, 1), from.device);
+        NOEMA_TRY(engine.execute([&](Context& c) {
+            const View wide = c.arena->tensor(DType::f32, spec.rows, from.shape[1]);
+            NOEMA_TRY(cast({.x = from, .y = wide}, c));
+            c.fetch(wide, flat);
+            return Status{};
+        }));
         flat += spec.size();
     }
     return {};

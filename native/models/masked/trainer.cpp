@@ -1,5 +1,4 @@
 #include <cmath>
-#include <cstring>
 
 #include "models/masked/weights.h"
 
@@ -22,7 +21,7 @@ Status MaskedTrainer::create(Engine& engine, std::shared_ptr<MaskedModel> model,
                              std::unique_ptr<MaskedTrainer>& out) {
     std::unique_ptr<MaskedTrainer> t(new MaskedTrainer);
     t->specs_ = masked_tensors(model->config());
-    t->backend_ = &engine.backend();
+    t->device_ = engine.backend().device;
     for (const TensorSpec& spec : t->specs_) {
         t->offsets_.push_back(t->size_);
         t->size_ += spec.size();
@@ -33,11 +32,12 @@ Status MaskedTrainer::create(Engine& engine, std::shared_ptr<MaskedModel> model,
         if (!t->buffers_[b].data())
             return Status::error(Code::out_of_memory, "%lld bytes of training state could not be had",
                                  static_cast<long long>(t->size_ * sizeof(float)));
-        engine.backend().clear(t->buffers_[b].data(), t->size_ * sizeof(float));
+        NOEMA_TRY(engine.clear(t->buffers_[b].data(), t->size_ * sizeof(float)));
     }
-    NOEMA_TRY(model->copy_to(engine, t->flat(TrainerBuffer::parameter)));
-    if (keep_average)
-        std::memcpy(t->flat(TrainerBuffer::average), t->flat(TrainerBuffer::parameter), t->size_ * sizeof(float));
+    std::vector<float> values(t->size_);
+    NOEMA_TRY(model->copy_to(engine, values.data()));
+    for (const TrainerBuffer b : {TrainerBuffer::parameter, TrainerBuffer::average})
+        if (t->flat(b)) NOEMA_TRY(engine.upload(t->flat(b), values.data(), values.size() * sizeof(float)));
     t->model_ = std::move(model);
     out = std::move(t);
     return {};
@@ -48,7 +48,8 @@ View MaskedTrainer::view_of(TrainerBuffer buffer, const std::string& name) const
         const TensorSpec& s = specs_[i];
         if (s.name != name) continue;
         float* data = flat(buffer) + offsets_[i];
-        return s.is_matrix() ? view(data, DType::f32, s.rows, s.columns) : view(data, DType::f32, s.rows);
+        return on_device(s.is_matrix() ? view(data, DType::f32, s.rows, s.columns) : view(data, DType::f32, s.rows),
+                         device_);
     }
     return {};
 }
@@ -58,22 +59,20 @@ int64_t MaskedTrainer::size_of(TrainerBuffer buffer, const std::string& name) co
     return v ? v.size() : -1;
 }
 
-Status MaskedTrainer::read(TrainerBuffer buffer, const std::string& name, float* out) const {
+Status MaskedTrainer::read(Engine& engine, TrainerBuffer buffer, const std::string& name, float* out) const {
     const View from = view_of(buffer, name);
     if (!from) return no_tensor(buffer, name);
-    backend_->download(out, from.data, from.bytes());
-    return {};
+    return engine.download(out, from.data, from.bytes());
 }
 
-Status MaskedTrainer::write(TrainerBuffer buffer, const std::string& name, const float* values) {
+Status MaskedTrainer::write(Engine& engine, TrainerBuffer buffer, const std::string& name, const float* values) {
     const View to = view_of(buffer, name);
     if (!to) return no_tensor(buffer, name);
-    backend_->upload(to.data, values, to.bytes());
-    return {};
+    return engine.upload(to.data, values, to.bytes());
 }
 
-void MaskedTrainer::discard() {
-    backend_->clear(flat(TrainerBuffer::gradient), size_ * sizeof(float));
+Status MaskedTrainer::discard(Engine& engine) {
+    return engine.clear(flat(TrainerBuffer::gradient), size_ * sizeof(float));
 }
 
 MaskedWeights MaskedTrainer::weights(TrainerBuffer buffer) const {
@@ -90,6 +89,8 @@ Status MaskedTrainer::accumulate(Engine& engine, const MaskedBatch& batch, const
     const MaskedGradients gradients =
         bind_gradients(config, [&](const std::string& name) { return view_of(TrainerBuffer::gradient, name); });
     NOEMA_TRY(engine.execute(
+        Recipe(identity_, batch.B, batch.T, batch.key_start != nullptr, batch.key_end != nullptr,
+               objective.excluded_id),
         [&](Context& c) {
             return masked_gradients(config, weights, gradients, batch, objective, model_->precision(), c);
         },
@@ -100,13 +101,17 @@ Status MaskedTrainer::accumulate(Engine& engine, const MaskedBatch& batch, const
     return {};
 }
 
-Status MaskedTrainer::update(const OptimiserStep& o, const View& norm, int64_t begin, int64_t end, Context& c) {
-    const auto part = [&](TrainerBuffer b) { return view(flat(b) + begin, DType::f32, end - begin); };
+Status MaskedTrainer::update(const OptimiserStep& o, const View& norm, const View& schedule, int64_t begin, int64_t end,
+                             Context& c) {
+    const auto part = [&](TrainerBuffer b) {
+        return on_device(view(flat(b) + begin, DType::f32, end - begin), device_);
+    };
     AdamW p{.parameter = part(TrainerBuffer::parameter),
             .gradient = part(TrainerBuffer::gradient),
             .m = part(TrainerBuffer::m),
             .v = part(TrainerBuffer::v),
             .norm = norm,
+            .schedule = schedule,
             .max_norm = o.max_norm,
             .gradient_scale = o.gradient_scale,
             .rate = o.rate,
@@ -121,19 +126,26 @@ Status MaskedTrainer::update(const OptimiserStep& o, const View& norm, int64_t b
 }
 
 Status MaskedTrainer::step(Engine& engine, const OptimiserStep& o, float& gradient_norm) {
-    Buffer norm_memory(engine.backend(), sizeof(float));
-    const View norm = view(norm_memory.data(), DType::f32, 1);
-    const View gradient = view(flat(TrainerBuffer::gradient), DType::f32, size_);
+    const View gradient = on_device(view(flat(TrainerBuffer::gradient), DType::f32, size_), device_);
+    const auto correction = [&](float beta) {
+        return static_cast<float>(1.0 / (1.0 - std::pow(static_cast<double>(beta), static_cast<double>(o.step))));
+    };
+    float schedule[3] = {o.rate, correction(o.beta1), correction(o.beta2)};
+    const auto body = [&](Context& c) {
+        const View norm = c.arena->tensor(DType::f32, 1), now = c.upload(view(schedule, DType::f32, 3));
+        NOEMA_TRY(global_norm({.x = gradient, .norm = norm, .scale = o.gradient_scale}, c));
+        c.fetch(norm, &gradient_norm);
+        NOEMA_TRY(update(o, norm, now, 0, decayed_, c));
+        NOEMA_TRY(update(o, norm, now, decayed_, size_, c));
+        // In the same recording, so that a step comes to rest once.
+        const bool work = !c.arena->measuring() && !c.replaying;
+        return work ? c.backend->clear(gradient.data, gradient.bytes(), c.stream) : Status{};
+    };
     NOEMA_TRY(engine.execute(
-        [&](Context& c) { return global_norm({.x = gradient, .norm = norm, .scale = o.gradient_scale}, c); }));
-    backend_->download(&gradient_norm, norm.data, sizeof(float));
+        Recipe(identity_, o.beta1, o.beta2, o.epsilon, o.weight_decay, o.max_norm, o.gradient_scale, o.ema_decay),
+        body));
     if (!std::isfinite(gradient_norm))
         return Status::error(Code::non_finite, "the gradient's norm is %g", gradient_norm);
-    NOEMA_TRY(engine.execute([&](Context& c) {
-        NOEMA_TRY(update(o, norm, 0, decayed_, c));
-        return update(o, norm, decayed_, size_, c);
-    }));
-    discard();
     return {};
 }
 
@@ -144,18 +156,16 @@ Status MaskedTrainer::losses(Engine& engine, const MaskedBatch& batch, const int
     NOEMA_TRY(check_batch(model_->config(), batch));
     NOEMA_TRY(check_targets(model_->config(), targets, batch.B * batch.T));
     const MaskedWeights weights = this->weights(source);
-    return engine.execute(
-        [&](Context& c) {
-            return masked_losses(model_->config(), weights, batch, targets, excluded_id, model_->precision(), losses,
-                                 c);
-        },
-        cancelled);
+    return masked_losses(engine, model_->config(), weights, batch, targets, excluded_id, model_->precision(), losses,
+                         cancelled);
 }
 
 Status MaskedTrainer::publish(Engine& engine, bool average) {
     const TrainerBuffer source = average ? TrainerBuffer::average : TrainerBuffer::parameter;
     if (!flat(source)) return Status::error(Code::invalid_argument, "the trainer keeps no average");
-    return model_->replace(engine, flat(source));
+    std::vector<float> values(size_);
+    NOEMA_TRY(engine.download(values.data(), flat(source), values.size() * sizeof(float)));
+    return model_->replace(engine, values.data());
 }
 
 }  // namespace noema

@@ -27,25 +27,30 @@ struct MaskedGradients {
 MaskedWeights bind_weights(const MaskedConfig& config, const std::function<Weight(const std::string&)>& find);
 MaskedGradients bind_gradients(const MaskedConfig& config, const std::function<View(const std::string&)>& find);
 
-BlockShape block_shape(const MaskedConfig& config, const MaskedBatch& batch, Precision precision);
+BlockShape block_shape(const MaskedConfig& config, const MaskedBatch& batch, const AttentionMask& mask,
+                       Precision precision);
 
-/// Host arrays of a batch as views.
-View ids_view(const MaskedBatch& batch);
-AttentionMask mask_of(const MaskedBatch& batch);
+/// A batch where ops can read it.
+struct BatchViews {
+    View ids;  // [R]
+    AttentionMask mask;
+};
+BatchViews upload_batch(const MaskedBatch& batch, Context& context);
 
 /// Refuses ids outside the vocabulary, impossible sizes and key ranges, before any work.
 Status check_batch(const MaskedConfig& config, const MaskedBatch& batch);
 Status check_targets(const MaskedConfig& config, const int32_t* targets, int64_t R);
 
 /// One forward pass to the final norm: hidden [B*T, C]. `observe`, when set, sees the embedding, every block's residual stream
-/// and the final norm (not while measuring).
+/// and the final norm.
 Status masked_forward(const MaskedConfig& config, const MaskedWeights& weights, const MaskedBatch& batch,
                       Precision precision, const View& hidden, Context& context,
                       const std::function<void(const View&)>& observe = {});
 
-/// Losses of the scored rows; the vocabulary projection runs for those rows only.
-Status masked_losses(const MaskedConfig& config, const MaskedWeights& weights, const MaskedBatch& batch,
-                     const int32_t* targets, int64_t excluded_id, Precision precision, float* losses, Context& context);
+/// Losses [B*T] of the scored rows, 0 elsewhere; the vocabulary projection runs for scored rows only.
+Status masked_losses(Engine& engine, const MaskedConfig& config, const MaskedWeights& weights, const MaskedBatch& batch,
+                     const int32_t* targets, int64_t excluded_id, Precision precision, float* losses,
+                     const std::atomic<bool>* cancelled);
 
 /// Forward and backward: adds the gradients of sum(row_weight * loss).
 Status masked_gradients(const MaskedConfig& config, const MaskedWeights& weights, const MaskedGradients& gradients,

@@ -5,6 +5,9 @@
 //   m = beta1 m + (1-beta1) g;   v = beta2 v + (1-beta2) g²
 //   parameter -= rate * ( m/(1-beta1^step) / (sqrt(v/(1-beta2^step)) + epsilon) + weight_decay * parameter )
 //   average = ema_decay * average + (1-ema_decay) * parameter
+//
+// A norm that is not finite: nothing changes. `schedule` replaces rate and step where they may not be part of the call (a
+// recorded step).
 #pragma once
 
 #include "noema/tensor.h"
@@ -18,6 +21,7 @@ struct AdamW {
     View v;                 // [n] f32
     View average;           // [n] f32, optional
     View norm;              // [1] f32, optional: no clipping without it
+    View schedule;          // [3] f32, optional: rate, 1 / (1-beta1^step), 1 / (1-beta2^step)
     float max_norm = 0.0f;  // <= 0: no clipping
     float gradient_scale = 1.0f;
     float rate = 0.0f;

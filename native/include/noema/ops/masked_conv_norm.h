@@ -8,6 +8,9 @@
 // numerator: masked_count is the paper's code for decoding; masked_mass (sum over masked i, j of p) keeps the mass when
 // p holds only a row's best tokens. scope batch sums numerator and denominator over all sequences (the fine-tuning
 // code).
+//
+// With `rows` p holds only some positions, [R,K] in the order of rows; all others count as p = 0. With `lse` it holds logits:
+// p = exp(logit - lse[r]).
 #pragma once
 
 #include "noema/tensor.h"
@@ -20,8 +23,10 @@ enum class ConvScope : uint8_t { sequence, batch };
 
 struct MaskedConvNorm {
     View masked;         // [B,T] u8, 1 = masked
-    View p;              // [B,T,K] f32, optional: without it only count and s are made
-    View p_conv;         // [B,T,K] f32, together with p; may be p
+    View rows;           // [R] i32, optional: flat positions b T + t, each once
+    View lse;            // [R] f32, optional, with rows
+    View p;              // [B,T,K] ([R,K] with rows) f32, optional: without it only count and s are made
+    View p_conv;         // of p's shape, together with p; may be p
     View count;          // [B,T] f32, optional
     View s;              // [B,T] f32
     View normaliser;     // [B] f32 ([1] for scope batch), optional, with p

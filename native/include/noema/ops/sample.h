@@ -25,6 +25,7 @@ struct Sample {
     View bias;       // [V] f32, optional
     View seeds;      // [R] i64 (bits of a u64)
     View positions;  // [R] i32
+    View steps;      // [R] i32 (bits of a u32), optional: each row's own step, instead of `step`
     View tokens;     // [R] i32 out
     View logit;      // [R] f32 out, optional
     RowStatsOutputs out;

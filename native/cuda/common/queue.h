@@ -1,0 +1,29 @@
+// What a Stream's handle points to.
+#pragma once
+
+#include "device.h"
+#include "noema/stream.h"
+
+namespace noema::cuda {
+
+/// What kernels are chosen by.
+struct DeviceTraits {
+    int index = 0;
+    int capability = 0;  // 10 * major + minor
+    int multiprocessors = 0;
+    int shared_bytes_per_block = 0;
+};
+
+class Cublaslt;
+
+struct Queue {
+    cudaStream_t stream = nullptr;
+    DeviceTraits device;
+    Cublaslt* cublaslt = nullptr;  // common/cublaslt.h; null where there is none
+};
+
+inline const Queue& queue_of(const Stream& stream) {
+    return *static_cast<const Queue*>(stream.handle);
+}
+
+}  // namespace noema::cuda

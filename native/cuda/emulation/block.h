@@ -1,0 +1,23 @@
+// Runs the blocks of a grid as fibers.
+#pragma once
+
+#include <functional>
+
+#include "runtime.h"
+
+namespace noema::cuda::emulation {
+
+/// What a block may have on the GPUs we target at the least (sm_89): 99 KB.
+constexpr size_t kMostSharedBytes = 227 << 10;
+
+struct Grid {
+    dim3 blocks, threads;
+    size_t dynamic_bytes;
+    bool cooperative;
+    const char* name;
+};
+
+/// False after a report (device.h); last_report() has its text. One grid at a time, under DeviceAtWork's lock.
+bool run_grid(const Grid& grid, const std::function<void()>& body);
+
+}  // namespace noema::cuda::emulation

@@ -1,0 +1,118 @@
+// The part of CUDA's runtime API that noema calls, over the emulation. Streams work at once; a captured stream keeps what
+// it is told, a graph does it again. Memory of the device is reachable only while a kernel or a copy runs.
+//   NOEMA_EMULATED_MEMORY=bytes   how much the device has (default 4 GB)
+//   NOEMA_EMULATED_LOSS=n         the device is lost at the n-th launch
+//   NOEMA_EMULATED_DEVICES=n      how many there are (default 1)
+//   NOEMA_EMULATED_DRIVER=n       the CUDA version that the driver offers, 1000 * major + 10 * minor (default 13000; 0: no driver)
+//   NOEMA_EMULATED_CAPABILITY=n   10 * major + minor (default 80)
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <tuple>
+
+struct uint3 {
+    unsigned int x, y, z;
+};
+struct dim3 {
+    unsigned int x, y, z;
+    constexpr dim3(unsigned int x = 1, unsigned int y = 1, unsigned int z = 1) : x(x), y(y), z(z) {}
+};
+
+enum cudaError_t {
+    cudaSuccess = 0,
+    cudaErrorInvalidValue = 1,
+    cudaErrorMemoryAllocation = 2,
+    cudaErrorInsufficientDriver = 35,
+    cudaErrorNoDevice = 100,
+    cudaErrorInvalidDevice = 101,
+    cudaErrorLaunchFailure = 719,
+    cudaErrorDevicesUnavailable = 46,
+    cudaErrorStreamCaptureInvalidated = 901,
+};
+enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cudaMemcpyDeviceToDevice = 3 };
+enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal = 1 };
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+enum cudaDeviceAttr {
+    cudaDevAttrMultiProcessorCount = 16,
+    cudaDevAttrComputeCapabilityMajor = 75,
+    cudaDevAttrComputeCapabilityMinor = 76,
+    cudaDevAttrMaxSharedMemoryPerBlockOptin = 97,
+};
+enum cudaLaunchAttributeID { cudaLaunchAttributeCooperative = 2 };
+constexpr unsigned int cudaStreamNonBlocking = 1;
+
+struct cudaLaunchAttribute {
+    cudaLaunchAttributeID id;
+    struct {
+        int cooperative;
+    } val;
+};
+
+namespace noema::cuda::emulation {
+struct EmulatedStream;
+struct EmulatedGraph;
+}  // namespace noema::cuda::emulation
+using cudaStream_t = noema::cuda::emulation::EmulatedStream*;
+using cudaGraph_t = noema::cuda::emulation::EmulatedGraph*;
+using cudaGraphExec_t = noema::cuda::emulation::EmulatedGraph*;
+
+struct cudaLaunchConfig_t {
+    dim3 gridDim, blockDim;
+    size_t dynamicSmemBytes = 0;
+    cudaStream_t stream = nullptr;
+    cudaLaunchAttribute* attrs = nullptr;
+    unsigned int numAttrs = 0;
+};
+
+struct cudaDeviceProp {
+    char name[256];
+};
+
+cudaError_t cudaGetDeviceCount(int* count);
+cudaError_t cudaSetDevice(int device);
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
+cudaError_t cudaDriverGetVersion(int* version);
+cudaError_t cudaRuntimeGetVersion(int* version);
+cudaError_t cudaMemGetInfo(size_t* free, size_t* total);
+cudaError_t cudaGetLastError();
+const char* cudaGetErrorName(cudaError_t error);
+const char* cudaGetErrorString(cudaError_t error);
+
+cudaError_t cudaMalloc(void** memory, size_t bytes);
+cudaError_t cudaFree(void* memory);
+cudaError_t cudaMallocHost(void** memory, size_t bytes);
+cudaError_t cudaFreeHost(void* memory);
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream);
+cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t stream);
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned int flags);
+cudaError_t cudaStreamDestroy(cudaStream_t stream);
+cudaError_t cudaStreamSynchronize(cudaStream_t stream);
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph);
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long flags);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream);
+cudaError_t cudaGraphDestroy(cudaGraph_t graph);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable);
+
+namespace noema::cuda::emulation {
+
+cudaError_t launch_kernel(const cudaLaunchConfig_t& config, const char* name, std::function<void()> body);
+/// The kernel's name for reports of the next launch on this thread.
+inline thread_local const char* kernel_name = nullptr;
+/// Text of the last report (device.h), for the message of a failed launch.
+const char* last_report();
+
+}  // namespace noema::cuda::emulation
+
+template <class Function>
+cudaError_t cudaFuncSetAttribute(Function, cudaFuncAttribute, int) {
+    return cudaSuccess;
+}
+template <class... P, class... A>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(P...), A... arguments) {
+    return noema::cuda::emulation::launch_kernel(*config, noema::cuda::emulation::kernel_name,
+                                                 [=]() { kernel(static_cast<P>(arguments)...); });
+}
