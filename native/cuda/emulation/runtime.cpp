@@ -92,10 +92,10 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
     switch (attribute) {
         case cudaDevAttrMultiProcessorCount: *value = 4; break;
         case cudaDevAttrComputeCapabilityMajor:
-            *value = static_cast<int>(setting("NOEMA_EMULATED_CAPABILITY", 80)) / 10;
+            *value = static_cast<int>(setting("NOEMA_EMULATED_CAPABILITY", 90)) / 10;
             break;
         case cudaDevAttrComputeCapabilityMinor:
-            *value = static_cast<int>(setting("NOEMA_EMULATED_CAPABILITY", 80)) % 10;
+            *value = static_cast<int>(setting("NOEMA_EMULATED_CAPABILITY", 90)) % 10;
             break;
         case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = static_cast<int>(kMostSharedBytes); break;
     }

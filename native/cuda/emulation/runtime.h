@@ -4,7 +4,7 @@
 //   NOEMA_EMULATED_LOSS=n         the device is lost at the n-th launch
 //   NOEMA_EMULATED_DEVICES=n      how many there are (default 1)
 //   NOEMA_EMULATED_DRIVER=n       the CUDA version that the driver offers, 1000 * major + 10 * minor (default 13000; 0: no driver)
-//   NOEMA_EMULATED_CAPABILITY=n   10 * major + minor (default 80)
+//   NOEMA_EMULATED_CAPABILITY=n   10 * major + minor (default 90)
 #pragma once
 
 #include <cstddef>
