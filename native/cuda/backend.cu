@@ -14,7 +14,6 @@ namespace {
 
 constexpr int kMostDevices = 16;
 constexpr int kLeastCapability = 80;  // cp.async and bf16 tensor cores
-constexpr int kLeastDriver = 12000;
 
 /// A table's functions know their device by their type: they take no argument that could tell it.
 template <int kDevice>
@@ -183,16 +182,18 @@ const Backend* backend_of(int device) {
     return found;
 }
 
+// A driver serves the runtimes of its own major version and older ones.
 Status check_driver() {
-    int version = 0;
+    int version = 0, runtime = 0;
+    NOEMA_TRY(checked(cudaRuntimeGetVersion(&runtime), "asking for the runtime's version"));
     const cudaError_t error = cudaDriverGetVersion(&version);
     if (error != cudaSuccess || version == 0)
         return Status::error(Code::device_unavailable, "no NVIDIA driver is installed");
-    if (version < kLeastDriver)
-        return Status::error(Code::device_unavailable,
-                             "the NVIDIA driver offers CUDA %d.%d, noema needs %d.%d or newer (driver 525)",
-                             version / 1000, version % 1000 / 10, kLeastDriver / 1000, kLeastDriver % 1000 / 10);
-    return {};
+    const int major = runtime / 1000;
+    if (version >= 1000 * major) return {};
+    return Status::error(Code::device_unavailable,
+                         "the NVIDIA driver offers CUDA %d.%d, this build of noema needs %d.0 or newer (driver %s)",
+                         version / 1000, version % 1000 / 10, major, major <= 12 ? "525" : "580");
 }
 
 Status check_device(int device) {
