@@ -197,6 +197,7 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph,
     return cudaSuccess;
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
+    const DeviceAtWork at_work;  // once for all of it: opening memory costs more than a small kernel
     for (const auto& work : executable->work)
         if (const cudaError_t error = submit(stream, work); error != cudaSuccess) return error;
     return cudaSuccess;
