@@ -24,7 +24,10 @@ function runCase(name: string, environment: Record<string, string>): Promise<{ i
 
 const declined = [
   [{ NOEMA_EMULATED_DRIVER: "0" }, /no NVIDIA driver is installed/],
-  [{ NOEMA_EMULATED_DRIVER: "12080" }, /driver offers CUDA 12\.8, this build of noema needs 13\.0 or newer \(driver 580\)/],
+  [
+    { NOEMA_EMULATED_DRIVER: "12080" },
+    /driver offers CUDA 12\.8, this build of noema needs 13\.0 or newer \(driver 580\)/,
+  ],
   [{ NOEMA_EMULATED_DEVICES: "0" }, /no NVIDIA GPU is visible/],
   [{ NOEMA_EMULATED_CAPABILITY: "75" }, /compute capability 7\.5, noema needs 8\.0/],
   [{ NOEMA_REQUIRE: "cuda-emulated:3" }, /there is no GPU 3: this machine has 1/],
