@@ -134,12 +134,16 @@ Status Engine::reserve(size_t bytes) {
     return {};
 }
 
+Context Engine::context_for(const std::atomic<bool>* cancelled) {
+    Context context{.backend = &backend_, .stream = team_ ? team_->stream() : stream_, .transfers = staging_.get()};
+    context.stream.cancelled = cancelled;
+    return context;
+}
+
 Status Engine::prepare(const Body& body, Context& context) {
     NOEMA_TRY(opened_);
     Arena measure(backend_.device);
-    context.backend = &backend_;
     context.arena = &measure;
-    context.transfers = staging_.get();
     if (staging_) staging_->begin(Staging::Pass::measure, context.stream);
     NOEMA_TRY(body(context));
     NOEMA_TRY(reserve(measure.high_water()));
@@ -168,8 +172,7 @@ Status Engine::finish(const Status& ran) {
 }
 
 Status Engine::execute(const Body& body, const std::atomic<bool>* cancelled) {
-    Context context{.stream = team_ ? team_->stream(cancelled) : stream_};
-    context.stream.cancelled = cancelled;
+    Context context = context_for(cancelled);
     NOEMA_TRY(prepare(body, context));
     return finish(run(body, context));
 }
@@ -185,14 +188,14 @@ Status Engine::record(const Body& body, Context& context, Recording** out) {
 
 Status Engine::execute(const Recipe& recipe, const Body& body, const std::atomic<bool>* cancelled) {
     if (!backend_.begin_recording) return execute(body, cancelled);
-    Context context{.stream = stream_};
-    context.stream.cancelled = cancelled;
-    NOEMA_TRY(prepare(body, context));
+    Context context = context_for(cancelled);
+    // A recording that is still there says that the memory it was made on is as well: nothing is left to measure.
     Recording* recording = find(recipe.key());
     context.replaying = recording != nullptr;
     if (recording) {
         NOEMA_TRY(run(body, context));
     } else {
+        NOEMA_TRY(prepare(body, context));
         NOEMA_TRY(record(body, context, &recording));
         keep(recipe.key(), recording);
     }

@@ -1,7 +1,6 @@
 #include <sys/mman.h>
 
 #include <cstdlib>
-#include <cstring>
 
 #include "isa.h"
 
@@ -34,14 +33,7 @@ Backend make() {
 #undef NOEMA_OP_no
     b.allocate = allocate;
     b.release = [](void* memory) { std::free(memory); };
-    b.upload = b.download = [](void* to, const void* from, size_t bytes, const Stream&) {
-        std::memcpy(to, from, bytes);
-        return Status{};
-    };
-    b.clear = [](void* memory, size_t bytes, const Stream&) {
-        std::memset(memory, 0, bytes);
-        return Status{};
-    };
+    use_host_memory(b);
     b.packed_bytes = cpu::packed_bytes;
     b.isa_list = cpu::isa_list;
     b.force_isa = cpu::force_isa;

@@ -114,10 +114,6 @@ unsigned blocks_for(int64_t n) {
 
 // --- plan ------------------------------------------------------------------------------------------------------------
 
-HeadInput input_of(const CrossEntropy& p) {
-    return {p.hidden, p.weight.view, p.bias, p.excluded_id, p.precision};
-}
-
 struct Plan {
     explicit Plan(const CrossEntropy& p) : head(input_of(p), p.hidden.shape[0], false) {
         const int64_t bytes = head.tensor ? 2 : 4, rows = head.at_once > 0 ? head.at_once : 1;

@@ -134,4 +134,32 @@ T* data_or_null(const View& v, int64_t first = 0) {
     return v ? v.as<T>() + first : nullptr;
 }
 
+// --- what the head's ops share ---------------------------------------------------------------------------------------
+
+template <class P>
+HeadInput input_of(const P& p) {
+    return {p.hidden, p.weight.view, p.bias, p.excluded_id, p.precision};
+}
+
+/// row_stats and sample look at selected rows.
+template <class P>
+int64_t rows_of(const P& p) {
+    return p.rows ? p.rows.shape[0] : p.hidden.shape[0];
+}
+
+inline KeptRows kept_rows(const HeadPass& pass, const HeadPlan& plan, const HeadRoom& room) {
+    return {room.logits, room.states, plan.logits_pitch, pass.hidden.lines, pass.V, pass.excluded};
+}
+
+/// f(rows) for as many rows at a time as there is room for.
+template <class P, class F>
+Status each_chunk(const P& p, const HeadPlan& plan, const F& f) {
+    const int64_t R = rows_of(p);
+    for (int64_t first = 0; first < R; first += plan.at_once) {
+        const int64_t count = R - first < plan.at_once ? R - first : plan.at_once;
+        NOEMA_TRY(f(HeadRows{data_or_null<int32_t>(p.rows, first), first, count}));
+    }
+    return {};
+}
+
 }  // namespace noema::cuda

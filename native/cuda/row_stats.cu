@@ -8,14 +8,6 @@ namespace noema::cuda {
 
 namespace {
 
-HeadInput input_of(const RowStats& p) {
-    return {p.hidden, p.weight.view, p.bias, p.excluded_id, p.precision};
-}
-
-int64_t rows_of(const RowStats& p) {
-    return p.rows ? p.rows.shape[0] : p.hidden.shape[0];
-}
-
 HeadPlan plan_of(const RowStats& p) {
     return HeadPlan(input_of(p), rows_of(p), static_cast<bool>(p.out.top_ids));
 }
@@ -25,21 +17,15 @@ size_t workspace_size(const RowStats& p, const Stream&) {
 }
 
 Status run(const RowStats& p, const Stream& stream, Workspace workspace) {
-    const HeadInput in = input_of(p);
     const HeadPlan plan = plan_of(p);
     const HeadRoom room = take_room(plan, workspace);
-    const int64_t R = rows_of(p);
-    for (int64_t first = 0; first < R; first += plan.at_once) {
-        const int64_t count = R - first < plan.at_once ? R - first : plan.at_once;
-        NOEMA_TRY(
-            gather_rows(p.hidden, {data_or_null<int32_t>(p.rows, first), first, count}, plan, room.hidden, stream));
-        const HeadPass pass = make_pass(in, plan, room, count);
+    return each_chunk(p, plan, [&](const HeadRows& rows) -> Status {
+        NOEMA_TRY(gather_rows(p.hidden, rows, plan, room.hidden, stream));
+        const HeadPass pass = make_pass(input_of(p), plan, room, rows.count);
         NOEMA_TRY(run_pass(pass, plan, stream));
-        NOEMA_TRY(finish_rows(pass, room, outputs_of(p.out, first), stream));
-        const KeptRows kept{room.logits, room.states, plan.logits_pitch, pass.hidden.lines, pass.V, pass.excluded};
-        if (plan.keeps) NOEMA_TRY(list_best(kept, p.out, first, stream));
-    }
-    return {};
+        NOEMA_TRY(finish_rows(pass, room, outputs_of(p.out, rows.first), stream));
+        return plan.keeps ? list_best(kept_rows(pass, plan, room), p.out, rows.first, stream) : Status{};
+    });
 }
 
 }  // namespace

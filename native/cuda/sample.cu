@@ -9,14 +9,6 @@ namespace noema::cuda {
 
 namespace {
 
-HeadInput input_of(const Sample& p) {
-    return {p.hidden, p.weight.view, p.bias, p.excluded_id, p.precision};
-}
-
-int64_t rows_of(const Sample& p) {
-    return p.rows ? p.rows.shape[0] : p.hidden.shape[0];
-}
-
 /// How many tokens top_k leaves, 0: all.
 int64_t kept_tokens(const Sample& p) {
     const int64_t tokens = p.weight.view.shape[0] - (p.excluded_id >= 0 ? 1 : 0);
@@ -59,7 +51,7 @@ Status draw_chunk(const Sample& p, const HeadPlan& plan, const HeadRoom& room, c
     NOEMA_TRY(gather_rows(p.hidden, rows, plan, room.hidden, stream));
     NOEMA_TRY(run_pass(pass, plan, stream));
     NOEMA_TRY(finish_rows(pass, room, out, stream));
-    const KeptRows kept{room.logits, room.states, plan.logits_pitch, pass.hidden.lines, pass.V, pass.excluded};
+    const KeptRows kept = kept_rows(pass, plan, room);
     if (p.out.top_ids) NOEMA_TRY(list_best(kept, p.out, rows.first, stream));
     if (!from_rows) return {};
     const Choice choice{.noise = noise_of(p, rows.first),
@@ -74,12 +66,7 @@ Status draw_chunk(const Sample& p, const HeadPlan& plan, const HeadRoom& room, c
 Status run(const Sample& p, const Stream& stream, Workspace workspace) {
     const HeadPlan plan = plan_of(p);
     const HeadRoom room = take_room(plan, workspace);
-    const int64_t R = rows_of(p);
-    for (int64_t first = 0; first < R; first += plan.at_once) {
-        const int64_t count = R - first < plan.at_once ? R - first : plan.at_once;
-        NOEMA_TRY(draw_chunk(p, plan, room, {data_or_null<int32_t>(p.rows, first), first, count}, stream));
-    }
-    return {};
+    return each_chunk(p, plan, [&](const HeadRows& rows) { return draw_chunk(p, plan, room, rows, stream); });
 }
 
 }  // namespace

@@ -5,15 +5,7 @@
 
 import { join } from "node:path";
 import test from "ava";
-import { openCheckpoint } from "../../lib/checkpoint/folder.js";
-import {
-  type BackendName,
-  createEngine,
-  type TrainingEvent,
-  type TrainOptions,
-  train,
-  verify,
-} from "../../lib/index.js";
+import { type BackendName, createEngine, type TrainingEvent, type TrainOptions, verify } from "../../lib/index.js";
 import { moduleFile } from "../../lib/native/device-module.js";
 import { loadAddon } from "../../lib/native/load.js";
 import { assertPassed } from "../../lib/verify.js";
@@ -21,7 +13,7 @@ import { noema } from "../support/command.js";
 import { definitions } from "../support/files.js";
 import { writeGolden } from "../support/golden-case.js";
 import { sharedFolder } from "./temporary.js";
-import { fixture, outcome } from "./training/tiny-run.js";
+import { fixture, outcomeOf, trained } from "./training/tiny-run.js";
 
 const backend: BackendName = "cuda-emulated";
 /** Steps enough for two saves; a step is some millions of emulated thread-steps. */
@@ -30,18 +22,6 @@ const tiny: Partial<TrainOptions> = {
   ...{ steps: 4, batch: 2, microBatch: 2, length: 12, warmup: 1, saveEvery: 2 },
   ...{ evaluateEvery: 4, evaluateSequences: 2, evaluateDraws: 1 },
 };
-
-async function trained(on: BackendName, options: TrainOptions): Promise<TrainingEvent[]> {
-  await using engine = await createEngine({ backend: on, threads: 1 });
-  const events: TrainingEvent[] = [];
-  for await (const event of train(engine, options)) events.push(event);
-  return events;
-}
-
-async function result(folder: string) {
-  const names = [...(await openCheckpoint(folder)).tensors].map(([name, { shape }]) => ({ name, shape }));
-  return outcome(folder, names);
-}
 
 const close = (a: number, b: number, share: number): boolean => Math.abs(a - b) <= share * Math.abs(b);
 
@@ -66,12 +46,12 @@ if (why !== undefined) {
   test.serial("training falls as on the processor, and resuming changes no bit", async (t) => {
     const { whole, events } = await run;
     const cut = await fixture(tiny);
-    await trained(backend, { ...cut.options, stopAt: 2 });
-    await trained(backend, cut.options);
-    t.deepEqual(await result(cut.options.run), await result(whole.options.run));
+    await trained({ ...cut.options, stopAt: 2 }, { backend });
+    await trained(cut.options, { backend });
+    t.deepEqual(await outcomeOf(cut.options.run), await outcomeOf(whole.options.run));
     const processor = await fixture(tiny);
     const losses = (list: TrainingEvent[]) => list.flatMap((event) => (event.type === "step" ? [event.loss] : []));
-    const [here, there] = [losses(events), losses(await trained("cpu", processor.options))];
+    const [here, there] = [losses(events), losses(await trained(processor.options, { backend: "cpu" }))];
     t.is(here.length, 4);
     t.true(
       here.every((loss, i) => close(loss, there[i]!, 1e-3)),
@@ -136,5 +116,5 @@ if (why !== undefined) {
 /** One uninterrupted run for all tests. */
 async function sharedRun() {
   const whole = await fixture(tiny);
-  return { whole, events: await trained(backend, whole.options) };
+  return { whole, events: await trained(whole.options, { backend }) };
 }

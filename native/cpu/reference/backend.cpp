@@ -1,5 +1,4 @@
 #include <cstdlib>
-#include <cstring>
 
 #include "reference.h"
 
@@ -26,14 +25,7 @@ Backend make(const char* name) {
 #undef NOEMA_OP_no
     b.allocate = [](size_t bytes) { return std::aligned_alloc(64, (bytes + 63) / 64 * 64); };
     b.release = [](void* memory) { std::free(memory); };
-    b.upload = b.download = [](void* to, const void* from, size_t bytes, const Stream&) {
-        std::memcpy(to, from, bytes);
-        return Status{};
-    };
-    b.clear = [](void* memory, size_t bytes, const Stream&) {
-        std::memset(memory, 0, bytes);
-        return Status{};
-    };
+    use_host_memory(b);
     b.packed_bytes = [](const View&, Precision) { return size_t{0}; };
     return b;
 }

@@ -7,7 +7,7 @@
 
 namespace noema::cuda::emulation {
 
-/// What a block may have on the GPUs we target at the least (sm_89): 99 KB.
+/// What a block may have at the most, on capability 9.0.
 constexpr size_t kMostSharedBytes = 227 << 10;
 
 struct Grid {

@@ -23,7 +23,7 @@ class SharedMemory {
     unsigned char* dynamic(size_t offset, size_t bytes);
     /// Null, or what is wrong with the access.
     const char* touch(const void* at, size_t bytes, Access access, const Moment& now);
-    /// Both the offset in the block's memory, or -1 when outside.
+    /// Where in the block's memory it points to, or -1 when outside.
     int64_t offset_of(const void* p) const;
 
  private:

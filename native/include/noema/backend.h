@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstring>
 
 #include "noema/arena.h"
 #include "noema/ops/all.h"
@@ -77,6 +78,18 @@ struct Backend {
     Status (*force_isa)(const char* isa) = nullptr;
     const char* (*current_isa)() = nullptr;
 };
+
+/// The copies of a backend whose memory is the host's.
+inline void use_host_memory(Backend& b) {
+    b.upload = b.download = [](void* to, const void* from, size_t bytes, const Stream&) {
+        std::memcpy(to, from, bytes);
+        return Status{};
+    };
+    b.clear = [](void* memory, size_t bytes, const Stream&) {
+        std::memset(memory, 0, bytes);
+        return Status{};
+    };
+}
 
 /// "cpu" (fast), "reference" (obvious loops, accumulates in double), "naive" (the same loops, accumulates in the
 /// tensors' own type; the yardstick of the two-error rule) are built in. "cuda", "cuda:1" and "cuda-emulated" live in

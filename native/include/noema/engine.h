@@ -100,6 +100,7 @@ class Engine {
         Recording* recording;
     };
     /// A run on a device: its context, and the way from measuring to the results.
+    Context context_for(const std::atomic<bool>* cancelled);
     Status prepare(const Body& body, Context& context);
     Status run(const Body& body, Context& context);
     Status record(const Body& body, Context& context, Recording** out);

@@ -17,10 +17,6 @@ Status refuse(const char* what) {
     return Status::error(Code::invalid_argument, "decoding session: %s", what);
 }
 
-}  // namespace
-
-namespace {
-
 // A device records a step for each number of rows that it sees. Rounding it up to one of eight per doubling keeps them few; the rows
 // added repeat the first one, and their results are dropped.
 int64_t recorded_rows(int64_t R) {

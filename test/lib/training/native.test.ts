@@ -1,10 +1,9 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import test from "ava";
-import { openCheckpoint } from "../../../lib/checkpoint/folder.js";
-import { createEngine, evaluate, type TrainingEvent, type TrainOptions, train } from "../../../lib/index.js";
+import { createEngine, evaluate, type TrainOptions } from "../../../lib/index.js";
 import { noema } from "../../support/command.js";
-import { fixture, outcome } from "./tiny-run.js";
+import { fixture, outcomeOf, trained } from "./tiny-run.js";
 
 /** Two blocks of width 32 on text that a few dozen steps can learn. */
 const learnable: Partial<TrainOptions> = {
@@ -12,18 +11,6 @@ const learnable: Partial<TrainOptions> = {
   ...{ steps: 60, batch: 8, microBatch: 4, length: 24, warmup: 5, rate: 0.01, ema: 0.9 },
   ...{ evaluateEvery: 30, evaluateDraws: 4, saveEvery: 30 },
 };
-
-async function trained(options: TrainOptions, threads = 1): Promise<TrainingEvent[]> {
-  await using engine = await createEngine({ threads });
-  const events: TrainingEvent[] = [];
-  for await (const event of train(engine, options)) events.push(event);
-  return events;
-}
-
-async function result(folder: string) {
-  const names = [...(await openCheckpoint(folder)).tensors].map(([name, { shape }]) => ({ name, shape }));
-  return outcome(folder, names);
-}
 
 for (const precision of ["f32", "bf16"] as const) {
   test(`${precision}: the held-out bound falls, and resuming changes no bit, whatever the threads`, async (t) => {
@@ -36,10 +23,10 @@ for (const precision of ["f32", "bf16"] as const) {
     t.is(bounds.length, 3);
     t.true(Math.abs(bounds[0]! - Math.log(98)) < 0.2, `untrained: ${bounds[0]}`);
     t.true(bounds[2]! < 0.7 * bounds[0]!, bounds.join(" "));
-    await trained({ ...cut.options, stopAt: 23 }, 2);
-    await trained({ ...cut.options, stopAt: 41 }, 1);
-    await trained(cut.options, 2);
-    t.deepEqual(await result(cut.options.run), await result(whole.options.run));
+    await trained({ ...cut.options, stopAt: 23 }, { threads: 2 });
+    await trained({ ...cut.options, stopAt: 41 });
+    await trained(cut.options, { threads: 2 });
+    t.deepEqual(await outcomeOf(cut.options.run), await outcomeOf(whole.options.run));
   });
 }
 

@@ -2,6 +2,8 @@
 
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { openCheckpoint } from "../../../lib/checkpoint/folder.js";
+import { createEngine, type EngineOptions, train as trainOn } from "../../../lib/index.js";
 import type { Metric } from "../../../lib/training/metrics.js";
 import { readMetrics } from "../../../lib/training/metrics.js";
 import type { TrainOptions } from "../../../lib/training/options.js";
@@ -58,6 +60,20 @@ export async function collect(options: TrainOptions, engine = new FakeEngine()):
   const events: TrainingEvent[] = [];
   for await (const event of train({ native: engine }, options)) events.push(event);
   return events;
+}
+
+/** Trains to the end on a real engine. */
+export async function trained(options: TrainOptions, on: EngineOptions = {}): Promise<TrainingEvent[]> {
+  await using engine = await createEngine({ threads: 1, ...on });
+  const events: TrainingEvent[] = [];
+  for await (const event of trainOn(engine, options)) events.push(event);
+  return events;
+}
+
+/** `outcome` of a run whose checkpoint says which tensors there are. */
+export async function outcomeOf(run: string) {
+  const names = [...(await openCheckpoint(run)).tensors].map(([name, { shape }]) => ({ name, shape }));
+  return outcome(run, names);
 }
 
 /** Everything of a run that must be the same whether it was interrupted or not. */
