@@ -1,12 +1,15 @@
 /** Where models are loaded and run: a device, its threads, a queue. */
 
-import { openCheckpoint } from "./checkpoint/folder.js";
+import type { Family } from "./checkpoint/config.js";
+import { type Checkpoint, ofFamily, openCheckpoint } from "./checkpoint/folder.js";
 import type { LocatedTensor } from "./checkpoint/shards.js";
 import { checkNames, checkNumber, invalid } from "./decoding/options.js";
 import { automaticBackend, backendFor, type DeviceOption } from "./device.js";
 import { NoemaError, unknownOption } from "./errors.js";
+import { FlowModel } from "./flow/model.js";
 import { Handle } from "./handle.js";
-import { Model } from "./model.js";
+import { MaskedModel } from "./masked-model.js";
+import type { Model } from "./model.js";
 import type { Addon, BackendName, EngineStats, NativeEngine, NativeTensor, Precision } from "./native/addon.js";
 import { moduleOf } from "./native/device-module.js";
 import { loadAddon } from "./native/load.js";
@@ -32,7 +35,16 @@ export interface EngineOptions {
 export interface LoadOptions {
   /** How weights are held. Default: "f32". "bf16" takes half the memory and is faster where the processor has it. */
   precision?: Precision;
+  /** Refuses a model of another family. */
+  family?: Family;
 }
+
+interface ModelsByFamily {
+  masked: MaskedModel;
+  flow: FlowModel;
+}
+/** A model of some family: `family` says which. */
+export type AnyModel = ModelsByFamily[Family];
 
 export interface DeviceInfo {
   kind: "cpu" | "cuda";
@@ -56,6 +68,7 @@ export interface Estimate {
 }
 
 const engineOptions = ["device", "threads", "backend", "queueLimit"];
+const families: readonly Family[] = ["masked", "flow"];
 const precisions: readonly Precision[] = ["f32", "bf16"];
 
 export class Engine extends Handle {
@@ -86,26 +99,40 @@ export class Engine extends Handle {
     return this.#native.stats();
   }
 
-  /** Loads a checkpoint folder. */
-  async load(folder: string, options: LoadOptions = {}): Promise<Model> {
+  /** Loads a checkpoint folder. With `family`, a model of another family is refused, and the type is known. */
+  async load<F extends Family>(folder: string, options: LoadOptions & { family: F }): Promise<ModelsByFamily[F]>;
+  async load(folder: string, options?: LoadOptions): Promise<AnyModel>;
+  async load(folder: string, options: LoadOptions = {}): Promise<AnyModel> {
     this.check();
     const precision = precisionOf(folder, options);
-    const { config, tensors, tokenizer: path } = await openCheckpoint(folder);
+    const checkpoint = await openCheckpoint(folder);
+    if (options.family !== undefined) ofFamily(checkpoint, options.family);
+    const { config, tokenizer: path } = checkpoint;
     const tokenizer = path === undefined ? undefined : await Tokenizer.load(path);
     tokenizer?.checkFits(config.vocabSize);
     this.check();
-    const native = await this.#native.loadMasked(config, Array.from(tensors, nativeTensor), precision);
-    const owner = {
-      addon: this.#addon,
-      admit: () => this.#admit(),
-      release: (model: Model) => this.release(model),
-    };
-    const model = new Model({ native, config, tokenizer, folder, owner });
+    const model = await this.#open(checkpoint, precision, tokenizer);
     if (this.disposed) {
       model.dispose();
       this.check();
     }
     return this.adopt(model);
+  }
+
+  async #open(checkpoint: Checkpoint, precision: Precision, tokenizer: Tokenizer | undefined): Promise<AnyModel> {
+    const tensors = Array.from(checkpoint.tensors, nativeTensor);
+    const owner = {
+      addon: this.#addon,
+      admit: () => this.#admit(),
+      release: (model: Model) => this.release(model),
+    };
+    const parts = { tokenizer, folder: checkpoint.folder, owner };
+    if (checkpoint.layout.family === "flow") {
+      const { config } = ofFamily(checkpoint, "flow");
+      return new FlowModel({ ...parts, config, native: await this.#native.loadFlow(config, tensors, precision) });
+    }
+    const { config } = ofFamily(checkpoint, "masked");
+    return new MaskedModel({ ...parts, config, native: await this.#native.loadMasked(config, tensors, precision) });
   }
 
   /** What loading a folder would take; reads headers only. */
@@ -159,8 +186,9 @@ function nativeTensor([name, { shape, dtype, path, offset }]: [string, LocatedTe
 
 function precisionOf(folder: string, options: LoadOptions): Precision {
   if (typeof folder !== "string") throw invalid("folder", folder, "the path of a checkpoint folder");
-  checkNames(options, ["precision"], "load");
-  const { precision = "f32" } = options;
+  checkNames(options, ["precision", "family"], "load");
+  const { precision = "f32", family } = options;
+  if (family !== undefined && !families.includes(family)) throw unknownOption(String(family), families, "family");
   if (!precisions.includes(precision)) throw unknownOption(String(precision), precisions, "precision");
   return precision;
 }

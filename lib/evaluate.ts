@@ -1,14 +1,15 @@
 /** Evaluating a loaded model on text files. */
 
+import type { AnyModel } from "./engine.js";
 import { type EvaluateOptions, type Evaluation, evaluate as evaluateFiles } from "./evaluation/evaluate.js";
-import type { Model } from "./model.js";
 
 /** How well the model knows text files: nats per token, perplexity, bits per character and per byte; all are upper bounds. */
 export async function evaluate(
-  model: Model,
+  model: AnyModel,
   files: string | readonly string[],
   options?: EvaluateOptions,
 ): Promise<Evaluation> {
+  if (model.family === "flow") return evaluateFiles(model.bounded, files, options);
   const { native, config, tokenizer } = model;
   const { maskTokenId: maskId, maxPositions, eosTokenId } = config;
   const losses: typeof native.losses = (request) => native.losses(request);

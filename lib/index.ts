@@ -1,8 +1,9 @@
 /** The whole public API. */
 
-export type { MaskedConfig } from "./checkpoint/config.js";
+export type { Family, FlowConfig, FlowKind, FlowStage, MaskedConfig } from "./checkpoint/config.js";
 export type { Decoding, DecodingOptions } from "./decoding/resolve.js";
 export {
+  type AnyModel,
   createEngine,
   type DeviceInfo,
   type DeviceOption,
@@ -13,9 +14,15 @@ export {
 } from "./engine.js";
 export { type ErrorCode, errorMeanings, NoemaError } from "./errors.js";
 export { evaluate } from "./evaluate.js";
-export type { BoundForm, BoundOptions } from "./evaluation/bound.js";
+export type { BoundForm, BoundOptions, EstimateForm } from "./evaluation/bound.js";
 export type { EvaluateOptions, Evaluation, EvaluationProgress } from "./evaluation/evaluate.js";
 export type { Score, ScoreOptions } from "./evaluation/score.js";
+export type { Edit, EditOptions, LatentChange, TokenChange, TokenDifference } from "./flow/edit.js";
+export type { Inspection, InspectOptions, Level } from "./flow/inspect.js";
+export type { FlowModel, FlowModelInfo } from "./flow/model.js";
+export type { Inversion, PlanMeasure } from "./flow/plan.js";
+export type { FlowBatchOptions, FlowGenerateOptions } from "./flow/request.js";
+export type { StateStatistics } from "./flow/states.js";
 export type {
   CommitEvent,
   FinishEvent,
@@ -27,14 +34,15 @@ export type {
   Timing,
   Usage,
 } from "./generation.js";
-export type { Model, ModelInfo } from "./model.js";
-export type { BackendName, EngineStats, Precision } from "./native/addon.js";
+export type { MaskedModel, MaskedModelInfo } from "./masked-model.js";
+export type { Model } from "./model.js";
+export type { BackendName, EngineStats, InversePlan, Precision } from "./native/addon.js";
 export type { BatchOptions, GenerateOptions, InfillOptions, Prompt, RunOptions } from "./request.js";
 export type { Seed } from "./rng.js";
 export type { Look, LookOptions, Session, SessionOptions } from "./session.js";
 export type { DecodeOptions, DecodeStream, EncodeOptions, Tokenizer } from "./tokenizer/tokenizer.js";
 export { train } from "./train.js";
-export type { TimeSampling } from "./training/corruption.js";
+export type { TimeSampling } from "./training/masked/corruption.js";
 export type { HeldOutMetric, SampleMetric, TrainingMetric } from "./training/metrics.js";
 export type { ModelShape, TrainOptions, TrainSettings, WeightedFile } from "./training/options.js";
 export type { ScheduleShape } from "./training/schedule.js";

@@ -1,170 +1,73 @@
-/** A loaded model: generates, fills holes, opens sessions. */
+/** What the loaded models of all families have in common: they belong to an engine, write texts and score them. */
 
-import type { MaskedConfig } from "./checkpoint/config.js";
-import { invalid } from "./decoding/options.js";
-import { type DecodingSettings, resolveDecoding } from "./decoding/resolve.js";
-import { NoemaError } from "./errors.js";
-import { type Score, type ScoreOptions, score } from "./evaluation/score.js";
-import { Generation, type GenerationEvent, type GenerationResult, type Work } from "./generation.js";
+import type { Family } from "./checkpoint/config.js";
+import type { Score, ScoreOptions } from "./evaluation/score.js";
+import { Generation, type GenerationResult, type Work } from "./generation.js";
 import { disposed, Handle } from "./handle.js";
-import { type Canvas, Job, type JobHost } from "./job.js";
-import type { Addon, NativeMaskedModel, Precision } from "./native/addon.js";
-import {
-  type BatchOptions,
-  batchOptions,
-  checkKeys,
-  type GenerateOptions,
-  generateCanvas,
-  generateOptions,
-  type InfillOptions,
-  infillCanvas,
-  infillOptions,
-  type Limits,
-  type RunOptions,
-} from "./request.js";
-import { Session, type SessionOptions } from "./session.js";
+import type { Addon, NativeCancellation } from "./native/addon.js";
 import type { Tokenizer } from "./tokenizer/tokenizer.js";
 
-export interface ModelInfo {
-  family: "masked";
-  layout: string;
-  folder: string;
-  parameters: number;
-  weightBytes: number;
-  precision: Precision;
-  vocabSize: number;
-  maxPositions: number;
-  maskTokenId: number;
-  eosTokenId?: number;
-  config: Readonly<MaskedConfig>;
+/** @internal What a model needs of its engine. */
+export interface ModelOwner {
+  readonly addon: Addon;
+  /** Takes a place among the engine's generations, or throws ERR_QUEUE_FULL. */
+  admit(): () => void;
+  release(model: Model): void;
 }
 
 /** @internal */
-export interface ModelParts {
-  readonly native: NativeMaskedModel;
-  readonly config: MaskedConfig;
+export interface CommonParts {
+  readonly native: { dispose(): void };
   readonly tokenizer: Tokenizer | undefined;
   readonly folder: string;
-  readonly owner: {
-    readonly addon: Addon;
-    /** Takes a place among the engine's generations, or throws ERR_QUEUE_FULL. */
-    admit(): () => void;
-    release(model: Model): void;
-  };
+  readonly owner: ModelOwner;
 }
 
-/** Texts of one length share a session; more than this many take turns. */
-const batchLimit = 16;
-
-export class Model extends Handle {
+export abstract class Model extends Handle {
+  abstract readonly family: Family;
   /** From the folder's tokenizer.json; undefined where there is none (then prompts are token ids). */
   readonly tokenizer: Tokenizer | undefined;
-  readonly #parts: ModelParts;
+  readonly #common: CommonParts;
 
   /** @internal Use `engine.load`. */
-  constructor(parts: ModelParts) {
+  constructor(common: CommonParts) {
     super("model");
-    this.#parts = parts;
-    this.tokenizer = parts.tokenizer;
-  }
-
-  get info(): ModelInfo {
-    this.check();
-    const { native, config, folder } = this.#parts;
-    const { layout, vocabSize, maxPositions, maskTokenId, eosTokenId } = config;
-    const eos = eosTokenId === undefined ? {} : { eosTokenId };
-    const sizes = { vocabSize, maxPositions, maskTokenId, ...eos };
-    return { family: "masked", layout, folder, ...native.info(), ...sizes, config: { ...config } };
-  }
-
-  /** Continues a prompt. Iterate the result for events, or await it for the whole text. */
-  generate(options: GenerateOptions = {}): Generation {
-    return this.#start(options, () => {
-      checkKeys(options, generateOptions, "generate");
-      return generateCanvas(options, this.#limits);
-    });
-  }
-
-  /**
-   * Continues many prompts. The text at index i is exactly what `generate` gives for that prompt alone with seed + i
-   * (modulo 2^64), whatever the others are.
-   */
-  async generateBatch(options: BatchOptions): Promise<GenerationResult[]> {
-    this.check();
-    checkKeys(options, batchOptions, "generateBatch");
-    const { prompts, ...shared } = options;
-    if (!Array.isArray(prompts)) throw invalid("prompts", prompts, "a list of prompts");
-    const settings = resolveDecoding(options.decoding);
-    const canvases = prompts.map((prompt, i) => generateCanvas({ ...shared, prompt }, this.#limits, i));
-    return this.#track(new BatchWork(this.#host, canvases, settings), options.signal);
-  }
-
-  /** Fills the holes of a text. Its result is the whole text, given tokens included. */
-  infill(options: InfillOptions): Generation {
-    return this.#start(options, () => {
-      checkKeys(options, infillOptions, "infill");
-      return infillCanvas(options, this.#limits);
-    });
+    this.#common = common;
+    this.tokenizer = common.tokenizer;
   }
 
   /** An upper bound on a text's negative log-likelihood, in nats, with the standard error of its estimate. */
-  async score(text: string | ArrayLike<number>, options?: ScoreOptions): Promise<Score> {
-    const { native, tokenizer } = this;
-    const { maskTokenId: maskId, maxPositions } = this.config;
-    return score({ maskId, maxPositions, tokenizer, losses: (request) => native.losses(request) }, text, options);
+  abstract score(text: string | ArrayLike<number>, options?: ScoreOptions): Promise<Score>;
+
+  protected get folder(): string {
+    return this.#common.folder;
   }
 
-  /** Step-by-step access to one canvas, for decoding rules of one's own. */
-  session(options: SessionOptions): Session {
-    this.check();
-    const { native, owner } = this.#parts;
-    const created = new Session(native, owner.addon, this.#limits, options, (session) => this.release(session));
-    return this.adopt(created);
+  protected createCancellation(): NativeCancellation {
+    return this.#common.owner.addon.createCancellation();
   }
 
-  /** @internal For training and scoring. */
-  get native(): NativeMaskedModel {
-    this.check();
-    return this.#parts.native;
-  }
-
-  /** @internal */
-  get config(): Readonly<MaskedConfig> {
-    return this.#parts.config;
+  protected get addon(): Addon {
+    return this.#common.owner.addon;
   }
 
   protected override free(): void {
-    this.#parts.native.dispose();
-    this.#parts.owner.release(this);
+    this.#common.native.dispose();
+    this.#common.owner.release(this);
   }
 
-  get #limits(): Limits {
-    const { config } = this.#parts;
-    const { vocabSize, maxPositions, maskTokenId: maskId, eosTokenId: eosId = -1 } = config;
-    return { vocabSize, maxPositions, maskId, eosId, tokenizer: this.tokenizer };
-  }
-
-  get #host(): JobHost {
-    const { native, owner } = this.#parts;
-    const { maskId, eosId, tokenizer } = this.#limits;
-    return { native, maskId, eosId, tokenizer, createCancellation: () => owner.addon.createCancellation() };
-  }
-
-  /** Refusals, like every other failure, come out of the generation. */
-  #start(options: RunOptions & { refine?: boolean }, canvasOf: () => Canvas): Generation {
+  /** Runs a work as a generation. Refusals of `make`, like every other failure, come out of the generation. */
+  protected start(make: () => Work<GenerationResult>, signal: AbortSignal | undefined): Generation {
     try {
       this.check();
-      const canvas = canvasOf();
-      const settings = resolveDecoding(options.decoding);
-      const job = new Job(this.#host, [canvas], { settings, refine: options.refine ?? false });
-      return this.#track(new SingleWork(job), options.signal);
+      return this.track(make(), signal);
     } catch (error) {
       return new Generation(new Refused(error));
     }
   }
 
-  #track<R>(work: Work<R>, signal: AbortSignal | undefined): Generation<R> {
-    const leave = this.#parts.owner.admit();
+  protected track<R>(work: Work<R>, signal: AbortSignal | undefined): Generation<R> {
+    const leave = this.#common.owner.admit();
     const generation = new Generation(work, signal);
     const child = {
       dispose: () => generation.cancel(disposed("model")),
@@ -177,81 +80,6 @@ export class Model extends Handle {
     });
     return generation;
   }
-}
-
-class SingleWork implements Work<GenerationResult> {
-  constructor(readonly job: Job) {}
-
-  async run(emit: (event: GenerationEvent) => void): Promise<GenerationResult> {
-    const [result] = await this.job.run((_, event) => emit(event));
-    return result!;
-  }
-
-  cancel(): void {
-    this.job.cancel();
-  }
-
-  partial(): GenerationResult {
-    return this.job.results()[0]!;
-  }
-}
-
-/** Many canvases, in sessions of one length each. */
-class BatchWork implements Work<GenerationResult[]> {
-  readonly #jobs: readonly { job: Job; indices: readonly number[] }[];
-  readonly #count: number;
-  #cancelled = false;
-
-  constructor(host: JobHost, canvases: readonly Canvas[], settings: DecodingSettings) {
-    this.#count = canvases.length;
-    this.#jobs = groupsOf(canvases).map((indices) => ({
-      indices,
-      job: new Job(
-        host,
-        indices.map((i) => canvases[i]!),
-        { settings, refine: false },
-      ),
-    }));
-  }
-
-  async run(): Promise<GenerationResult[]> {
-    for (const { job } of this.#jobs) {
-      if (this.#cancelled) throw new NoemaError("ERR_ABORTED", "the generation was cancelled");
-      await job.run(() => {});
-    }
-    return this.partial();
-  }
-
-  cancel(): void {
-    this.#cancelled = true;
-    for (const { job } of this.#jobs) job.cancel();
-  }
-
-  partial(): GenerationResult[] {
-    const results = new Array<GenerationResult>(this.#count);
-    for (const { job, indices } of this.#jobs) {
-      job.results().forEach((result, i) => {
-        results[indices[i]!] = result;
-      });
-    }
-    return results;
-  }
-}
-
-/** Indices of canvases that share a session: of one length, at most `batchLimit`. */
-function groupsOf(canvases: readonly Canvas[]): number[][] {
-  const open = new Map<number, number[]>();
-  const groups: number[][] = [];
-  canvases.forEach(({ ids }, i) => {
-    let group = open.get(ids.length);
-    if (!group || group.length === batchLimit) {
-      group = [];
-      open.set(ids.length, group);
-      groups.push(group);
-    }
-    group.push(i);
-  });
-  return groups;
 }
 
 /** A generation that was refused before it began. */

@@ -58,7 +58,7 @@ export interface Limits {
   readonly tokenizer: Tokenizer | undefined;
 }
 
-const defaultMaxTokens = 128;
+export const defaultMaxTokens = 128;
 const runOptions = ["decoding", "seed", "signal"];
 export const generateOptions = [...runOptions, "prompt", "maxTokens", "documentStart", "refine"];
 export const batchOptions = [...runOptions, "prompts", "maxTokens", "documentStart"];
@@ -87,7 +87,7 @@ function pick(options: object, names: readonly string[]): Record<string, unknown
 }
 
 /** The seed of the sequence at `index`: one more than that of the one before it, modulo 2^64. */
-function seedAt(seed: Seed | undefined, index = 0): bigint {
+export function seedAt(seed: Seed | undefined, index = 0): bigint {
   const [low, high] = seedWords(seed ?? 0);
   return BigInt.asUintN(64, ((BigInt(high) << 32n) | BigInt(low)) + BigInt(index));
 }
@@ -116,7 +116,7 @@ function tokenCount(asked: number | undefined, given: number, { maxPositions }: 
 }
 
 /** Text that looks like a special token stays text; ids must exist and may not be the mask. */
-function promptIds(prompt: Prompt, limits: Limits, name: string): number[] {
+export function promptIds(prompt: Prompt, limits: Limits, name: string): number[] {
   if (typeof prompt === "string") return [...encode(prompt, limits)];
   if (!isList(prompt)) throw invalid(name, prompt, "a string or a list of token ids");
   return Array.from(prompt, (id, i) => {

@@ -14,6 +14,7 @@ export const RngStream = {
   init: 4,
   shuffle: 5,
   remask: 6,
+  latent: 7,
 } as const;
 export type RngStream = (typeof RngStream)[keyof typeof RngStream];
 

@@ -10,7 +10,7 @@ import { dirname } from "node:path";
 import { parseArgs } from "node:util";
 import type { DecodingOptions } from "../lib/decoding/resolve.js";
 import { createEngine } from "../lib/index.js";
-import type { Model } from "../lib/model.js";
+import type { MaskedModel } from "../lib/masked-model.js";
 import { readPieces } from "../lib/training/text.js";
 
 const stepCounts = [64, 32, 16];
@@ -60,7 +60,12 @@ interface Setting {
   prompts: readonly Int32Array[];
 }
 
-async function measure(model: Model, rule: string, steps: number, { tokens, draws, prompts }: Setting): Promise<Row> {
+async function measure(
+  model: MaskedModel,
+  rule: string,
+  steps: number,
+  { tokens, draws, prompts }: Setting,
+): Promise<Row> {
   const repetition: number[] = [];
   const distinct: number[] = [];
   const nats: number[] = [];
@@ -80,7 +85,7 @@ async function measure(model: Model, rule: string, steps: number, { tokens, draw
 }
 
 /** The first `length` tokens of the first `count` documents that are long enough. */
-async function promptsOf(model: Model, file: string, count: number, length: number): Promise<Int32Array[]> {
+async function promptsOf(model: MaskedModel, file: string, count: number, length: number): Promise<Int32Array[]> {
   const prompts: Int32Array[] = [];
   let text = "";
   for await (const piece of readPieces(file)) {
@@ -127,7 +132,7 @@ async function main(): Promise<void> {
   const [folder, file] = positionals;
   if (!folder || !file || !values.out) throw new Error("usage: compare-decoding.ts MODEL TEXT_FILE --out PATH");
   await using engine = await createEngine();
-  await using model = await engine.load(folder);
+  await using model = await engine.load(folder, { family: "masked" });
   const tokens = Number(values.tokens);
   const prompts = await promptsOf(model, file, Number(values.prompts), Number(values["prompt-tokens"]));
   const setting = { tokens, draws: Number(values.draws), prompts };

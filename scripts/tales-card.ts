@@ -2,7 +2,7 @@
 // but the words around the figures.
 import { copyFile, mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { type Engine, type Evaluation, evaluate, type Model, type TrainOptions } from "../lib/index.js";
+import { type Engine, type Evaluation, evaluate, type MaskedModel, type TrainOptions } from "../lib/index.js";
 import { type Metric, readMetrics } from "../lib/training/metrics.js";
 
 interface Publication {
@@ -26,7 +26,7 @@ export async function publishTales(
 ): Promise<void> {
   await mkdir(folder, { recursive: true });
   for (const name of FILES) await copyFile(join(run, name), join(folder, name));
-  await using model = await engine.load(folder, { precision: "bf16" });
+  await using model = await engine.load(folder, { precision: "bf16", family: "masked" });
   const heldOut = await evaluate(model, options.heldOut ?? [], { draws });
   const texts: string[] = [];
   for (const seed of SEEDS) {
@@ -41,7 +41,7 @@ export async function publishTales(
 }
 
 export interface CardParts {
-  model: Pick<Model, "info">;
+  model: Pick<MaskedModel, "info">;
   heldOut: Evaluation;
   texts: readonly string[];
   state: { step: number; tokens: number; seconds: number };

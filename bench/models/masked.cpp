@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "noema/model.h"
+#include "noema/masked_model.h"
 #include "noema/rng.h"
 #include "ops/bench.h"
 

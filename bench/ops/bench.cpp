@@ -48,10 +48,10 @@ std::string first_call(Runner& runner) {
     return "wrong result: error " + std::to_string(error) + ", allowed " + std::to_string(c.tolerance);
 }
 
-void sample_ceilings(const Case& c, const Stream& stream, Figures& f) {
-    if (c.work.flops > 0) f.flop_rate = std::max(f.flop_rate, flops_slice(stream, c.work.precision));
-    if (c.work.bytes > 0) f.byte_rate = std::max(f.byte_rate, read_slice(stream, c.work.bytes));
-    if (c.work.exps > 0) f.exp_rate = std::max(f.exp_rate, exps_slice(stream));
+void sample_ceilings(const Work& work, const Stream& stream, Figures& f) {
+    if (work.flops > 0) f.flop_rate = std::max(f.flop_rate, flops_slice(stream, work.precision));
+    if (work.bytes > 0) f.byte_rate = std::max(f.byte_rate, read_slice(stream, work.bytes));
+    if (work.exps > 0) f.exp_rate = std::max(f.exp_rate, exps_slice(stream));
 }
 
 void compare(const Work& work, Figures& f) {
@@ -61,7 +61,7 @@ void compare(const Work& work, Figures& f) {
         f.bound = name;
     };
     consider(work.flops, f.flop_rate, "flops");
-    consider(work.bytes, f.byte_rate, "bytes");
+    consider(work.bytes * work.passes, f.byte_rate, "bytes");
     consider(work.exps, f.exp_rate, "exps");
 }
 
@@ -72,7 +72,7 @@ void take_slices(Runner& runner, double seconds, Figures& f) {
     while (slices.size() < 5 || seconds_now() - start < seconds) {
         // The ceilings' buffers drive the case's data out of the caches: one call goes uncounted.
         if (slices.size() % 2 == 0) {
-            sample_ceilings(runner.c, runner.context.stream, f);
+            sample_ceilings(runner.c.work, runner.context.stream, f);
             runner.seconds_per_call(1);
         }
         slices.push_back(runner.seconds_per_call(calls));
@@ -252,12 +252,16 @@ Figures measure(const Workload& w, const Settings& settings) {
     f.threads = settings.threads;
     Status status = w.prepare(engine);
     for (int i = 0; i < 2 && status.ok(); ++i) status = w.step(engine);  // the first one records
+    // A device's engine has no threads, nor is its work bound by the processor.
+    std::unique_ptr<ThreadTeam> team;
+    if (settings.device.empty()) team = std::make_unique<ThreadTeam>(settings.threads);
     std::vector<double> times;
     const double start = seconds_now();
     while (status.ok() && (times.size() < 3 || seconds_now() - start < settings.seconds)) {
         const double before = seconds_now();
         status = w.step(engine);
         times.push_back(seconds_now() - before);
+        if (team) sample_ceilings(w.work, team->stream(), f);
     }
     f.calls = static_cast<int64_t>(times.size());
     f.failure = status.text;
@@ -265,6 +269,7 @@ Figures measure(const Workload& w, const Settings& settings) {
         std::sort(times.begin(), times.end());
         f.best = times.front();
         f.median = times[times.size() / 2];
+        if (team) compare(w.work, f);
         const double error = w.error();
         if (!(error <= w.tolerance)) f.failure = "wrong result: error " + std::to_string(error);
     }

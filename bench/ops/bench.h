@@ -41,6 +41,7 @@ struct Work {
     double flops = 0;                      // a multiply-add counts as two
     double bytes = 0;                      // read and written at least once: the compulsory traffic
     double exps = 0;                       // evaluations of exp (also inside sigmoid, tanh, erf)
+    double passes = 1;                     // how often `bytes` are gone through, one time after the other
     Precision precision = Precision::f32;  // which rate bounds flops
 };
 
@@ -62,7 +63,8 @@ class Registered {
 };
 std::vector<Case> all_cases();
 
-/// A model's step, timed as a user's call is: with the copies to the device and back.
+/// A model's step, timed as a user's call is: with the copies to the device and back. Ceilings are measured on the processor alone; a
+/// device's are its peers'.
 struct Workload {
     std::string name;  // "family/what and size"
     Work work;

@@ -26,6 +26,52 @@ export interface MaskedConfig {
   tiedEmbeddings: boolean;
 }
 
+export type FlowKind = "affine" | "mixture-cdf" | "mixture-rosenblatt";
+
+/** One flow of a stack: a coupling, and the transformer that makes its parameters. */
+export interface FlowStage {
+  kind: FlowKind;
+  /** In which order it takes the positions. */
+  direction: "forward" | "reverse";
+  numLayers: number;
+  /** K. Left out in a mixture-rosenblatt flow: the codebook. */
+  numComponents?: number;
+  /** Of mixture-cdf's grouped head: M and E. */
+  mafHiddenSize?: number;
+  mafFeatures?: number;
+}
+
+/** A stack of autoregressive flows over a codebook of token densities (TarFlowLM). */
+export interface FlowConfig {
+  layout: "noema-flow";
+  vocabSize: number;
+  /** d. */
+  latentSize: number;
+  /** P: tokens per position. */
+  patchSize: number;
+  hiddenSize: number;
+  numHeads: number;
+  intermediateSize: number;
+  ropeTheta: number;
+  rmsNormEps: number;
+  /** Positions, of P tokens each, prefix included. */
+  maxPositions: number;
+  channelMix: boolean;
+  prefixConditioning: boolean;
+  eosTokenId?: number;
+  /** The first is nearest the data. */
+  flows: FlowStage[];
+}
+
+export type ModelConfig = MaskedConfig | FlowConfig;
+
+/** Every family's config. */
+export interface FamilyConfigs {
+  masked: MaskedConfig;
+  flow: FlowConfig;
+}
+export type Family = keyof FamilyConfigs;
+
 export interface ConfigFile {
   readonly path: string;
   readonly values: Readonly<JsonObject>;

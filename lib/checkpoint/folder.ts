@@ -6,7 +6,7 @@ import { basename, dirname, join, resolve } from "node:path";
 import { NoemaError } from "../errors.js";
 import { exists, fileInside, ioError, syncFolder, writeAll, writeDurably } from "../files.js";
 import type { JsonObject } from "../json.js";
-import { type ConfigFile, type MaskedConfig, readConfig } from "./config.js";
+import { type ConfigFile, type Family, type FamilyConfigs, type ModelConfig, readConfig } from "./config.js";
 import { type Dtype, toBf16 } from "./dtype.js";
 import type { Layout, TensorSpec } from "./layout.js";
 import { findLayout, layoutNamed } from "./registry.js";
@@ -16,10 +16,10 @@ import { type LocatedTensor, readTensorTable, WEIGHTS_FILE } from "./shards.js";
 const CONFIG_FILE = "config.json";
 export const TOKENIZER_FILE = "tokenizer.json";
 
-export interface Checkpoint {
+export interface Checkpoint<Config extends ModelConfig = ModelConfig> {
   readonly folder: string;
-  readonly layout: Layout;
-  readonly config: MaskedConfig;
+  readonly layout: Layout<Config>;
+  readonly config: Config;
   /** By canonical name: exactly the tensors of the config, each of its shape, in f32, bf16 or f16. */
   readonly tensors: ReadonlyMap<string, LocatedTensor>;
   /** tokenizer.json, when the folder has one. */
@@ -43,6 +43,14 @@ export async function openCheckpoint(folder: string): Promise<Checkpoint> {
   const tensors = matchTensors(folder, layout, layout.tensors(parsed), await readTensorTable(folder));
   const tokenizer = await fileInside(folder, TOKENIZER_FILE, "ERR_BAD_TOKENIZER");
   return { folder, layout, config: parsed, tensors, tokenizer, raw: config.values };
+}
+
+/** The checkpoint as one of this family; refuses others. */
+export function ofFamily<F extends Family>(checkpoint: Checkpoint, family: F): Checkpoint<FamilyConfigs[F]> {
+  const { layout, folder } = checkpoint;
+  if (layout.family === family) return checkpoint as Checkpoint<ModelConfig> as Checkpoint<FamilyConfigs[F]>;
+  const message = `${folder}: a model of the ${layout.family} family; this works for the ${family} family`;
+  throw new NoemaError("ERR_UNSUPPORTED", message, { folder, family: layout.family, expected: family });
 }
 
 async function openConfig(folder: string): Promise<ConfigFile> {
@@ -95,7 +103,7 @@ export type WeightData = Float32Array | Uint16Array;
 export type WeightSource = WeightData | (() => Promise<WeightData>);
 
 export interface CheckpointToWrite {
-  config: MaskedConfig;
+  config: ModelConfig;
   /** By canonical name. */
   tensors: ReadonlyMap<string, WeightSource>;
   /** What the file holds; f32 values are rounded to the nearest bf16. Default F32. */
@@ -130,7 +138,7 @@ export async function writeCheckpoint(folder: string, checkpoint: CheckpointToWr
 
 /** Writes all files; gives their names, config.json last. */
 async function stage(staging: string, { config, tensors, dtype = "F32", files = [] }: CheckpointToWrite) {
-  const layout = layoutNamed(config.layout);
+  const layout: Layout = layoutNamed(config.layout);
   const json = layout.config(config);
   layout.parse({ path: "the config to write", values: json });
   await writeSafetensors(join(staging, WEIGHTS_FILE), plan(layout, config, tensors, dtype), { format: "pt" });
@@ -147,7 +155,7 @@ async function stage(staging: string, { config, tensors, dtype = "F32", files = 
 
 function plan(
   layout: Layout,
-  config: MaskedConfig,
+  config: ModelConfig,
   tensors: CheckpointToWrite["tensors"],
   dtype: "F32" | "BF16",
 ): TensorToWrite[] {

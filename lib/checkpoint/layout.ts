@@ -1,7 +1,7 @@
 /** What a checkpoint layout is: how one kind of published model names its settings and its tensors. */
 
 import type { JsonObject } from "../json.js";
-import type { ConfigFile, MaskedConfig } from "./config.js";
+import type { ConfigFile, Family, ModelConfig } from "./config.js";
 
 export interface TensorSpec {
   /** Within the files, without the layout's prefix. */
@@ -11,9 +11,9 @@ export interface TensorSpec {
   shape: number[];
 }
 
-export interface Layout {
-  readonly name: MaskedConfig["layout"];
-  readonly family: "masked";
+export interface Layout<Config extends ModelConfig = ModelConfig> {
+  readonly name: Config["layout"];
+  readonly family: Family;
   /** In front of every tensor's name; writers differ. The first is written; the one in use is told by `anchor`. */
   readonly prefixes: readonly string[];
   /** A tensor that every file of this layout has, without prefix. */
@@ -22,8 +22,8 @@ export interface Layout {
   readonly buffers: RegExp;
   sniff(values: Readonly<JsonObject>): boolean;
   /** Refuses what is malformed, out of range, or asks for something that this layout does not do. */
-  parse(config: ConfigFile): MaskedConfig;
-  tensors(config: MaskedConfig): TensorSpec[];
+  parse(config: ConfigFile): Config;
+  tensors(config: Config): TensorSpec[];
   /** The config.json to write: `parse` of it gives the same config. */
-  config(config: MaskedConfig): JsonObject;
+  config(config: Config): JsonObject;
 }

@@ -140,7 +140,7 @@ function toJson(config: MaskedConfig): JsonObject {
   };
 }
 
-export const llada: Layout = {
+export const llada: Layout<MaskedConfig> = {
   name: "llada",
   family: "masked",
   prefixes: ["model.transformer.", "transformer.", ""],

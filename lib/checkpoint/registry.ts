@@ -2,13 +2,21 @@
 
 import { NoemaError } from "../errors.js";
 import { describe } from "../json.js";
-import type { ConfigFile } from "./config.js";
+import type { ConfigFile, FlowConfig, MaskedConfig } from "./config.js";
 import type { Layout } from "./layout.js";
 import { llada } from "./llada.js";
+import { noemaFlow } from "./noema-flow.js";
 
 export const layouts: readonly Layout[] = [
   llada, //
+  noemaFlow,
 ];
+
+/** Which kind of config each describes. */
+interface LayoutsByName {
+  llada: Layout<MaskedConfig>;
+  "noema-flow": Layout<FlowConfig>;
+}
 
 /** The layout that recognises this config.json. */
 export function findLayout({ path, values }: ConfigFile): Layout {
@@ -20,8 +28,8 @@ export function findLayout({ path, values }: ConfigFile): Layout {
 }
 
 /** The layout of this name; it exists, the name's type says so. */
-export function layoutNamed(name: Layout["name"]): Layout {
-  const layout = layouts.find((candidate) => candidate.name === name);
+export function layoutNamed<Name extends keyof LayoutsByName>(name: Name): LayoutsByName[Name] {
+  const layout = layouts.find((candidate) => candidate.name === name) as LayoutsByName[Name] | undefined;
   if (layout === undefined) throw new NoemaError("ERR_INVALID_ARGUMENT", `there is no checkpoint layout "${name}"`);
   return layout;
 }

@@ -20,6 +20,9 @@ import { Rng, RngStream, type Seed, toUniform } from "../rng.js";
 export type BoundForm = "stratified" | "fixed-count";
 export const boundForms: readonly BoundForm[] = ["stratified", "fixed-count"];
 
+/** What a family's estimates are: masked models have two forms to choose from, flows one. */
+export type EstimateForm = BoundForm | "telescoped";
+
 /** What estimating needs of a model: a native model's losses, or a trainer's. */
 export interface Scorer {
   losses(request: LossRequest): Promise<Float32Array>;
@@ -35,8 +38,9 @@ export interface Window {
 }
 
 export interface BoundOptions {
+  /** Of masked models. */
   form?: BoundForm;
-  /** Corruptions per window, K. */
+  /** Corruptions, or draws of latents, per window. */
   draws?: number;
   seed?: Seed;
   /** Upper limit on the positions of one native call: it bounds both memory and the time until a signal is noticed. */
@@ -52,6 +56,8 @@ export interface WindowBound {
   nats: number;
   /** Squared standard error of `nats` over the draws, not counting the gain of strata: rather too large than too small. 0 for one draw. */
   variance: number;
+  /** -log of the mean likelihood weight of the draws, where the family has such weights: a bound too, at most `nats`. */
+  importanceWeighted?: number;
 }
 
 export const boundDefaults = { form: "fixed-count", draws: 16, seed: 0, callTokens: 4096 } as const;
@@ -69,7 +75,7 @@ interface Row {
 
 export const boundNames = ["form", "draws", "seed", "callTokens", "signal"] as const;
 
-function checkBound(options: BoundOptions) {
+export function checkBound(options: BoundOptions) {
   const settings = { ...boundDefaults, ...options };
   checkSignal(settings.signal);
   if (!boundForms.includes(settings.form)) throw unknownOption(String(settings.form), boundForms, "form");

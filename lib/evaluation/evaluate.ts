@@ -2,8 +2,8 @@
 
 import { checkNames, checkNumber } from "../decoding/options.js";
 import { NoemaError, unknownOption } from "../errors.js";
-import { type BoundForm, type BoundOptions, boundDefaults, boundNames, type Window, windowBounds } from "./bound.js";
-import { type ScoredModel, windowLength } from "./score.js";
+import { type BoundOptions, boundDefaults, boundNames, type EstimateForm, type Window } from "./bound.js";
+import { estimates, type ScoredModel, windowLength } from "./score.js";
 import { type BoundSummary, BoundTotals } from "./statistics.js";
 import { type TextCount, windowsOfFiles } from "./windows.js";
 
@@ -38,7 +38,7 @@ export interface Evaluation extends BoundSummary {
   characters: number;
   bytes: number;
   draws: number;
-  form: BoundForm;
+  form: EstimateForm;
   length: number;
 }
 
@@ -52,7 +52,7 @@ export async function evaluate(
   options: EvaluateOptions = {},
 ): Promise<Evaluation> {
   checkNames(options, evaluateNames, "evaluate");
-  const { form, draws } = { ...boundDefaults, ...options };
+  const { draws } = { ...boundDefaults, ...options };
   const { tokenizer } = model;
   if (!tokenizer) throw new NoemaError("ERR_BAD_TOKENIZER", "this model has no tokenizer: text cannot be evaluated");
   const length = windowLength(model, options.length);
@@ -69,7 +69,8 @@ export async function evaluate(
   const count: TextCount = { characters: 0, bytes: 0, tokens: 0 };
   const windows = windowsOfFiles(typeof files === "string" ? [files] : files, tokenizer, cut, count);
   const totals = new BoundTotals();
-  for await (const window of windowBounds(model, withSignal(windows, options.signal), options)) {
+  const { form, bounds } = estimates(model, withSignal(windows, options.signal), options);
+  for await (const window of bounds) {
     totals.add(window);
     if (options.onProgress) options.onProgress({ ...totals.summary(draws), bytes: count.bytes });
   }

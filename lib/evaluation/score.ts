@@ -2,14 +2,43 @@
 
 import { checkNames, checkNumber, invalid, isList } from "../decoding/options.js";
 import { NoemaError } from "../errors.js";
-import { type BoundForm, type BoundOptions, boundDefaults, boundNames, type Scorer, windowBounds } from "./bound.js";
+import {
+  type BoundOptions,
+  boundDefaults,
+  boundNames,
+  type EstimateForm,
+  type Scorer,
+  type Window,
+  type WindowBound,
+  windowBounds,
+} from "./bound.js";
 import { BoundTotals } from "./statistics.js";
 import { type Encoder, windowsOfIds } from "./windows.js";
 
-/** What scoring needs of a model. */
-export interface ScoredModel extends Scorer {
+interface Readable {
+  /** Tokens that a window may have. */
   readonly maxPositions: number;
   readonly tokenizer?: Encoder | undefined;
+}
+
+/** A model of a family that bounds windows in a way of its own. */
+export interface Bounded extends Readable {
+  bounds(windows: Iterable<Window> | AsyncIterable<Window>, options: BoundOptions): AsyncGenerator<WindowBound>;
+}
+
+/** What scoring needs of a model: its losses under corruption, or its own bounds. */
+export type ScoredModel = (Scorer & Readable) | Bounded;
+
+/** The family's estimates, and what they are called. */
+export function estimates(
+  model: ScoredModel,
+  windows: Iterable<Window> | AsyncIterable<Window>,
+  options: BoundOptions,
+): { form: EstimateForm; bounds: AsyncGenerator<WindowBound> } {
+  if (!("bounds" in model))
+    return { form: options.form ?? boundDefaults.form, bounds: windowBounds(model, windows, options) };
+  if (options.form !== undefined) throw invalid("form", options.form, "nothing: this model's bound has one form");
+  return { form: "telescoped", bounds: model.bounds(windows, options) };
 }
 
 export interface ScoreOptions extends BoundOptions {
@@ -26,10 +55,12 @@ export interface Score {
   tokens: number;
   /** Of `nats`, over the draws. NaN for a single draw. */
   standardError: number;
-  /** Corruptions of every window. */
+  /** Corruptions, or draws of latents, of every window. */
   draws: number;
-  form: BoundForm;
+  form: EstimateForm;
   windows: number;
+  /** In nats: the importance-weighted bound over the draws, where the family has one. */
+  importanceWeighted?: number;
 }
 
 /** Scores a text, or its token ids. */
@@ -44,11 +75,15 @@ export async function score(
   if (ids.length === 0)
     throw new NoemaError("ERR_INVALID_ARGUMENT", "score: the text is empty, expected at least one token");
   const windows = windowsOfIds(ids, windowLength(model, length), idsOf(model, context, "context"));
-  const { form, draws } = { ...boundDefaults, ...bound };
+  const { draws } = { ...boundDefaults, ...bound };
   const totals = new BoundTotals();
-  for await (const window of windowBounds(model, windows, bound)) totals.add(window);
-  const { nats, tokens, drawError } = totals.summary(draws);
-  return { bound: "upper", nats, tokens, standardError: drawError * tokens, draws, form, windows: windows.length };
+  const { form, bounds } = estimates(model, windows, bound);
+  for await (const window of bounds) totals.add(window);
+  const { nats, tokens, drawError, importanceWeighted } = totals.summary(draws);
+  return {
+    ...{ bound: "upper", nats, tokens, standardError: drawError * tokens, draws, form, windows: windows.length },
+    ...(importanceWeighted !== undefined && { importanceWeighted: importanceWeighted * tokens }),
+  };
 }
 
 /** That an id has a row is the native side's to check; that it is one is checked here, for typed arrays would round it. */
@@ -65,7 +100,7 @@ function idsOf(model: ScoredModel, text: string | ArrayLike<number>, name: strin
 }
 
 /** The window length asked for, if the model has that many positions. */
-export function windowLength(model: Pick<ScoredModel, "maxPositions">, length = model.maxPositions): number {
+export function windowLength(model: Pick<Readable, "maxPositions">, length = model.maxPositions): number {
   if (Number.isInteger(length) && length >= 1 && length <= model.maxPositions) return length;
   const expected = `an integer 1 .. ${model.maxPositions}, the model's positions`;
   throw new NoemaError("ERR_INVALID_ARGUMENT", `length is ${length}, expected ${expected}`, { length });

@@ -14,6 +14,8 @@ export interface BoundSummary {
   /** Of `bound`, over the draws alone: what other draws on the same text would change. NaN for a single draw. */
   drawError: number;
   sequences: number;
+  /** Nats per token of the importance-weighted bound over the draws, where the family has one. */
+  importanceWeighted?: number;
 }
 
 /**
@@ -28,8 +30,9 @@ export class BoundTotals {
   #natsTokens = 0;
   #tokensTokens = 0;
   #variance = 0;
+  #weighted: number | undefined = 0;
 
-  add({ nats, tokens, variance }: WindowBound): void {
+  add({ nats, tokens, variance, importanceWeighted }: WindowBound): void {
     if (!Number.isFinite(nats))
       throw new NoemaError("ERR_NON_FINITE", `the loss of sequence ${this.#count} is ${nats}`, {
         sequence: this.#count,
@@ -41,6 +44,8 @@ export class BoundTotals {
     this.#natsTokens += nats * tokens;
     this.#tokensTokens += tokens * tokens;
     this.#variance += variance;
+    if (importanceWeighted === undefined) this.#weighted = undefined;
+    else if (this.#weighted !== undefined) this.#weighted += importanceWeighted;
   }
 
   summary(draws: number): BoundSummary {
@@ -54,6 +59,7 @@ export class BoundTotals {
       standardError: n > 1 ? Math.sqrt(Math.max(0, residuals) * (n / (n - 1))) / this.#tokens : Number.NaN,
       drawError: draws > 1 ? Math.sqrt(this.#variance) / this.#tokens : Number.NaN,
       sequences: n,
+      ...(this.#weighted !== undefined && n > 0 && { importanceWeighted: this.#weighted / this.#tokens }),
     };
   }
 }

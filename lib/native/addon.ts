@@ -3,7 +3,7 @@
  * `native/README.md`: B sequences, T positions, R rows, K candidates, V vocabulary. A "row" is a flat position b * T + t.
  */
 
-import type { MaskedConfig } from "../checkpoint/config.js";
+import type { FlowConfig, MaskedConfig } from "../checkpoint/config.js";
 import type { ErrorCode } from "../errors.js";
 
 export type Precision = "f32" | "bf16";
@@ -75,6 +75,8 @@ export interface NativeEngine {
   ready(): Promise<void>;
   stats(): EngineStats;
   loadMasked(config: MaskedConfig, tensors: NativeTensor[], precision: Precision): Promise<NativeMaskedModel>;
+  /** `precision` is that of the bodies; heads, couplings and the codebook are f32 always. */
+  loadFlow(config: FlowConfig, tensors: NativeTensor[], precision: Precision): Promise<NativeFlowModel>;
   dispose(): void;
 }
 
@@ -243,15 +245,12 @@ export interface OptimiserStep {
 
 export type TrainerBuffer = "parameter" | "gradient" | "m" | "v" | "average";
 
+/** What the trainers of all families do. */
 export interface NativeTrainer {
-  /** Adds gradients. Rejects with ERR_NON_FINITE when the loss is not finite (gradients are then as before the call's start or worse: call discard()). */
-  accumulate(request: AccumulateRequest): Promise<AccumulateResult>;
   /** One AdamW step over all parameters, then gradients are zero. A non-finite norm rejects with ERR_NON_FINITE and changes no parameter. */
   step(request: OptimiserStep): Promise<{ gradientNorm: number }>;
   /** Zeroes the gradients. */
   discard(): Promise<void>;
-  /** Per-row losses with the current parameters, or with their average; no gradients. */
-  losses(request: LossRequest & { source: "parameter" | "average" }): Promise<Float32Array>;
   /** Puts the current parameters (or their average) into the model, so that it generates with them. */
   publish(source: "parameter" | "average"): Promise<void>;
   names(): { name: string; shape: number[] }[];
@@ -261,6 +260,13 @@ export interface NativeTrainer {
   dispose(): void;
 }
 
+export interface NativeMaskedTrainer extends NativeTrainer {
+  /** Adds gradients. Rejects with ERR_NON_FINITE when the loss is not finite (gradients are then as before the call's start or worse: call discard()). */
+  accumulate(request: AccumulateRequest): Promise<AccumulateResult>;
+  /** Per-row losses with the current parameters, or with their average; no gradients. */
+  losses(request: LossRequest & { source: "parameter" | "average" }): Promise<Float32Array>;
+}
+
 export interface NativeMaskedModel {
   info(): { parameters: number; weightBytes: number; precision: Precision };
   forward(request: ForwardRequest): Promise<ForwardResult>;
@@ -268,6 +274,97 @@ export interface NativeMaskedModel {
   losses(request: LossRequest): Promise<Float32Array>;
   session(options: SessionOptions): NativeSession;
   /** Needs f32 tensors. keepAverage: also holds an exponential moving average. */
-  trainer(options: { keepAverage: boolean }): Promise<NativeTrainer>;
+  trainer(options: { keepAverage: boolean }): Promise<NativeMaskedTrainer>;
+  dispose(): void;
+}
+
+/**
+ * B sequences of T tokens in patches of P, the first `prefix` of each given. N = (T - prefix) / P positions are modelled, of c = d * P
+ * channels. Exactly one of noise and latents.
+ */
+export interface FlowBatch {
+  /** [B*T] */
+  ids: Int32Array;
+  batch: number;
+  length: number;
+  prefix?: number;
+  /** [B, T - prefix, d] the encoder's standard normal noise (of `invert`: the base noise u). */
+  noise?: Float32Array;
+  /** [B, T - prefix, d] a state in place of encoded tokens, and its level: 0 is that of the latents z. */
+  latents?: Float32Array;
+  level?: number;
+  cancellation?: NativeCancellation;
+}
+
+/** In nats, positions in text order. */
+export interface FlowPass {
+  /** [B,N] telescoped. */
+  nelbo: Float32Array;
+  /** [B, T - prefix] log sum_k N_k(z) */
+  logSum: Float32Array;
+  /** L times [B,N]: the density of a flow's input given what it saw before. */
+  logDensity: Float32Array[];
+  /** L times [B,N]; the last is empty unless states were asked for. */
+  logDet: Float32Array[];
+  /** L + 1 times [B,N,c]: z .. u. */
+  states?: Float32Array[];
+}
+
+export interface InverseRequest extends FlowBatch {
+  /** The level to end at; default 0, the data. */
+  to?: number;
+  /** [B,N] 1 where the state at `to` is not sought but taken from `given` [B,N,c]; what follows in the flow's order depends on it. */
+  fixed?: Uint8Array;
+  given?: Float32Array;
+  /** One per flow of the model; none: all sequential. */
+  plans?: readonly InversePlan[];
+  /** Run what was found forward again (not with `fixed`): gives `residual`. */
+  check?: boolean;
+}
+
+/** How a flow is inverted: position after position, or by sweeps over equal runs of positions until no sequence moves. */
+export interface InversePlan {
+  method: "sequential" | "jacobi";
+  /** Of jacobi: runs of positions, one after the other. Default: 1. */
+  modules?: number;
+  /** Of jacobi: most sweeps per module, then ERR_NOT_CONVERGED. Default: as many as it has positions, which suffices. */
+  sweeps?: number;
+  /** Of jacobi: largest change of a sequence at rest. Default: 1e-5. */
+  tolerance?: number;
+  /** Of jacobi: sweeps start with zeros instead of the flow's noise. */
+  fromZeros?: boolean;
+}
+export interface FlowInverse {
+  /** [B,N,c] at level `to`. */
+  state: Float32Array;
+  /** [B, T - prefix]; empty above level 0. */
+  tokens: Int32Array;
+  /** [B, T - prefix] posterior of that token. */
+  confidence: Float32Array;
+  /** Per flow of the model [B]: the sweeps it took; of a sequential one, its positions. Empty for flows not inverted. */
+  sweeps: Int32Array[];
+  /** With `check`: the largest difference of the state given from the one that what was found leads to. */
+  residual?: number;
+}
+
+export interface NativeFlowTrainer extends NativeTrainer {
+  /** Adds gradients of sum weights * nelbo, the reconstruction weighted. Needs `noise`. Rejects with ERR_NON_FINITE like the masked one. */
+  accumulate(request: FlowBatch & { weights: Float32Array; reconstruction?: number }): Promise<FlowPass>;
+  encode(request: FlowBatch & { source: "parameter" | "average"; states?: boolean }): Promise<FlowPass>;
+  /** Flows below `stage`, and the codebook when it is above 0, keep their values from now on. */
+  trainFrom(stage: number): Promise<void>;
+}
+
+export interface NativeFlowModel {
+  info(): { parameters: number; weightBytes: number; precision: Precision };
+  /** Towards noise: from the tokens, or from a state. Of flows below that state's level nothing is told. */
+  encode(request: FlowBatch & { states?: boolean }): Promise<FlowPass>;
+  /**
+   * Towards data: from base noise, or from a state. Rejects with ERR_NOT_CONVERGED, naming flow, sequence and position. Of
+   * `ids` only the prefixes are read.
+   */
+  invert(request: InverseRequest): Promise<FlowInverse>;
+  /** Needs f32 tensors. keepAverage: also holds an exponential moving average. */
+  trainer(options: { keepAverage: boolean }): Promise<NativeFlowTrainer>;
   dispose(): void;
 }

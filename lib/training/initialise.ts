@@ -1,12 +1,16 @@
 /** The config and the weights that a run begins with: fresh, from a checkpoint, or from the run's own state. */
 
-import type { MaskedConfig } from "../checkpoint/config.js";
-import { openCheckpoint } from "../checkpoint/folder.js";
+import type { MaskedConfig, ModelConfig } from "../checkpoint/config.js";
+import { type Checkpoint, ofFamily, openCheckpoint } from "../checkpoint/folder.js";
+import type { Layout } from "../checkpoint/layout.js";
 import { layoutNamed } from "../checkpoint/registry.js";
 import { SafetensorsFile } from "../checkpoint/safetensors.js";
 import { NoemaError } from "../errors.js";
 import type { NativeTensor } from "../native/addon.js";
-import { Rng, RngStream, type Seed, toUniform } from "../rng.js";
+import { fillNormals } from "../normals.js";
+import { Rng, RngStream, type Seed } from "../rng.js";
+import { extended, flowConfig } from "./flow/shape.js";
+import { flowStart, type Start } from "./flow/weights.js";
 import { completeShape, type TrainOptions, type TrainSettings } from "./options.js";
 import { readBuffer } from "./state.js";
 
@@ -28,23 +32,46 @@ const PAD_TOKENS = ["<|pad|>", "[PAD]", "<pad>"];
 
 /** The checkpoint's config, or one of the shape asked for, with the tokenizer's ids. */
 export async function configOf(
-  { init, shape, run }: Pick<TrainOptions, "init" | "shape" | "run">,
+  options: Pick<TrainOptions, "init" | "shape" | "flow" | "run">,
   { length }: Pick<TrainSettings, "length">,
   vocabulary: Vocabulary,
-): Promise<MaskedConfig> {
-  const config = init === undefined ? freshConfig(shape, length, vocabulary) : (await openCheckpoint(init)).config;
+): Promise<ModelConfig> {
+  const { init, run } = options;
+  const config = init === undefined ? fresh(options, length, vocabulary) : await continued(init, options);
   vocabulary.checkFits(config.vocabSize);
-  if (length > config.maxPositions) {
-    const message = `train: length is ${length}, but ${init ?? run} has ${config.maxPositions} positions`;
+  const patch = config.layout === "noema-flow" ? config.patchSize : 1;
+  const tokens = config.maxPositions * patch;
+  if (length > tokens || length % patch !== 0) {
+    const room = `${init ?? run} has ${config.maxPositions} positions${patch > 1 ? ` of ${patch} tokens` : ""}`;
+    const message = `train: length is ${length}, but ${room}`;
     throw new NoemaError("ERR_INVALID_ARGUMENT", message, { length, positions: config.maxPositions });
   }
   return config;
 }
 
+/** A checkpoint's config; with `flow`, a stack gets more flows. */
+async function continued(init: string, { flow }: Pick<TrainOptions, "flow">): Promise<ModelConfig> {
+  const checkpoint: Checkpoint = await openCheckpoint(init);
+  return flow === undefined ? checkpoint.config : extended(ofFamily(checkpoint, "flow").config, flow);
+}
+
+function fresh(
+  { shape, flow }: Pick<TrainOptions, "shape" | "flow">,
+  length: number,
+  vocabulary: Vocabulary,
+): ModelConfig {
+  if (flow === undefined) return freshConfig(shape, length, vocabulary);
+  const sizes = { shape: completeShape(shape), vocabSize: vocabulary.vocabSize, length };
+  return flowConfig(flow, { ...sizes, eosTokenId: firstOf(vocabulary, EOS_TOKENS) });
+}
+
+function firstOf(vocabulary: Vocabulary, tokens: readonly string[]): number | undefined {
+  return tokens.map((token) => vocabulary.idOf(token)).find((id) => id !== undefined);
+}
+
 function freshConfig(shape: TrainOptions["shape"], length: number, vocabulary: Vocabulary): MaskedConfig {
   const { hidden, layers, heads, kvHeads, intermediate, ropeTheta } = completeShape(shape);
-  const find = (tokens: readonly string[]) =>
-    tokens.map((token) => vocabulary.idOf(token)).find((id) => id !== undefined);
+  const find = (tokens: readonly string[]) => firstOf(vocabulary, tokens);
   const maskTokenId = find(MASK_TOKENS);
   if (maskTokenId === undefined) {
     const message = `${vocabulary.path}: no mask token; one of ${MASK_TOKENS.join(", ")} must be in the vocabulary`;
@@ -65,64 +92,49 @@ function freshConfig(shape: TrainOptions["shape"], length: number, vocabulary: V
 }
 
 /** The parameters of the run's saved state. */
-export async function savedWeights(run: string, config: MaskedConfig): Promise<Weights[]> {
+export async function savedWeights(run: string, config: ModelConfig): Promise<Weights[]> {
   const weights: Weights[] = [];
   for await (const tensor of readBuffer(run, "parameter", tensorsOf(config))) weights.push({ ...tensor, dtype: "f32" });
   return weights;
 }
 
-/** The checkpoint's weights, or fresh ones. */
-export async function firstWeights(init: string | undefined, config: MaskedConfig, seed: Seed): Promise<Weights[]> {
+/** The checkpoint's weights, and fresh ones for what it does not have. */
+export async function firstWeights(init: string | undefined, config: ModelConfig, seed: Seed): Promise<Weights[]> {
   if (init === undefined) return freshWeights(config, seed);
-  const weights: Weights[] = [];
-  for (const [name, { path, name: stored, shape }] of (await openCheckpoint(init)).tensors) {
+  const { tensors } = await openCheckpoint(init);
+  const added = tensorsOf(config).filter(({ name }) => !tensors.has(name));
+  const weights = freshWeights(config, seed).filter(({ name }) => added.some((tensor) => tensor.name === name));
+  for (const [name, { path, name: stored, shape }] of tensors) {
     await using file = await SafetensorsFile.open(path);
     weights.push({ name, shape: [...shape], dtype: "f32", data: await file.readFloat32(stored) });
   }
   return weights;
 }
 
-function tensorsOf(config: MaskedConfig): { name: string; shape: number[] }[] {
-  const specs = layoutNamed(config.layout).tensors(config);
-  return specs.map(({ canonical, shape }) => ({ name: canonical, shape }));
+function tensorsOf(config: ModelConfig): { name: string; shape: number[] }[] {
+  const layout: Layout = layoutNamed(config.layout);
+  return layout.tensors(config).map(({ canonical, shape }) => ({ name: canonical, shape }));
 }
 
 const STANDARD_DEVIATION = 0.02;
 
 /**
  * Normal with standard deviation 0.02; what adds to the residual stream is scaled by 1 / sqrt(2 L), so that 2 L additions
- * leave its variance as it was; norms are 1.
+ * leave its variance as it was; norms are 1. Flows have rules of their own for what is not a transformer's.
  */
-export function freshWeights(config: MaskedConfig, seed: Seed): Weights[] {
+export function freshWeights(config: ModelConfig, seed: Seed): Weights[] {
   const rng = new Rng(seed);
   return tensorsOf(config).map(({ name, shape }, index) => {
-    const size = shape.reduce((product, extent) => product * extent, 1);
-    const data =
-      shape.length === 1 ? new Float32Array(size).fill(1) : normals(rng, index, size, deviation(name, config));
+    const data = new Float32Array(shape.reduce((product, extent) => product * extent, 1));
+    const start = config.layout === "noema-flow" ? flowStart(name, config) : maskedStart(shape, name, config);
+    if (typeof start === "number") fillNormals(rng, { stream: RngStream.init, step: index }, data, start);
+    else data.set(data.map((_, i) => start(i)));
     return { name, shape, dtype: "f32", data };
   });
 }
 
-function deviation(name: string, config: MaskedConfig): number {
+function maskedStart(shape: readonly number[], name: string, config: MaskedConfig): Start {
+  if (shape.length === 1) return () => 1;
   const residual = name.endsWith(".o.weight") || name.endsWith(".down.weight");
   return residual ? STANDARD_DEVIATION / Math.sqrt(2 * config.numLayers) : STANDARD_DEVIATION;
-}
-
-/** Draws per refill of the scratch block: a multiple of 4 (one Philox block) that stays in the first-level cache. */
-const BLOCK = 4096;
-
-/** Box-Muller on pairs of uniforms: uniforms lie in (0, 1), so the logarithm is finite. */
-function normals(rng: Rng, tensor: number, size: number, scale: number): Float32Array {
-  const out = new Float32Array(size);
-  const draws = new Uint32Array(BLOCK);
-  for (let start = 0; start < size; start += BLOCK) {
-    rng.fill(draws, { stream: RngStream.init, step: tensor, row: start / BLOCK });
-    for (let i = 0; i < Math.min(BLOCK, size - start); i += 2) {
-      const radius = scale * Math.sqrt(-2 * Math.log(toUniform(draws[i]!)));
-      const angle = 2 * Math.PI * toUniform(draws[i + 1]!);
-      out[start + i] = radius * Math.cos(angle);
-      if (start + i + 1 < size) out[start + i + 1] = radius * Math.sin(angle);
-    }
-  }
-  return out;
 }

@@ -2,7 +2,7 @@
 
 import { createHash } from "node:crypto";
 import { join } from "node:path";
-import type { MaskedConfig } from "../checkpoint/config.js";
+import type { ModelConfig } from "../checkpoint/config.js";
 import { TOKENIZER_FILE } from "../checkpoint/folder.js";
 import { NoemaError } from "../errors.js";
 import type { Window } from "../evaluation/bound.js";
@@ -29,7 +29,7 @@ export function openTokenizer({ tokenizer, init }: TrainOptions): Promise<Tokeni
 export async function openInputs(
   options: TrainOptions,
   settings: TrainSettings,
-  { tokenizer, config }: { tokenizer: Tokenizer; config: MaskedConfig },
+  { tokenizer, config }: { tokenizer: Tokenizer; config: ModelConfig },
 ): Promise<Inputs> {
   const { eosTokenId: eosId } = config;
   if (eosId === undefined) {

@@ -29,6 +29,20 @@ export interface HeldOutMetric {
   sequences: number;
   tokens: number;
   draws: number;
+  /** Of a flow stack. */
+  flows?: FlowMonitors;
+}
+
+/** How a stack of flows does, over the held-out text. */
+export interface FlowMonitors {
+  /** Nats per token that each flow takes off what the ones before it leave; of the first, the bound it reaches alone. */
+  gains: number[];
+  /** Mean square of every state's scalars: noise that is right has 1. The first is that of the data's latents. */
+  meanSquares: number[];
+  /** Fourth moment over the squared second, of every state: noise that is right has 3. */
+  kurtosis: number[];
+  /** Least distance of two tokens' means over the sum of their deviations. */
+  separation: number;
 }
 
 export interface SampleMetric {

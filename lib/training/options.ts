@@ -4,7 +4,8 @@ import { checkNames, checkSignal } from "../decoding/options.js";
 import type { Decoding } from "../decoding/resolve.js";
 import { NoemaError, unknownOption } from "../errors.js";
 import { describe, isObject } from "../json.js";
-import { timeSamplings } from "./corruption.js";
+import { checkFlowShape, type FlowShape } from "./flow/shape.js";
+import { timeSamplings } from "./masked/corruption.js";
 import { scheduleShapes } from "./schedule.js";
 
 interface NumberEntry {
@@ -64,7 +65,12 @@ export const optionTable = {
   weightDecay: number(0.1, [0, 10], "decoupled weight decay of matrices"),
   clip: number(1, [0, 1e9], "largest gradient norm; 0: no clipping"),
   ema: number(0.999, [0, 0.9999999], "decay of the moving average of the weights; 0: none"),
-  times: choice(timeSamplings, "low-variance", "how the times of a batch are drawn"),
+  times: choice(timeSamplings, "low-variance", "masked models: how the times of a batch are drawn"),
+  reconstruction: number(2, [1, 100], "flows: weight of the reconstruction at the start; it falls to 1"),
+  reconstructionHalf: integer(1000, [1, MANY], "flows: steps in which what it has above 1 halves"),
+  sigmaFloor: number(0.02, [0, 1], "flows: least deviation of a token's latents; the codebook's root mean square is 1"),
+  prefixes: number(0.5, [0, 1], "flows: share of the native calls that are given a prefix of random length"),
+  stage: integer(0, [0, 63], "flows: train this one and those after it; above 0 the codebook keeps its values, too"),
   precision: choice(["bf16", "f32"] as const, "bf16", "of matrix products; weights and optimiser are f32"),
   seed: integer(0, [0, Number.MAX_SAFE_INTEGER], "of the initial weights, the order of the data and the masks"),
   evaluateEvery: freeInteger(250, [0, MANY], "steps between held-out evaluations; 0: never"),
@@ -111,6 +117,8 @@ export interface TrainOptions extends Partial<TrainSettings> {
   /** A checkpoint folder to start from instead of fresh weights. */
   init?: string;
   shape?: Partial<ModelShape>;
+  /** A stack of flows instead of a masked model; with `init`, a checkpoint of one, `flows` are put on top of its own. */
+  flow?: FlowShape;
   samplePrompts?: readonly string[];
   /** How sample texts are written. Default: the rule "conv" at temperature 0.8. */
   sampleDecoding?: Decoding | undefined;
@@ -138,6 +146,7 @@ const otherNames = [
   "tokenizer",
   "init",
   "shape",
+  "flow",
   "samplePrompts",
   "sampleDecoding",
   "cache",
@@ -201,6 +210,7 @@ function checkOthers(options: TrainOptions): void {
     throw wrong("tokenizer", tokenizer, "the path of a tokenizer.json (or init, a checkpoint)");
   if (init !== undefined && shape !== undefined) throw wrong("shape", shape, "nothing, for init brings its own");
   if (shape !== undefined) checkShape(shape);
+  if (options.flow !== undefined) checkFlowShape(options.flow);
 }
 
 function isPath(value: unknown): value is string {

@@ -3,18 +3,24 @@
 import { mkdir, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { ioError, writeAll, writeAtomically } from "../files.js";
-import type { NativeEngine, NativeMaskedModel, NativeTrainer } from "../native/addon.js";
+import type { NativeEngine, NativeTrainer } from "../native/addon.js";
+import type { Tokenizer } from "../tokenizer/tokenizer.js";
+import { FlowObjective } from "./flow/objective.js";
+import { checkFlowPrompts, flowSampler } from "./flow/samples.js";
 import { configOf, firstWeights, savedWeights, type Weights } from "./initialise.js";
 import { openInputs, openTokenizer } from "./inputs.js";
+import { MaskedObjective } from "./masked/objective.js";
+import { checkPrompts, textSampler } from "./masked/samples.js";
 import { MetricsLog } from "./metrics.js";
+import type { Objective } from "./objective.js";
 import { resolveOptions, type TrainOptions } from "./options.js";
-import { checkPrompts, textSampler } from "./samples.js";
+
 import { Session } from "./session.js";
 import { checkContinuation, loadState, readBuffer, type StateBuffer, type TrainingState } from "./state.js";
 
 /** What training needs of an engine. */
 export interface TrainingEngine {
-  readonly native: Pick<NativeEngine, "loadMasked">;
+  readonly native: Pick<NativeEngine, "loadMasked" | "loadFlow">;
 }
 
 export interface OpenedSession {
@@ -26,11 +32,6 @@ interface Closable {
   close(): void | Promise<void>;
 }
 
-interface Loaded {
-  model: NativeMaskedModel;
-  trainer: NativeTrainer;
-}
-
 /** What is wrong with the options or contradicts a saved state is found before the text is read, which may take a while. */
 export async function openSession(engine: TrainingEngine, options: TrainOptions): Promise<OpenedSession> {
   const settings = resolveOptions(options);
@@ -40,8 +41,9 @@ export async function openSession(engine: TrainingEngine, options: TrainOptions)
   const wanted = { settings, config, tokenizer: tokenizer.sha256 };
   const saved = await loadState(options.run);
   if (saved) checkContinuation(saved, wanted, options.changes);
-  const { sampleDecoding: decoding, samplePrompts = [""] } = options;
-  checkPrompts(samplePrompts, config, tokenizer);
+  const { samplePrompts = [""] } = options;
+  if (config.layout === "noema-flow") checkFlowPrompts(samplePrompts, config, tokenizer);
+  else checkPrompts(samplePrompts, config, tokenizer);
   const inputs = await openInputs(options, settings, { tokenizer, config });
   const owned: Closable[] = [inputs.data];
   try {
@@ -50,11 +52,10 @@ export async function openSession(engine: TrainingEngine, options: TrainOptions)
     await writeRecipe(options);
     const progress = { state, resumed: saved !== undefined };
     const metrics = await MetricsLog.open(join(options.run, "metrics.jsonl"), state.step);
-    const loaded = await loadTrainer(engine, options, { ...progress, owned });
-    const sampler = textSampler(loaded.model, config, tokenizer, { length: settings.sampleLength, decoding });
+    const objective = await openObjective(engine, options, { ...progress, owned, tokenizer });
     const text = { data: inputs.data, heldOut: inputs.heldOut, tokenizerPath: tokenizer.path };
-    const parts = { run: options.run, config, settings, metrics, sampler, samplePrompts };
-    return { session: new Session({ ...parts, ...text, ...progress, ...loaded }), corpusTokens: inputs.tokens };
+    const parts = { run: options.run, settings, metrics, objective, samplePrompts };
+    return { session: new Session({ ...parts, ...text, ...progress }), corpusTokens: inputs.tokens };
   } catch (error) {
     for (const thing of owned.reverse()) await thing.close();
     throw error;
@@ -78,22 +79,43 @@ async function writeRecipe({ signal: _, ...recipe }: TrainOptions): Promise<void
   await writeAtomically(join(recipe.run, "recipe.json"), (handle) => writeAll(handle, text));
 }
 
+interface Opening {
+  state: TrainingState;
+  resumed: boolean;
+  owned: Closable[];
+  tokenizer: Tokenizer;
+}
+
 /** Model and trainer, with the saved buffers or fresh ones. What it opens goes to `owned` for the caller to close. */
-async function loadTrainer(
+async function openObjective(
   engine: TrainingEngine,
-  { run, init, signal }: TrainOptions,
-  { state, resumed, owned }: { state: TrainingState; resumed: boolean; owned: Closable[] },
-): Promise<Loaded> {
+  options: TrainOptions,
+  { state, resumed, owned, tokenizer }: Opening,
+): Promise<Objective> {
+  const { run, init, signal, sampleDecoding: decoding } = options;
   const { config, settings } = state;
   const tensors = resumed ? await savedWeights(run, config) : await firstWeights(init, config, settings.seed);
   signal?.throwIfAborted();
-  const model = await engine.native.loadMasked(config, tensors, settings.precision);
-  owned.push({ close: () => model.dispose() });
+  const own = <T extends { dispose(): void }>(thing: T): T => {
+    owned.push({ close: () => thing.dispose() });
+    return thing;
+  };
   const average = settings.ema > 0;
-  const trainer = await model.trainer({ keepAverage: average });
-  owned.push({ close: () => trainer.dispose() });
-  await fillBuffers(trainer, tensors, { run, average, resumed });
-  return { model, trainer };
+  const fill = { run, average, resumed };
+  const length = settings.sampleLength;
+  if (config.layout === "noema-flow") {
+    const model = own(await engine.native.loadFlow(config, tensors, settings.precision));
+    const trainer = own(await model.trainer({ keepAverage: average }));
+    await fillBuffers(trainer, tensors, fill);
+    await trainer.trainFrom(settings.stage);
+    const sample = flowSampler(model, config, tokenizer, { length });
+    return new FlowObjective({ config, settings, model, trainer, sample });
+  }
+  const model = own(await engine.native.loadMasked(config, tensors, settings.precision));
+  const trainer = own(await model.trainer({ keepAverage: average }));
+  await fillBuffers(trainer, tensors, fill);
+  const sample = textSampler(model, config, tokenizer, { length, decoding });
+  return new MaskedObjective({ config, settings, model, trainer, sample });
 }
 
 /** A fresh run's moments are zero already, and its average begins as the weights. */

@@ -7,7 +7,8 @@
 
 import { mkdir, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
-import type { MaskedConfig } from "../checkpoint/config.js";
+import { isDeepStrictEqual } from "node:util";
+import type { ModelConfig } from "../checkpoint/config.js";
 import { SafetensorsFile, type TensorToWrite, writeSafetensors } from "../checkpoint/safetensors.js";
 import { NoemaError } from "../errors.js";
 import { exists, ioError, readLimited, syncFolder, writeAll, writeAtomically } from "../files.js";
@@ -26,7 +27,7 @@ export interface TrainingState {
   /** Seconds of training, over all sessions. */
   seconds: number;
   settings: TrainSettings;
-  config: MaskedConfig;
+  config: ModelConfig;
   /** SHA-256 of what the run depends on. */
   corpus: string;
   tokenizer: string;
@@ -206,8 +207,8 @@ export function checkContinuation(saved: TrainingState, wanted: Wanted, changes:
       throw contradiction(name, before, wanted.settings[name]);
   }
   for (const [name, value] of Object.entries(wanted.config)) {
-    const before = saved.config[name as keyof MaskedConfig];
-    if (before !== value) throw contradiction(name, before, value);
+    const before = saved.config[name as keyof ModelConfig];
+    if (!isDeepStrictEqual(before, value)) throw contradiction(name, before, value);
   }
   for (const name of ["tokenizer", "corpus"] as const) {
     const hash = wanted[name];

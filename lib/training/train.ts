@@ -96,9 +96,9 @@ export class Training implements AsyncIterable<TrainingEvent>, AsyncDisposable {
     signal?.throwIfAborted();
     const again = this.#opened !== undefined;
     const { session, corpusTokens } = await this.#open();
-    const { settings, model } = session.parts;
+    const { settings, objective } = session.parts;
     if (!again) {
-      const parameters = model.info().parameters;
+      const { parameters } = objective;
       yield { type: "start", step: session.step, steps: settings.steps, parameters, corpusTokens };
     }
     try {

@@ -6,11 +6,11 @@ import type { JsonObject } from "../json.js";
 import type { NativeSession, StepResult } from "../native/addon.js";
 import { follow, type Start, sessionOptions, startOf } from "./decoding-traces.js";
 import { type Golden, numberOf } from "./golden.js";
-import { inputs, type LoadedCase, type Outcomes, type Recipe, skipGroup, values } from "./recipe.js";
+import { inputs, type MaskedCase, type Outcomes, type Recipe, skipGroup, values } from "./recipe.js";
 import { drawIndex } from "./row-maths.js";
 
 export const convTraces: Recipe = async function* (golden, loaded): Outcomes {
-  if (!loaded) return;
+  if (loaded?.family !== "masked") return;
   for (const group of golden.groups()) {
     const parameters = golden.parameters(group);
     if (parameters["fn"] === "generate_yb" && golden.has(`${group}.trace`)) {
@@ -19,7 +19,7 @@ export const convTraces: Recipe = async function* (golden, loaded): Outcomes {
   }
 };
 
-async function* traceGroup(golden: Golden, loaded: LoadedCase, group: string, parameters: JsonObject): Outcomes {
+async function* traceGroup(golden: Golden, loaded: MaskedCase, group: string, parameters: JsonObject): Outcomes {
   const kind = parameters["decode_type"];
   const temperature = temperatureOf(parameters);
   const drawn = temperature > 0 && !golden.has(`${group}.u`);
@@ -35,7 +35,7 @@ async function* traceGroup(golden: Golden, loaded: LoadedCase, group: string, pa
 }
 
 interface Run {
-  readonly loaded: LoadedCase;
+  readonly loaded: MaskedCase;
   readonly start: Start;
   readonly parameters: JsonObject;
   readonly temperature: number;

@@ -5,7 +5,7 @@ import { type DecodingOptions, resolveDecoding } from "../decoding/resolve.js";
 import type { JsonObject } from "../json.js";
 import type { NativeSession, SessionOptions } from "../native/addon.js";
 import { type Golden, numberOf } from "./golden.js";
-import { inputs, type LoadedCase, type Outcomes, type Recipe, skipGroup, values } from "./recipe.js";
+import { inputs, type MaskedCase, type Outcomes, type Recipe, skipGroup, values } from "./recipe.js";
 
 /** A prompt in front of masks, for a batch. */
 export interface Start {
@@ -21,13 +21,13 @@ export interface Start {
 export type OpenSession = (options: SessionOptions) => NativeSession;
 
 export const decodingTraces: Recipe = async function* (golden, loaded): Outcomes {
-  if (!loaded) return;
+  if (loaded?.family !== "masked") return;
   for (const group of golden.groups()) {
     if (golden.has(`${group}.trace`)) yield* traceGroup(golden, loaded, group);
   }
 };
 
-async function* traceGroup(golden: Golden, loaded: LoadedCase, group: string): Outcomes {
+async function* traceGroup(golden: Golden, loaded: MaskedCase, group: string): Outcomes {
   const parameters = golden.parameters(group);
   const reason = reasonToSkip(parameters);
   if (reason !== undefined) {

@@ -1,11 +1,11 @@
 /** Logits, hidden states, losses and gradients of a checkpoint. */
 
-import type { Batch, NativeTrainer } from "../native/addon.js";
+import type { Batch } from "../native/addon.js";
 import type { Golden } from "./golden.js";
-import { inputs, type LoadedCase, type Outcome, type Outcomes, type Recipe, values } from "./recipe.js";
+import { gradients, inputs, type MaskedCase, type Outcome, type Outcomes, type Recipe, values } from "./recipe.js";
 
 export const modelArrays: Recipe = async function* (golden, loaded): Outcomes {
-  if (!loaded) return;
+  if (loaded?.family !== "masked") return;
   for (const name of golden.arrays.keys()) {
     if (/(^|\.)input_ids$/.test(name)) yield* forwardArrays(golden, loaded, name.slice(0, -"input_ids".length));
   }
@@ -19,7 +19,7 @@ function batchOf(golden: Golden, name: string): Batch {
 }
 
 /** Everything named after `input_ids` with the same prefix. */
-async function* forwardArrays(golden: Golden, { native }: LoadedCase, prefix: string): Outcomes {
+async function* forwardArrays(golden: Golden, { native }: MaskedCase, prefix: string): Outcomes {
   const batch = batchOf(golden, `${prefix}input_ids`);
   yield* inputs(golden, [`${prefix}input_ids`, `${prefix}attention_mask`]);
   const wanted = [...golden.arrays.keys()].filter((name) => name.startsWith(`${prefix}hidden.`));
@@ -55,7 +55,8 @@ function keyRanges(mask: Int32Array, { batch, length }: Batch): Pick<Batch, "key
   return whole ? { keyStart, keyEnd } : undefined;
 }
 
-async function* trainArrays(golden: Golden, { native, config, layout }: LoadedCase): Outcomes {
+async function* trainArrays(golden: Golden, loaded: MaskedCase): Outcomes {
+  const { native, config } = loaded;
   const { batch, length } = batchOf(golden, "train.x0");
   yield* inputs(golden, ["train.x0", "train.u_t", "train.u_mask"]);
   yield* corruption(golden, config.maskTokenId, length);
@@ -71,7 +72,7 @@ async function* trainArrays(golden: Golden, { native, config, layout }: LoadedCa
     const { lossSum, tokenLoss } = await trainer.accumulate(request);
     yield values("train.loss", [lossSum]);
     yield values("train.token_loss", weighted(tokenLoss, targets, chance));
-    yield* gradients(golden, trainer, namesIn(layout, config));
+    yield* gradients(golden, trainer, loaded);
   } finally {
     trainer.dispose();
   }
@@ -100,21 +101,7 @@ function* corruption(golden: Golden, maskId: number, length: number): Generator<
   );
 }
 
-/** From every name that a tensor may have in files to its canonical one. */
-function namesIn(layout: LoadedCase["layout"], config: LoadedCase["config"]): Map<string, string> {
-  const specs = layout.tensors(config);
-  return new Map(layout.prefixes.flatMap((prefix) => specs.map(({ name, canonical }) => [prefix + name, canonical])));
-}
-
-async function* gradients(golden: Golden, trainer: NativeTrainer, names: ReadonlyMap<string, string>): Outcomes {
-  for (const name of golden.arrays.keys()) {
-    if (!name.startsWith("grad.")) continue;
-    const canonical = names.get(name.slice("grad.".length));
-    if (canonical !== undefined) yield values(name, await trainer.read("gradient", canonical));
-  }
-}
-
-async function* sftArrays(golden: Golden, { native, config }: LoadedCase): Outcomes {
+async function* sftArrays(golden: Golden, { native, config }: MaskedCase): Outcomes {
   const { batch, length } = batchOf(golden, "train.x0");
   yield* inputs(golden, ["sft.prompt_lengths"]);
   const prompts = golden.ids("sft.prompt_lengths");

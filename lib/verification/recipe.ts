@@ -1,16 +1,20 @@
 /** How verification recomputes arrays: a recipe per kind of case, each yielding what it computed. */
 
-import type { MaskedConfig } from "../checkpoint/config.js";
+import type { FlowConfig, MaskedConfig, ModelConfig } from "../checkpoint/config.js";
 import type { Layout } from "../checkpoint/layout.js";
-import type { NativeMaskedModel } from "../native/addon.js";
+import type { NativeFlowModel, NativeMaskedModel, NativeTrainer } from "../native/addon.js";
 import type { Golden } from "./golden.js";
 
-/** The checkpoint next to the expectations. */
-export interface LoadedCase {
-  readonly native: NativeMaskedModel;
-  readonly config: MaskedConfig;
-  readonly layout: Layout;
+interface Loaded<F extends string, Native, Config extends ModelConfig> {
+  readonly family: F;
+  readonly native: Native;
+  readonly config: Config;
+  readonly layout: Layout<Config>;
 }
+export type MaskedCase = Loaded<"masked", NativeMaskedModel, MaskedConfig>;
+export type FlowCase = Loaded<"flow", NativeFlowModel, FlowConfig>;
+/** The checkpoint next to the expectations. */
+export type LoadedCase = MaskedCase | FlowCase;
 
 /** What a recipe says of one array. */
 export type Outcome =
@@ -35,6 +39,22 @@ export function values(name: string, computed: ArrayLike<number>, skip?: ArrayLi
 
 export function* inputs(golden: Golden, names: readonly string[]): Generator<Outcome> {
   for (const name of names) if (golden.has(name)) yield { kind: "input", name };
+}
+
+/** From every name that a tensor may have in files to its canonical one. */
+function namesIn({ layout, config }: LoadedCase): Map<string, string> {
+  const specs = (layout as Layout).tensors(config);
+  return new Map(layout.prefixes.flatMap((prefix) => specs.map(({ name, canonical }) => [prefix + name, canonical])));
+}
+
+/** Every `grad.{tensor}` that the trainer has. */
+export async function* gradients(golden: Golden, trainer: NativeTrainer, loaded: LoadedCase): Outcomes {
+  const names = namesIn(loaded);
+  for (const name of golden.arrays.keys()) {
+    if (!name.startsWith("grad.")) continue;
+    const canonical = names.get(name.slice("grad.".length));
+    if (canonical !== undefined) yield values(name, await trainer.read("gradient", canonical));
+  }
 }
 
 /** Skips every array of a group. */

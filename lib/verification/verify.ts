@@ -1,7 +1,7 @@
 /** `noema verify`: recomputes a golden folder's arrays from its inputs and compares. */
 
 import { join } from "node:path";
-import { openCheckpoint } from "../checkpoint/folder.js";
+import { ofFamily, openCheckpoint } from "../checkpoint/folder.js";
 import { NoemaError } from "../errors.js";
 import { exists } from "../files.js";
 import type { Addon, BackendName, NativeTensor } from "../native/addon.js";
@@ -10,6 +10,7 @@ import { openEngine } from "../native/open-engine.js";
 import { convOp } from "./conv-op.js";
 import { convTraces } from "./conv-traces.js";
 import { decodingTraces } from "./decoding-traces.js";
+import { flowArrays } from "./flow-arrays.js";
 import { Golden } from "./golden.js";
 import { modelArrays } from "./model-arrays.js";
 import type { LoadedCase, Outcome, Recipe } from "./recipe.js";
@@ -48,7 +49,7 @@ export interface VerifyOptions {
   addon?: Addon;
 }
 
-const recipes: readonly Recipe[] = [modelArrays, decodingTraces, convTraces, convOp];
+const recipes: readonly Recipe[] = [modelArrays, flowArrays, decodingTraces, convTraces, convOp];
 
 export async function verify(folder: string, options: VerifyOptions = {}): Promise<VerificationReport> {
   const golden = await Golden.open(folder);
@@ -73,11 +74,16 @@ export async function verify(folder: string, options: VerifyOptions = {}): Promi
 
 async function load(folder: string, engine: ReturnType<Addon["createEngine"]>): Promise<LoadedCase | undefined> {
   if (!(await exists(join(folder, "config.json")))) return undefined;
-  const { config, layout, tensors } = await openCheckpoint(folder);
-  const list = Array.from(tensors, ([name, { shape, dtype, path, offset }]): NativeTensor => {
+  const checkpoint = await openCheckpoint(folder);
+  const list = Array.from(checkpoint.tensors, ([name, { shape, dtype, path, offset }]): NativeTensor => {
     return { name, shape: [...shape], dtype: dtype.toLowerCase() as "f32" | "bf16" | "f16", path, offset };
   });
-  return { config, layout, native: await engine.loadMasked(config, list, "f32") };
+  if (checkpoint.layout.family === "flow") {
+    const { config, layout } = ofFamily(checkpoint, "flow");
+    return { family: "flow", config, layout, native: await engine.loadFlow(config, list, "f32") };
+  }
+  const { config, layout } = ofFamily(checkpoint, "masked");
+  return { family: "masked", config, layout, native: await engine.loadMasked(config, list, "f32") };
 }
 
 async function reports(golden: Golden, loaded: LoadedCase | undefined, onArray: (report: ArrayReport) => void) {

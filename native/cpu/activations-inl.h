@@ -9,6 +9,7 @@
 #define NOEMA_CPU_ACTIVATIONS_INL_H_
 #endif
 
+#include "cpu/normal-inl.h"
 #include "cpu/simd-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -46,38 +47,6 @@ HWY_INLINE VF silu_slope(VF x, Logistic s) {
     return hn::Mul(s.rising, hn::MulAdd(x, s.falling, hn::Set(DF(), 1.0f)));
 }
 
-/// The normal distribution at x: probability of less, and density.
-struct Normal {
-    VF below;
-    VF density;
-};
-
-// P(-|x|) = exp(-x²/2) t p(t) with t = 1 / (1 + 0.35 |x|): one polynomial serves every x (fitted to 3.2e-8 relative on
-// [0, 13.5], where P reaches the end of f32). exp gets x² in two parts: its argument's rounding alone would cost
-// |x|²/2 = 87 ulp in the tail. (Without a fused multiply-add the low part vanishes; that cost is then paid.)
-HWY_INLINE Normal normal(VF x) {
-    const DF d;
-    const VF magnitude = hn::Abs(x), far = hn::Set(d, 14.0f), half = hn::Set(d, 0.5f), one = hn::Set(d, 1.0f);
-    const VF a = hn::IfThenElse(hn::Gt(magnitude, far), far, magnitude);
-    const VF square = hn::Mul(a, a);
-    const VF low = hn::MulSub(a, a, square);
-    const VF e = exp_nonpositive(hn::Mul(square, hn::Set(d, -0.5f)));
-    const VF bell = hn::NegMulAdd(hn::Mul(e, half), low, e);
-    const VF t = hn::Div(one, hn::MulAdd(a, hn::Set(d, 0.35f), one));
-    VF p = hn::Set(d, -0.029125964f);
-    p = hn::MulAdd(p, t, hn::Set(d, 0.1438726931f));
-    p = hn::MulAdd(p, t, hn::Set(d, -0.2555054724f));
-    p = hn::MulAdd(p, t, hn::Set(d, 0.1589302868f));
-    p = hn::MulAdd(p, t, hn::Set(d, -0.0229377784f));
-    p = hn::MulAdd(p, t, hn::Set(d, 0.1054331884f));
-    p = hn::MulAdd(p, t, hn::Set(d, 0.1198523690f));
-    p = hn::MulAdd(p, t, hn::Set(d, 0.1398591504f));
-    p = hn::MulAdd(p, t, hn::Set(d, 0.1396215707f));
-    const VF tail = hn::Mul(hn::Mul(p, t), bell);
-    return {hn::IfThenElse(hn::Lt(x, hn::Zero(d)), tail, hn::Sub(one, tail)),
-            hn::Mul(bell, hn::Set(d, 0.39894228040f))};
-}
-
 /// x P(x), P the normal distribution: 6 ulp with fused multiply-add.
 HWY_INLINE VF gelu_erf(VF x) {
     return hn::Mul(x, normal(x).below);
@@ -113,6 +82,37 @@ HWY_INLINE VF gelu_tanh_slope(VF x) {
     const VF slope = hn::MulAdd(square, hn::Set(d, 3 * kTanhCubic), hn::Set(d, kTanhLinear));
     const Logistic s = logistic(hn::Mul(near, factor));
     return hn::MulAdd(hn::Mul(near, s.rising), hn::Mul(s.falling, slope), s.rising);
+}
+
+/// exp(-|x|) and exp(-|x|) - 1, 3 ulp each.
+struct Falling {
+    VF exp;
+    VF less_one;
+};
+
+// With x = n log(2) + r and q = exp(r) - 1 they are p + p q and (p - 1) + p q, p = 2^n: near 0, where exp is nearly 1, n is 0 and
+// the second is q itself.
+HWY_INLINE Falling falling(VF x) {
+    const DF d;
+    const VF magnitude = hn::Abs(x), far = hn::Set(d, 87.9f);
+    VF n, r;
+    const VF y = exp_split(hn::Neg(hn::IfThenElse(hn::Gt(magnitude, far), far, magnitude)), n, r);
+    const VF q = hn::MulAdd(hn::Mul(r, r), y, r), p = power_of_two(n);
+    return {hn::MulAdd(q, p, p), hn::MulAdd(q, p, hn::Sub(p, hn::Set(d, 1.0f)))};
+}
+
+/// elu(x) = x for x > 0, else exp(x) - 1, and elu(-x), of one exponential; 3 ulp. The slopes are derivatives by x.
+struct Elus {
+    VF rising, falling;
+    VF rising_slope, falling_slope;
+};
+
+HWY_INLINE Elus elus(VF x) {
+    const VF one = hn::Set(DF(), 1.0f);
+    const Falling f = falling(x);
+    const auto positive = hn::Gt(x, hn::Zero(DF()));
+    return {hn::IfThenElse(positive, x, f.less_one), hn::IfThenElse(positive, f.less_one, hn::Neg(x)),
+            hn::IfThenElse(positive, one, f.exp), hn::Neg(hn::IfThenElse(positive, f.exp, one))};
 }
 
 }  // namespace noema::cpu::HWY_NAMESPACE

@@ -29,6 +29,7 @@ struct Micro {
     int64_t pitch;
     int64_t steps;
     bool first;
+    int64_t ahead;  // bytes from a line to the one to fetch meanwhile, as in matmul_block.cpp
 };
 
 template <int R, int P>
@@ -44,7 +45,10 @@ inline __attribute__((always_inline)) void micro(const Micro& t) {
     for (int64_t s = 0; s < t.steps; ++s, ++a, b += kStepBytes) {
         __m512i column[P];
 #pragma GCC unroll 16
-        for (int v = 0; v < P; ++v) column[v] = _mm512_load_si512(b + v * t.panel_bytes);
+        for (int v = 0; v < P; ++v) {
+            if constexpr (panels_at_once(R) < 8) __builtin_prefetch(b + v * t.panel_bytes + t.ahead, 0, 2);
+            column[v] = _mm512_load_si512(b + v * t.panel_bytes);
+        }
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r) {
             const __m512bh pair = (__m512bh)_mm512_set1_epi32(static_cast<int>(a[r * kPairPitch]));
@@ -86,7 +90,8 @@ void multiply_bf16(const BlockProduct& p) {
     for (int64_t n = 0; n < p.panels; n += group)
         for (int64_t m = 0; m < p.rows; m += rows)
             micro_rows({reinterpret_cast<const uint32_t*>(p.a + m * pitch), p.b + n * p.panel_bytes, p.panel_bytes,
-                        p.sums + m * p.pitch + n * kPanelColumns, p.pitch, p.steps, p.first},
+                        p.sums + m * p.pitch + n * kPanelColumns, p.pitch, p.steps, p.first,
+                        n + group < p.panels ? group * p.panel_bytes : 0},
                        std::min(rows, p.rows - m), std::min(group, p.panels - n));
 }
 

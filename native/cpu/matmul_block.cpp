@@ -41,7 +41,15 @@ struct Micro {
     int64_t pitch;
     int64_t steps;
     bool first;
+    int64_t ahead;  // bytes from a line to the one to fetch meanwhile
 };
+
+/// Few panels at a time are few streams, and the hardware follows each only to the end of its page: where the rows leave room for
+/// it, the same step of the next group is asked for.
+template <int R>
+HWY_INLINE void fetch_ahead(const Micro& t, const std::byte* line) {
+    if constexpr (panels_at_once(R) < 8) __builtin_prefetch(line + t.ahead, 0, 2);
+}
 
 template <int R, int P>
 HWY_INLINE void micro_f32(const Micro& t) {
@@ -61,6 +69,7 @@ HWY_INLINE void micro_f32(const Micro& t) {
 #pragma GCC unroll 16
         for (int v = 0; v < V; ++v) {
             const std::byte* line = b + (v / kVectors) * t.panel_bytes;
+            if (v % kVectors == 0) fetch_ahead<R>(t, line);
             column[v] = hn::Load(d, reinterpret_cast<const float*>(line) + (v % kVectors) * kLanes);
         }
 #pragma GCC unroll 16
@@ -98,6 +107,7 @@ HWY_INLINE void micro_widened(const Micro& t) {
 #pragma GCC unroll 16
             for (int v = 0; v < V; ++v) {
                 const std::byte* line = b + (v / kVectors) * t.panel_bytes;
+                if (v % kVectors == 0 && odd == 0) fetch_ahead<R>(t, line);
                 const auto pair = hn::Load(du, reinterpret_cast<const uint32_t*>(line) + (v % kVectors) * kLanes);
                 column[v] = hn::BitCast(d, odd ? hn::And(pair, hn::Set(du, 0xFFFF0000u)) : hn::ShiftLeft<16>(pair));
             }
@@ -150,9 +160,10 @@ HWY_INLINE void multiply_rows(const BlockProduct& p) {
     const int64_t group = panels_at_once(static_cast<int>(rows));
     for (int64_t n = 0; n < p.panels; n += group)
         for (int64_t m = 0; m < p.rows; m += rows)
-            micro_rows<widened>({p.a + m * pitch, p.b + n * p.panel_bytes, p.panel_bytes,
-                                 p.sums + m * p.pitch + n * kPanelColumns, p.pitch, p.steps, p.first},
-                                std::min(rows, p.rows - m), std::min(group, p.panels - n));
+            micro_rows<widened>(
+                {p.a + m * pitch, p.b + n * p.panel_bytes, p.panel_bytes, p.sums + m * p.pitch + n * kPanelColumns,
+                 p.pitch, p.steps, p.first, n + group < p.panels ? group * p.panel_bytes : 0},
+                std::min(rows, p.rows - m), std::min(group, p.panels - n));
 }
 
 void multiply_f32_simd(const BlockProduct& p) {

@@ -1,4 +1,4 @@
-// The counter-based random numbers of noema/rng.h and the logarithm of Gumbel noise, a vector at a time. Include inside
+// The counter-based random numbers of noema/rng.h and Gumbel noise, a vector at a time. Include inside
 // a file that foreach_target.h includes again and again, after simd-inl.h.
 #if defined(NOEMA_CPU_RANDOM_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef NOEMA_CPU_RANDOM_INL_H_
@@ -16,31 +16,6 @@
 
 HWY_BEFORE_NAMESPACE();
 namespace noema::cpu::HWY_NAMESPACE {
-
-/// log(x) for positive normal x (Cephes' coefficients): relative error of about 1 ulp, also next to 1.
-HWY_INLINE VF log_positive(VF x) {
-    const DF d;
-    const hn::RebindToSigned<DF> di;
-    // m in [sqrt(1/2), sqrt(2)), x = m 2^e.
-    const auto bits = hn::Add(hn::BitCast(di, x), hn::Set(di, 0x3F800000 - 0x3F3504F3));
-    const VF e = hn::ConvertTo(d, hn::Sub(hn::ShiftRight<23>(bits), hn::Set(di, 127)));
-    const auto mantissa = hn::Add(hn::And(bits, hn::Set(di, 0x007FFFFF)), hn::Set(di, 0x3F3504F3));
-    const VF f = hn::Sub(hn::BitCast(d, mantissa), hn::Set(d, 1.0f));
-    const VF z = hn::Mul(f, f);
-    VF y = hn::Set(d, 7.0376836292e-2f);
-    y = hn::MulAdd(y, f, hn::Set(d, -1.1514610310e-1f));
-    y = hn::MulAdd(y, f, hn::Set(d, 1.1676998740e-1f));
-    y = hn::MulAdd(y, f, hn::Set(d, -1.2420140846e-1f));
-    y = hn::MulAdd(y, f, hn::Set(d, 1.4249322787e-1f));
-    y = hn::MulAdd(y, f, hn::Set(d, -1.6668057665e-1f));
-    y = hn::MulAdd(y, f, hn::Set(d, 2.0000714765e-1f));
-    y = hn::MulAdd(y, f, hn::Set(d, -2.4999993993e-1f));
-    y = hn::MulAdd(y, f, hn::Set(d, 3.3333331174e-1f));
-    y = hn::Mul(hn::Mul(y, f), z);
-    y = hn::MulAdd(e, hn::Set(d, -2.12194440e-4f), y);
-    y = hn::NegMulAdd(hn::Set(d, 0.5f), z, y);
-    return hn::MulAdd(e, hn::Set(d, 0.693359375f), hn::Add(f, y));
-}
 
 /// -log(-log u), u in (0, 1).
 HWY_INLINE VF gumbel_of(VF u) {

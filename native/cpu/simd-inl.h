@@ -52,25 +52,33 @@ HWY_INLINE float max_of(VF v) {
     return hn::GetLane(hn::MaxOfLanes(DF(), v));
 }
 
-/// exp(r) 2^n split of x: the polynomial part (Cephes' coefficients, under 1 ulp) and n as an integral float.
-HWY_INLINE VF exp_reduced(VF x, VF& n) {
+/// x = n log(2) + r, n an integral float; gives (exp(r) - 1 - r) / r² (Cephes' coefficients).
+HWY_INLINE VF exp_split(VF x, VF& n, VF& r) {
     const DF d;
     n = hn::Round(hn::Mul(x, hn::Set(d, 1.44269504088896341f)));
-    VF r = hn::NegMulAdd(n, hn::Set(d, 0.693359375f), x);
+    r = hn::NegMulAdd(n, hn::Set(d, 0.693359375f), x);
     r = hn::NegMulAdd(n, hn::Set(d, -2.12194440e-4f), r);
     VF y = hn::Set(d, 1.9875691500e-4f);
     y = hn::MulAdd(y, r, hn::Set(d, 1.3981999507e-3f));
     y = hn::MulAdd(y, r, hn::Set(d, 8.3334519073e-3f));
     y = hn::MulAdd(y, r, hn::Set(d, 4.1665795894e-2f));
     y = hn::MulAdd(y, r, hn::Set(d, 1.6666665459e-1f));
-    y = hn::MulAdd(y, r, hn::Set(d, 5.0000001201e-1f));
-    return hn::MulAdd(hn::Mul(r, r), y, hn::Add(r, hn::Set(d, 1.0f)));
+    return hn::MulAdd(y, r, hn::Set(d, 5.0000001201e-1f));
 }
 
-/// 2^n for an integral n in [-127, 128); -127 gives 0.
+/// exp(r) of that split, under 1 ulp.
+HWY_INLINE VF exp_reduced(VF x, VF& n) {
+    VF r;
+    const VF y = exp_split(x, n, r);
+    return hn::MulAdd(hn::Mul(r, r), y, hn::Add(r, hn::Set(DF(), 1.0f)));
+}
+
+/// 2^n for an integral n in [-127, 128); -127 gives 0. Adding 2^23 leaves n + 127 in the lowest bits: a conversion to integers,
+/// which must care for all that does not fit, takes six instructions more.
 HWY_INLINE VF power_of_two(VF n) {
     const hn::RebindToSigned<DF> di;
-    return hn::BitCast(DF(), hn::ShiftLeft<23>(hn::Add(hn::ConvertTo(di, n), hn::Set(di, 127))));
+    const VF biased = hn::Add(n, hn::Set(DF(), 8388608.0f + 127.0f));
+    return hn::BitCast(DF(), hn::ShiftLeft<23>(hn::BitCast(di, biased)));
 }
 
 /// exp(x) for x <= 0 (softmax after the maximum was taken off): below -87.3, -inf included, it is 0.
@@ -91,6 +99,38 @@ HWY_INLINE VF exp_any(VF x) {
     const VF scaled = hn::Mul(hn::Mul(y, power_of_two(half)), power_of_two(hn::Sub(n, half)));
     const VF finite = hn::IfThenElseZero(hn::Ge(x, hn::Set(d, -87.3f)), scaled);
     return hn::IfThenElse(hn::Eq(x, x), finite, x);
+}
+
+/// exp(x) for |x| <= 87, exactly that: no bounds are looked at.
+HWY_INLINE VF exp_within(VF x) {
+    VF n;
+    const VF y = exp_reduced(x, n);
+    return hn::Mul(y, power_of_two(n));
+}
+
+/// log(x) for positive normal x (Cephes' coefficients): relative error of about 1 ulp, also next to 1.
+HWY_INLINE VF log_positive(VF x) {
+    const DF d;
+    const hn::RebindToSigned<DF> di;
+    // m in [sqrt(1/2), sqrt(2)), x = m 2^e.
+    const auto bits = hn::Add(hn::BitCast(di, x), hn::Set(di, 0x3F800000 - 0x3F3504F3));
+    const VF e = hn::ConvertTo(d, hn::Sub(hn::ShiftRight<23>(bits), hn::Set(di, 127)));
+    const auto mantissa = hn::Add(hn::And(bits, hn::Set(di, 0x007FFFFF)), hn::Set(di, 0x3F3504F3));
+    const VF f = hn::Sub(hn::BitCast(d, mantissa), hn::Set(d, 1.0f));
+    const VF z = hn::Mul(f, f);
+    VF y = hn::Set(d, 7.0376836292e-2f);
+    y = hn::MulAdd(y, f, hn::Set(d, -1.1514610310e-1f));
+    y = hn::MulAdd(y, f, hn::Set(d, 1.1676998740e-1f));
+    y = hn::MulAdd(y, f, hn::Set(d, -1.2420140846e-1f));
+    y = hn::MulAdd(y, f, hn::Set(d, 1.4249322787e-1f));
+    y = hn::MulAdd(y, f, hn::Set(d, -1.6668057665e-1f));
+    y = hn::MulAdd(y, f, hn::Set(d, 2.0000714765e-1f));
+    y = hn::MulAdd(y, f, hn::Set(d, -2.4999993993e-1f));
+    y = hn::MulAdd(y, f, hn::Set(d, 3.3333331174e-1f));
+    y = hn::Mul(hn::Mul(y, f), z);
+    y = hn::MulAdd(e, hn::Set(d, -2.12194440e-4f), y);
+    y = hn::NegMulAdd(hn::Set(d, 0.5f), z, y);
+    return hn::MulAdd(e, hn::Set(d, 0.693359375f), hn::Add(f, y));
 }
 
 /// 1 / (1 + exp(-x)).

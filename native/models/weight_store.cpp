@@ -35,11 +35,6 @@ Status malformed(const std::string& name, const char* what) {
     return Status::error(Code::bad_checkpoint, "tensor %s: %s", name.c_str(), what);
 }
 
-bool same_shape(const TensorSpec& spec, const std::vector<int64_t>& shape) {
-    if (shape.size() != (spec.is_matrix() ? 2u : 1u)) return false;
-    return shape[0] == spec.rows && (!spec.is_matrix() || shape[1] == spec.columns);
-}
-
 const TensorSource* find_source(const std::vector<TensorSource>& sources, const std::string& name) {
     for (const TensorSource& s : sources)
         if (s.name == name) return &s;
@@ -53,14 +48,15 @@ View as_matrix(const View& v) {
 }  // namespace
 
 Status WeightStore::load(Engine& engine, const std::vector<TensorSpec>& specs, const std::vector<TensorSource>& sources,
-                         Precision precision, const std::string& unpacked, std::unique_ptr<WeightStore>& out) {
+                         Precision precision, std::unique_ptr<WeightStore>& out) {
     auto store = std::make_unique<WeightStore>();
+    NOEMA_TRY(store->make_room(engine, specs, precision));
     for (const TensorSpec& spec : specs) {
         const TensorSource* source = find_source(sources, spec.name);
         if (!source) return malformed(spec.name, "missing");
-        if (!same_shape(spec, source->shape))
+        if (source->shape != spec.shape())
             return malformed(spec.name, "its shape does not follow from the configuration");
-        NOEMA_TRY(store->add(engine, spec, *source, precision, spec.is_matrix() && spec.name != unpacked));
+        NOEMA_TRY(store->add(engine, spec, *source, precision));
     }
     out = std::move(store);
     return {};
@@ -113,21 +109,48 @@ Status refuse_non_finite(Engine& engine, const std::string& name, const View& v)
 
 }  // namespace
 
-Status WeightStore::pack_weight(Engine& engine, Weight& weight, Precision precision) {
-    const size_t bytes = engine.backend().packed_bytes(weight.view, precision);
+namespace {
+
+/// Of a weight as products read it, in whole lines of the cache; 0 where they read it as it lies.
+size_t packed_room(Engine& engine, const View& weight, Precision precision) {
+    return (engine.backend().packed_bytes(weight, precision) + 63) / 64 * 64;
+}
+
+bool is_product(TensorUse use) {
+    return use == TensorUse::product || use == TensorUse::exact_product;
+}
+Precision product_precision(TensorUse use, Precision precision) {
+    return use == TensorUse::exact_product ? Precision::f32 : precision;
+}
+
+}  // namespace
+
+Status WeightStore::make_room(Engine& engine, const std::vector<TensorSpec>& specs, Precision precision) {
+    size_t bytes = 0;
+    for (const TensorSpec& spec : specs)
+        if (is_product(spec.use))
+            bytes += packed_room(engine, view(nullptr, DType::f32, spec.rows, spec.columns),
+                                 product_precision(spec.use, precision));
     if (bytes == 0) return {};
-    buffers_.emplace_back(engine.backend(), bytes);
-    void* packed = buffers_.back().data();
-    if (!packed) return Status::error(Code::out_of_memory, "%zu bytes of packed weights could not be had", bytes);
+    packed_ = Buffer(engine.backend(), bytes);
+    if (!packed_.data())
+        return Status::error(Code::out_of_memory, "%zu bytes of packed weights could not be had", bytes);
     bytes_ += bytes;
+    return {};
+}
+
+Status WeightStore::pack_weight(Engine& engine, Weight& weight, Precision precision) {
+    const size_t bytes = packed_room(engine, weight.view, precision);
+    if (bytes == 0) return {};
+    void* packed = static_cast<std::byte*>(packed_.data()) + packed_used_;
+    packed_used_ += bytes;
     weight.packed = packed;
     weight.packed_precision = precision;
     return engine.execute(
         [&](Context& c) { return matmul_pack({.weight = weight.view, .packed = packed, .precision = precision}, c); });
 }
 
-Status WeightStore::add(Engine& engine, const TensorSpec& spec, const TensorSource& source, Precision precision,
-                        bool pack) {
+Status WeightStore::add(Engine& engine, const TensorSpec& spec, const TensorSource& source, Precision precision) {
     if (source.dtype != DType::f32 && source.dtype != DType::bf16 && source.dtype != DType::f16)
         return malformed(spec.name, "its dtype is none of f32, bf16, f16");
     View v = spec.is_matrix() ? view(nullptr, source.dtype, spec.rows, spec.columns)
@@ -136,26 +159,58 @@ Status WeightStore::add(Engine& engine, const TensorSpec& spec, const TensorSour
     NOEMA_TRY(source_bytes(source, v.bytes(), bytes));
     v.data = const_cast<uint8_t*>(bytes);
 
-    // Vectors are read by norms, in f32. A misaligned or f16 matrix, or memory that its owner may change, is copied; for a
-    // device everything is.
+    // Values are read in f32. A misaligned or f16 matrix, or memory that its owner may change, is copied; for a device
+    // everything is.
     Weight weight;
+    const bool wide = spec.use == TensorUse::values;
     const bool here = engine.backend().device == Device::cpu;
     const bool aligned = !here || reinterpret_cast<uintptr_t>(bytes) % dtype_size(v.dtype) == 0;
-    const bool usable = here && spec.is_matrix() && v.dtype != DType::f16 && aligned && !source.data;
+    const bool usable = here && !wide && v.dtype != DType::f16 && aligned && !source.data;
     if (usable) {
         weight.view = v;
     } else if (aligned) {
-        NOEMA_TRY(own(engine, v, spec.is_matrix() && v.dtype == DType::bf16 ? DType::bf16 : DType::f32, weight.view));
+        NOEMA_TRY(own(engine, v, !wide && v.dtype == DType::bf16 ? DType::bf16 : DType::f32, weight.view));
     } else {
         View straight;
         NOEMA_TRY(own(engine, v, v.dtype, straight));
         weight.view = straight;
-        if (!spec.is_matrix() || v.dtype == DType::f16) NOEMA_TRY(own(engine, straight, DType::f32, weight.view));
+        if (wide || v.dtype == DType::f16) NOEMA_TRY(own(engine, straight, DType::f32, weight.view));
     }
     NOEMA_TRY(refuse_non_finite(engine, spec.name, weight.view));
-    if (pack) NOEMA_TRY(pack_weight(engine, weight, precision));
+    if (is_product(spec.use)) NOEMA_TRY(pack_weight(engine, weight, product_precision(spec.use, precision)));
     weights_[spec.name] = weight;
     return {};
+}
+
+Status WeightStore::copy_to(Engine& engine, const std::vector<TensorSpec>& specs, float* flat) const {
+    for (const TensorSpec& spec : specs) {
+        const View from = as_matrix(find(spec.name).view);
+        NOEMA_TRY(engine.execute([&](Context& c) {
+            const View wide = c.arena->tensor(DType::f32, from.shape[0], from.shape[1]);
+            NOEMA_TRY(cast({.x = from, .y = wide}, c));
+            c.fetch(wide, flat);
+            return Status{};
+        }));
+        flat += spec.size();
+    }
+    return {};
+}
+
+int64_t total_size(const std::vector<TensorSpec>& specs) {
+    int64_t n = 0;
+    for (const TensorSpec& spec : specs) n += spec.size();
+    return n;
+}
+
+std::vector<TensorSource> sources_of(const std::vector<TensorSpec>& specs, const float* flat) {
+    std::vector<TensorSource> sources;
+    for (const TensorSpec& spec : specs) {
+        TensorSource source{.name = spec.name, .data = flat};
+        source.shape = spec.shape();
+        sources.push_back(std::move(source));
+        flat += spec.size();
+    }
+    return sources;
 }
 
 }  // namespace noema

@@ -32,25 +32,35 @@ class MappedFile {
     size_t size_ = 0;
 };
 
+/// Values of all tensors.
+int64_t total_size(const std::vector<TensorSpec>& specs);
+/// All tensors in memory, one after the other.
+std::vector<TensorSource> sources_of(const std::vector<TensorSpec>& specs, const float* flat);
+
 class WeightStore {
  public:
     /// Takes the tensors of `specs` from `sources`; each must be there once with the right shape and only finite values.
-    /// A name in `unpacked` stays as it is (an embedding that is only looked up).
     static Status load(Engine& engine, const std::vector<TensorSpec>& specs, const std::vector<TensorSource>& sources,
-                       Precision precision, const std::string& unpacked, std::unique_ptr<WeightStore>& out);
+                       Precision precision, std::unique_ptr<WeightStore>& out);
 
     Weight find(const std::string& name) const { return weights_.at(name); }
     size_t bytes() const { return bytes_; }
+    /// Copies all tensors, f32, one after the other.
+    Status copy_to(Engine& engine, const std::vector<TensorSpec>& specs, float* flat) const;
 
  private:
-    Status add(Engine& engine, const TensorSpec& spec, const TensorSource& source, Precision precision, bool pack);
+    Status add(Engine& engine, const TensorSpec& spec, const TensorSource& source, Precision precision);
     Status source_bytes(const TensorSource& source, size_t bytes, const uint8_t*& out);
     Status own(Engine& engine, const View& from, DType dtype, View& to);
+    Status make_room(Engine& engine, const std::vector<TensorSpec>& specs, Precision precision);
     Status pack_weight(Engine& engine, Weight& weight, Precision precision);
 
     std::map<std::string, Weight> weights_;
     std::map<std::string, MappedFile> files_;
     std::vector<Buffer> buffers_;
+    // All packed matrices, one behind the other: many small blocks would be spread over small pages, and a model's step reads all.
+    Buffer packed_;
+    size_t packed_used_ = 0;
     size_t bytes_ = 0;
 };
 

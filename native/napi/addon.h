@@ -7,7 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "noema/model.h"
+#include "noema/flow_model.h"
+#include "noema/masked_model.h"
 
 namespace noema::napi {
 
@@ -16,7 +17,8 @@ class Runtime;
 /// One per N-API environment (main thread, each worker thread).
 struct AddonData {
     Napi::FunctionReference error_class;  // NoemaError of lib/errors.ts
-    Napi::FunctionReference engine, model, session, trainer, cancellation;
+    Napi::FunctionReference engine, cancellation, masked_model, masked_session, masked_trainer, flow_model,
+        flow_trainer;
 };
 
 AddonData& addon_data(Napi::Env env);
@@ -44,6 +46,7 @@ class Arguments {
     int choice(const char* name, const char* const* choices) const;
     bool has(const char* name) const;
     Arguments object(const char* name) const;
+    std::vector<Arguments> list(const char* name) const;
     Napi::Value value(const char* name) const { return object_.Get(name); }
 
     /// Copies of typed arrays: the caller may change or transfer its own while the engine works.
@@ -66,18 +69,26 @@ class Arguments {
     const char* function_;
 };
 
-/// Typed arrays with a copy of the values.
+/// Typed arrays with a copy of the values; the last an array of such.
 Napi::Value to_array(Napi::Env env, const std::vector<float>& values);
 Napi::Value to_array(Napi::Env env, const std::vector<int32_t>& values);
+Napi::Value to_array(Napi::Env env, const std::vector<std::vector<float>>& values);
+Napi::Value to_array(Napi::Env env, const std::vector<std::vector<int32_t>>& values);
 
+// Every class of the addon: how it is defined, and how native code makes an instance.
 Napi::Value define_engine(Napi::Env env);
-Napi::Value define_model(Napi::Env env);
-Napi::Value define_session(Napi::Env env);
-Napi::Value define_trainer(Napi::Env env);
 Napi::Value define_cancellation(Napi::Env env);
+Napi::Value define_masked_model(Napi::Env env);
+Napi::Value define_masked_session(Napi::Env env);
+Napi::Value define_masked_trainer(Napi::Env env);
+Napi::Value define_flow_model(Napi::Env env);
+Napi::Value define_flow_trainer(Napi::Env env);
 
-Napi::Object new_model(Napi::Env env, std::shared_ptr<Runtime> runtime, std::shared_ptr<MaskedModel> model);
-Napi::Object new_session(Napi::Env env, std::shared_ptr<Runtime> runtime, std::shared_ptr<DecodeSession> session);
-Napi::Object new_trainer(Napi::Env env, std::shared_ptr<Runtime> runtime, std::shared_ptr<MaskedTrainer> trainer);
+using RuntimePointer = std::shared_ptr<Runtime>;
+Napi::Object new_masked_model(Napi::Env env, RuntimePointer runtime, std::shared_ptr<MaskedModel> model);
+Napi::Object new_masked_session(Napi::Env env, RuntimePointer runtime, std::shared_ptr<DecodeSession> session);
+Napi::Object new_masked_trainer(Napi::Env env, RuntimePointer runtime, std::shared_ptr<MaskedTrainer> trainer);
+Napi::Object new_flow_model(Napi::Env env, RuntimePointer runtime, std::shared_ptr<FlowModel> model);
+Napi::Object new_flow_trainer(Napi::Env env, RuntimePointer runtime, std::shared_ptr<FlowTrainer> trainer);
 
 }  // namespace noema::napi

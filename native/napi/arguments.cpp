@@ -88,6 +88,18 @@ Arguments Arguments::object(const char* name) const {
     return Arguments(v.As<Napi::Object>(), function_);
 }
 
+std::vector<Arguments> Arguments::list(const char* name) const {
+    const Napi::Value v = object_.Get(name);
+    if (!v.IsArray()) refuse(name, "an array of objects");
+    std::vector<Arguments> out;
+    const Napi::Array array = v.As<Napi::Array>();
+    for (uint32_t i = 0; i < array.Length(); ++i) {
+        if (!array.Get(i).IsObject()) refuse(name, "an array of objects");
+        out.push_back(Arguments(array.Get(i).As<Napi::Object>(), function_));
+    }
+    return out;
+}
+
 namespace {
 
 bool is_array(const Napi::Value& v, napi_typedarray_type type) {
@@ -152,6 +164,24 @@ Napi::Value to_array(Napi::Env env, const std::vector<int32_t>& values) {
     Napi::Int32Array out = Napi::Int32Array::New(env, values.size());
     if (!values.empty()) std::memcpy(out.Data(), values.data(), values.size() * sizeof(int32_t));
     return out;
+}
+
+namespace {
+
+template <class T>
+Napi::Value array_of_arrays(Napi::Env env, const std::vector<std::vector<T>>& values) {
+    Napi::Array out = Napi::Array::New(env, values.size());
+    for (uint32_t i = 0; i < values.size(); ++i) out.Set(i, to_array(env, values[i]));
+    return out;
+}
+
+}  // namespace
+
+Napi::Value to_array(Napi::Env env, const std::vector<std::vector<float>>& values) {
+    return array_of_arrays(env, values);
+}
+Napi::Value to_array(Napi::Env env, const std::vector<std::vector<int32_t>>& values) {
+    return array_of_arrays(env, values);
 }
 
 }  // namespace noema::napi

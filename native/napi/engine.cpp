@@ -1,17 +1,12 @@
-#include <cmath>
-
-#include "runtime.h"
+#include "tensors.h"
 
 namespace noema::napi {
 
 namespace {
 
-constexpr const char* kDTypes[] = {"f32", "bf16", "f16", nullptr};
-constexpr DType kDTypeOf[] = {DType::f32, DType::bf16, DType::f16};
 constexpr const char* kPrecisions[] = {"f32", "bf16", nullptr};
-constexpr int64_t kManyBytes = int64_t{1} << 53;
 
-MaskedConfig read_config(const Arguments& a) {
+MaskedConfig read_masked_config(const Arguments& a) {
     constexpr int64_t most = int64_t{1} << 31;
     MaskedConfig c;
     c.vocab_size = a.integer("vocabSize", 1, most);
@@ -28,56 +23,37 @@ MaskedConfig read_config(const Arguments& a) {
     return c;
 }
 
-/// Tensors of one load: sources, and copies of those that came as typed arrays.
-struct Tensors {
-    std::vector<TensorSource> sources;
-    std::vector<std::vector<float>> copies;
-};
+constexpr const char* kFlowKinds[] = {"affine", "mixture-cdf", "mixture-rosenblatt", nullptr};
+constexpr const char* kDirections[] = {"forward", "reverse", nullptr};
 
-std::vector<int64_t> read_shape(const Arguments& a) {
-    const Napi::Value v = a.value("shape");
-    if (!v.IsArray() || v.As<Napi::Array>().Length() > kMaxRank) a.refuse("shape", "an array of at most 4 sizes");
-    const Napi::Array array = v.As<Napi::Array>();
-    std::vector<int64_t> shape;
-    for (uint32_t i = 0; i < array.Length(); ++i) {
-        const Napi::Value size = array.Get(i);
-        const double d = size.IsNumber() ? size.As<Napi::Number>().DoubleValue() : -1;
-        if (!(d >= 0 && d <= 4294967296.0 && d == std::floor(d))) a.refuse("shape", "whole sizes from 0 to 2^32");
-        shape.push_back(static_cast<int64_t>(d));
-    }
-    return shape;
+FlowStage read_stage(const Arguments& a) {
+    constexpr int64_t most = int64_t{1} << 31;
+    FlowStage f;
+    f.kind = static_cast<FlowKind>(a.choice("kind", kFlowKinds));
+    f.reverse = a.choice("direction", kDirections) == 1;
+    f.num_layers = a.integer("numLayers", 1, most);
+    f.num_components = a.integer_or("numComponents", 0, 1, most);
+    f.maf_hidden = a.integer_or("mafHiddenSize", 0, 1, most);
+    f.maf_features = a.integer_or("mafFeatures", 0, 1, most);
+    return f;
 }
 
-void read_tensor(const Arguments& a, Tensors& out) {
-    TensorSource source;
-    source.name = a.text("name");
-    source.dtype = kDTypeOf[a.choice("dtype", kDTypes)];
-    source.shape = read_shape(a);
-    if (!a.has("data")) {
-        source.path = a.text("path");
-        source.offset = static_cast<uint64_t>(a.integer("offset", 0, kManyBytes));
-    } else {
-        out.copies.push_back(a.floats("data"));
-        source.data = out.copies.back().data();  // a moved vector keeps its memory
-        double size = 1;  // four sizes of 2^32 overflow integers; sizes that can be equal are exact
-        for (const int64_t n : source.shape) size *= static_cast<double>(n);
-        if (source.dtype != DType::f32 || size != static_cast<double>(out.copies.back().size()))
-            a.refuse("data", "f32 values, as many as the shape has");
-    }
-    out.sources.push_back(std::move(source));
-}
-
-std::shared_ptr<Tensors> read_tensors(Napi::Env env, const Napi::Value& list) {
-    if (!list.IsArray())
-        throw_error(env, Status::error(Code::invalid_argument, "loadMasked: tensors must be an array"));
-    auto tensors = std::make_shared<Tensors>();
-    const Napi::Array array = list.As<Napi::Array>();
-    for (uint32_t i = 0; i < array.Length(); ++i) {
-        if (!array.Get(i).IsObject())
-            throw_error(env, Status::error(Code::invalid_argument, "loadMasked: tensors[%u] is not an object", i));
-        read_tensor(Arguments(array.Get(i).As<Napi::Object>(), "loadMasked"), *tensors);
-    }
-    return tensors;
+FlowConfig read_flow_config(const Arguments& a) {
+    constexpr int64_t most = int64_t{1} << 31;
+    FlowConfig c;
+    c.vocab_size = a.integer("vocabSize", 1, most);
+    c.latent_size = a.integer("latentSize", 1, most);
+    c.patch_size = a.integer("patchSize", 1, most);
+    c.hidden_size = a.integer("hiddenSize", 1, most);
+    c.num_heads = a.integer("numHeads", 1, most);
+    c.intermediate_size = a.integer("intermediateSize", 1, most);
+    c.max_positions = a.integer("maxPositions", 1, most);
+    c.rope_theta = a.number("ropeTheta");
+    c.rms_norm_eps = static_cast<float>(a.number("rmsNormEps"));
+    c.channel_mix = a.boolean_or("channelMix", false);
+    c.prefix_conditioning = a.boolean_or("prefixConditioning", false);
+    for (const Arguments& stage : a.list("flows")) c.flows.push_back(read_stage(stage));
+    return c;
 }
 
 class EngineHandle : public Napi::ObjectWrap<EngineHandle> {
@@ -95,7 +71,8 @@ class EngineHandle : public Napi::ObjectWrap<EngineHandle> {
             env, "NativeEngine",
             {InstanceMethod("ready", &EngineHandle::ready), InstanceMethod("stats", &EngineHandle::stats),
              InstanceMethod("dispose", &EngineHandle::dispose),
-             InstanceMethod("loadMasked", &EngineHandle::load_masked)});
+             InstanceMethod("loadMasked", &EngineHandle::load_masked),
+             InstanceMethod("loadFlow", &EngineHandle::load_flow)});
     }
 
  private:
@@ -121,26 +98,35 @@ class EngineHandle : public Napi::ObjectWrap<EngineHandle> {
     }
 
     Napi::Value load_masked(const Napi::CallbackInfo& info) {
+        return load<MaskedModel>(info, "loadMasked", read_masked_config, new_masked_model);
+    }
+
+    Napi::Value load_flow(const Napi::CallbackInfo& info) {
+        return load<FlowModel>(info, "loadFlow", read_flow_config, new_flow_model);
+    }
+
+    /// (config, tensors, precision): a promise of the model.
+    template <class Model, class Read, class Make>
+    Napi::Value load(const Napi::CallbackInfo& info, const char* function, Read read, Make make) {
         if (info.Length() < 3)
             throw_error(info.Env(),
-                        Status::error(Code::invalid_argument, "loadMasked: expected config, tensors, precision"));
-        const MaskedConfig config = read_config(Arguments(info, "loadMasked"));
-        const auto tensors = read_tensors(info.Env(), info[1]);
+                        Status::error(Code::invalid_argument, "%s: expected config, tensors, precision", function));
+        const auto config = read(Arguments(info, function));
+        const auto tensors = read_tensors(info[1], function);
         Napi::Object options = Napi::Object::New(info.Env());
         options.Set("precision", info[2]);
-        const auto precision =
-            static_cast<Precision>(Arguments(options, "loadMasked").choice("precision", kPrecisions));
-        auto model = std::make_shared<std::shared_ptr<MaskedModel>>();
-        return runtime_->submit(
-            info.Env(),
-            {[=](Engine& engine, const std::atomic<bool>*) {
-                 std::unique_ptr<MaskedModel> loaded;
-                 NOEMA_TRY(MaskedModel::load(engine, config, tensors->sources, precision, loaded));
-                 *model = std::move(loaded);
-                 return Status{};
-             },
-             [=, runtime = runtime_](Napi::Env env) -> Napi::Value { return new_model(env, runtime, *model); },
-             nullptr});
+        const auto precision = static_cast<Precision>(Arguments(options, function).choice("precision", kPrecisions));
+        auto model = std::make_shared<std::shared_ptr<Model>>();
+        const auto work = [=](Engine& engine, const std::atomic<bool>*) {
+            std::unique_ptr<Model> loaded;
+            NOEMA_TRY(Model::load(engine, config, tensors->sources, precision, loaded));
+            *model = std::move(loaded);
+            return Status{};
+        };
+        const auto result = [=, runtime = runtime_](Napi::Env env) -> Napi::Value {
+            return make(env, runtime, *model);
+        };
+        return runtime_->submit(info.Env(), {work, result, nullptr});
     }
 
     Napi::Value dispose(const Napi::CallbackInfo& info) {

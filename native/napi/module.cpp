@@ -116,10 +116,12 @@ Napi::Object make_exports(Napi::Env env, Napi::Object exports) {
         slot = Napi::Persistent(value.As<Napi::Function>());
     };
     keep(data->engine, define_engine(env));
-    keep(data->model, define_model(env));
-    keep(data->session, define_session(env));
-    keep(data->trainer, define_trainer(env));
     keep(data->cancellation, define_cancellation(env));
+    keep(data->masked_model, define_masked_model(env));
+    keep(data->masked_session, define_masked_session(env));
+    keep(data->masked_trainer, define_masked_trainer(env));
+    keep(data->flow_model, define_flow_model(env));
+    keep(data->flow_trainer, define_flow_trainer(env));
     exports.Set("initialise", Napi::Function::New(env, initialise));
     exports.Set("info", Napi::Function::New(env, describe));
     exports.Set("forceIsa", Napi::Function::New(env, force_isa));

@@ -63,7 +63,7 @@ if (why !== undefined) {
     const { whole } = await run;
     const score = async (on: BackendName, precision: "f32" | "bf16") => {
       await using engine = await createEngine({ backend: on, threads: 1 });
-      await using model = await engine.load(whole.options.run, { precision });
+      await using model = await engine.load(whole.options.run, { precision, family: "masked" });
       return (await model.score("abcabc", { draws: 2, seed: 3 })).nats;
     };
     const expected = await score("cpu", "f32");
@@ -78,7 +78,7 @@ if (why !== undefined) {
     await using engine = await createEngine({ backend, threads: 1 });
     t.like(engine.device, { kind: "cuda", backend });
     t.regex(engine.device.description!, /compute capability/);
-    await using model = await engine.load(whole.options.run);
+    await using model = await engine.load(whole.options.run, { family: "masked" });
     const prompts = ["ab", "xyzzy"];
     for (const rule of ["conv", "ancestral", "low-confidence", "entropy"]) {
       const options = { maxTokens: 6, decoding: { rule, steps: 3, temperature: 0.7 } };

@@ -87,7 +87,7 @@ test("estimate: without loading", async (t) => {
 test("a folder without tokenizer.json: ids only", async (t) => {
   const { engine } = await fakeModelOn();
   const bare = await writeFake([]);
-  const model = await engine.load(bare);
+  const model = await engine.load(bare, { family: "masked" });
   t.is(model.tokenizer, undefined);
   await t.throwsAsync(async () => model.generate({ prompt: "text" }), { code: "ERR_BAD_TOKENIZER" });
   const result = await model.generate({ prompt: [40], maxTokens: 3 });
@@ -166,7 +166,7 @@ test("a full queue refuses what comes next, and nothing that has begun", async (
 test("using: handles dispose themselves", async (t) => {
   const { engine, log } = await fakeModelOn();
   {
-    await using model = await engine.load(await fakeFolder());
+    await using model = await engine.load(await fakeFolder(), { family: "masked" });
     t.is(model.info.family, "masked");
   }
   t.is(log.modelsFreed, 1);

@@ -8,7 +8,7 @@ import { policies } from "../../lib/decoding/registry.js";
 import { createEngine, type Engine } from "../../lib/engine.js";
 import { NoemaError } from "../../lib/errors.js";
 import type { GenerationResult } from "../../lib/generation.js";
-import type { Model } from "../../lib/model.js";
+import type { MaskedModel } from "../../lib/masked-model.js";
 import { Rng, RngStream } from "../../lib/rng.js";
 import { fakeConfig, rejection, tokenizerPath } from "../support/fake-addon.js";
 import { sharedFolder } from "./temporary.js";
@@ -35,10 +35,10 @@ async function randomModel(): Promise<string> {
   return target;
 }
 
-async function open(threads = 1): Promise<{ engine: Engine; model: Model }> {
+async function open(threads = 1): Promise<{ engine: Engine; model: MaskedModel }> {
   folder ??= randomModel();
   const engine = await createEngine({ threads });
-  return { engine, model: await engine.load(await folder) };
+  return { engine, model: await engine.load(await folder, { family: "masked" }) };
 }
 
 const plain = (result: GenerationResult) => ({ ...result, timing: 0, ids: [...result.ids] });
@@ -143,7 +143,7 @@ test("the event loop turns while the engine computes", async (t) => {
 test("a full queue answers at once", async (t) => {
   folder ??= randomModel();
   const engine = await createEngine({ threads: 1, queueLimit: 1 });
-  const model = await engine.load(await folder);
+  const model = await engine.load(await folder, { family: "masked" });
   const runs = Array.from({ length: 12 }, (_, seed) =>
     model.generate({ prompt: "One", maxTokens: 30, seed, decoding: "random" }),
   );
@@ -158,7 +158,7 @@ test("a full queue answers at once", async (t) => {
 test("bf16 weights generate too", async (t) => {
   folder ??= randomModel();
   await using engine = await createEngine();
-  await using model = await engine.load(await folder, { precision: "bf16" });
+  await using model = await engine.load(await folder, { precision: "bf16", family: "masked" });
   t.is(model.info.precision, "bf16");
   const result = await model.generate({ prompt: "One", maxTokens: 8 });
   t.is(result.reason === "eos" || result.ids.length === 8, true);

@@ -87,14 +87,14 @@ test("workers load, run and are terminated mid-run; the process goes on", async 
     t.is(await worker.terminate(), 1);
   }
   await using engine = await createEngine({ threads: 1 });
-  const model = await engine.load(await folder);
+  const model = await engine.load(await folder, { family: "masked" });
   const { usage } = await model.generate({ ...quick, prompt: "Once" });
   t.is(usage.completionTokens, 24);
 });
 
 test("dispose during a run: ERR_DISPOSED, and the event loop was never held", async (t) => {
   const engine = await createEngine({ threads: 2 });
-  const model = await engine.load(await folder);
+  const model = await engine.load(await folder, { family: "masked" });
   const run = model.generate({ ...slow, seed: 1 });
   let turns = 0;
   const timer = setInterval(() => {
@@ -110,7 +110,7 @@ test("dispose during a run: ERR_DISPOSED, and the event loop was never held", as
 
 test("a full queue answers at once with ERR_QUEUE_FULL", async (t) => {
   await using engine = await createEngine({ threads: 1, queueLimit: 1 });
-  const model = await engine.load(await folder);
+  const model = await engine.load(await folder, { family: "masked" });
   const runs = Array.from({ length: 6 }, (_, seed) =>
     model.generate({ ...quick, seed }).then(
       () => "done",
@@ -127,7 +127,10 @@ test("one seed, one text: on one thread, on three, alone and in a batch, with ev
   await using three = await createEngine({ threads: 3 });
   const path = await folder;
   for (const precision of ["f32", "bf16"] as const) {
-    const [narrow, wide] = await Promise.all([one.load(path, { precision }), three.load(path, { precision })]);
+    const [narrow, wide] = await Promise.all([
+      one.load(path, { precision, family: "masked" }),
+      three.load(path, { precision, family: "masked" }),
+    ]);
     for (const policy of [
       "ancestral",
       "random",

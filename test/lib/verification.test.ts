@@ -101,11 +101,14 @@ test("nothing to check is no success", async (t) => {
 });
 
 const golden = process.env["NOEMA_GOLDEN"] ?? join(root, "..", "shared", "golden");
-const cases = join(golden, "masked");
 const backends = ["cpu", "reference"] as const;
 /** Layouts and computations that this version does not have. */
 const later = new Set(["dream", "decode_dream", "mdlm", "r2ft"]);
-const folders = existsSync(cases) ? readdirSync(cases).filter((name) => !later.has(name)) : [];
+const folders = ["masked", "flow"].flatMap((family) => {
+  const cases = join(golden, family);
+  const names = existsSync(cases) ? readdirSync(cases).filter((name) => !later.has(name)) : [];
+  return names.map((name) => join(family, name));
+});
 
 if (folders.length === 0) {
   test("golden cases", (t) => {
@@ -121,7 +124,7 @@ for (const name of folders) {
         t.log("skipped: this addon has no engine");
         return t.pass();
       }
-      const report = await verify(join(cases, name), { backend });
+      const report = await verify(join(golden, name), { backend });
       assertPassed(report);
       for (const { name: array, status, reason } of report.arrays) {
         if (status === "skipped") t.regex(reason!, /caches|not in this version|nothing in this version/, array);

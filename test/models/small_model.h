@@ -1,15 +1,12 @@
 // A masked network of random weights, small enough for every backend.
 #pragma once
 
-#include <cmath>
-#include <cstring>
 #include <memory>
-#include <string>
 #include <vector>
 
 #include "doctest/doctest.h"
-#include "noema/model.h"
-#include "noema/rng.h"
+#include "models/random_weights.h"
+#include "noema/masked_model.h"
 
 namespace noema::test {
 
@@ -27,35 +24,10 @@ inline MaskedConfig small_config(bool tied = true) {
     return c;
 }
 
-/// Random weights and the sources that describe them.
-struct Weights {
-    std::vector<std::vector<float>> values;
-    std::vector<TensorSource> sources;
-};
-
-inline float normal(uint32_t row, uint32_t lane) {
-    const float u = rng_uniform(7, RngStream::init, 0, row, 2 * lane),
-                v = rng_uniform(7, RngStream::init, 0, row, 2 * lane + 1);
-    return std::sqrt(-2.0f * std::log(u)) * std::cos(6.2831853f * v);
-}
-
 inline Weights random_weights(const MaskedConfig& config) {
-    Weights w;
-    uint32_t row = 0;
-    for (const TensorSpec& spec : masked_tensors(config)) {
-        std::vector<float> v(spec.size());
-        for (size_t i = 0; i < v.size(); ++i)
-            v[i] = spec.is_matrix() ? 0.15f * normal(row, static_cast<uint32_t>(i))
-                                    : 1.0f + 0.1f * normal(row, static_cast<uint32_t>(i));
-        ++row;
-        w.values.push_back(std::move(v));
-        TensorSource s;
-        s.name = spec.name;
-        s.shape = spec.is_matrix() ? std::vector<int64_t>{spec.rows, spec.columns} : std::vector<int64_t>{spec.rows};
-        s.data = w.values.back().data();
-        w.sources.push_back(s);
-    }
-    return w;
+    return random_weights(masked_tensors(config), [](const TensorSpec& spec) -> Spread {
+        return spec.is_matrix() ? Spread{0.15f, 0.0f} : Spread{0.1f, 1.0f};
+    });
 }
 
 inline std::shared_ptr<MaskedModel> load(Engine& engine, const MaskedConfig& config, Precision precision) {
@@ -66,22 +38,11 @@ inline std::shared_ptr<MaskedModel> load(Engine& engine, const MaskedConfig& con
     return model;
 }
 
-inline std::vector<int32_t> random_ids(int64_t n, int64_t V) {
-    std::vector<int32_t> ids(n);
-    for (int64_t i = 0; i < n; ++i)
-        ids[i] = static_cast<int32_t>(V * rng_uniform(3, RngStream::order, 0, 0, static_cast<uint32_t>(i)));
-    return ids;
-}
-
 inline std::vector<float> logits_of(Engine& engine, const MaskedModel& model, const MaskedBatch& batch) {
     std::vector<float> logits(batch.B * batch.T * model.config().vocab_size);
     const Status status = model.logits(engine, batch, logits.data(), nullptr);
     REQUIRE_MESSAGE(status.ok(), status.text);
     return logits;
-}
-
-inline bool same_bits(const float* a, const float* b, int64_t n) {
-    return std::memcmp(a, b, n * sizeof(float)) == 0;
 }
 
 }  // namespace noema::test

@@ -6,7 +6,7 @@ import { writeCheckpoint } from "../../lib/checkpoint/folder.js";
 import { layoutNamed } from "../../lib/checkpoint/registry.js";
 import { type Engine, engineOn } from "../../lib/engine.js";
 import { NoemaError } from "../../lib/errors.js";
-import type { Model } from "../../lib/model.js";
+import type { MaskedModel } from "../../lib/masked-model.js";
 import type { Addon, NativeEngine, NativeMaskedModel, SessionOptions } from "../../lib/native/addon.js";
 import { LogitsCancellation, LogitsSession } from "../../lib/verification/logits-session.js";
 import { sharedFolder } from "../lib/temporary.js";
@@ -109,6 +109,9 @@ function fakeEngine(options: FakeOptions, log: FakeLog, backend: string): Native
       if (options.unavailable) throw new NoemaError("ERR_DEVICE_UNAVAILABLE", options.unavailable);
     },
     loadMasked: async () => fakeModel(options, log),
+    loadFlow: async () => {
+      throw new NoemaError("ERR_UNSUPPORTED", "the toy network is a masked one");
+    },
     dispose: () => {
       log.enginesFreed++;
     },
@@ -155,10 +158,12 @@ function fakeModel(options: FakeOptions, log: FakeLog): NativeMaskedModel {
 }
 
 /** An engine and a model on a toy network. */
-export async function fakeModelOn(options: FakeOptions = {}): Promise<{ engine: Engine; model: Model; log: FakeLog }> {
+export async function fakeModelOn(
+  options: FakeOptions = {},
+): Promise<{ engine: Engine; model: MaskedModel; log: FakeLog }> {
   const { addon, log } = fakeAddon(options);
   const engine = await engineOn({ addon }, { backend: "cpu", threads: 1, queueLimit: 8 });
-  return { engine, model: await engine.load(await fakeFolder()), log };
+  return { engine, model: await engine.load(await fakeFolder(), { family: "masked" }), log };
 }
 
 /** What a promise rejects with. */

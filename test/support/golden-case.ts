@@ -31,7 +31,7 @@ export async function writeGolden(checkpoint: string, folder: string): Promise<v
   await mkdir(folder);
   for (const name of ["config.json", "model.safetensors"]) await cp(join(checkpoint, name), join(folder, name));
   await using engine = await createEngine({ backend: "reference" });
-  await using model = await engine.load(checkpoint);
+  await using model = await engine.load(checkpoint, { family: "masked" });
   const arrays = [
     ...(await forwardArrays(model.native, model.config)),
     ...(await trainArrays(model.native, model.config)),

@@ -1,5 +1,5 @@
 /** A consumer's ES module, compiled against the published declarations by test/package.test.ts. */
-import { type Engine, type ErrorCode, errorMeanings, evaluate, type Model, NoemaError, train } from "noema";
+import { type AnyModel, type Engine, type ErrorCode, errorMeanings, evaluate, NoemaError, train } from "noema";
 
 const code: ErrorCode = "ERR_IO";
 const error: Error = new NoemaError(code, "cannot read", { path: "x" });
@@ -14,7 +14,7 @@ if (error instanceof NoemaError) {
   console.log(back, wrong, meaning);
 }
 
-export async function training(engine: Engine, model: Model): Promise<number> {
+export async function training(engine: Engine, model: AnyModel): Promise<number> {
   // @ts-expect-error: the schedule is one of a list
   train(engine, { run: "run", corpus: ["text.txt"], tokenizer: "tokenizer.json", schedule: "cosin" });
   await using run = train(engine, {

@@ -6,7 +6,7 @@ import { join } from "node:path";
 import type { Command } from "commander";
 import { createEngine } from "../../engine.js";
 import { NoemaError } from "../../errors.js";
-import type { Model } from "../../model.js";
+import type { MaskedModel } from "../../masked-model.js";
 import { packageRoot } from "../../package.js";
 import { type BoundFlags, loadOptions, numberOf } from "../bound-flags.js";
 import { example, type Streams } from "../command.js";
@@ -61,7 +61,7 @@ async function benchModel(folder: string | undefined, flags: BenchFlags, { signa
   }
   const threads = flags.threads === undefined ? 0 : numberOf(flags.threads, "threads");
   await using engine = await createEngine({ threads, ...deviceOption(flags) });
-  await using model = await engine.load(folder, loadOptions(flags));
+  await using model = await engine.load(folder, { ...loadOptions(flags), family: "masked" });
   const figure = await measure(model, flags, signal);
   const { precision } = model.info;
   const report = { model: folder, ...engine.device, precision, ...figure };
@@ -69,7 +69,7 @@ async function benchModel(folder: string | undefined, flags: BenchFlags, { signa
   streams.out.write(`${text}\n`);
 }
 
-async function measure(model: Model, flags: BenchFlags, signal: AbortSignal): Promise<Figure> {
+async function measure(model: MaskedModel, flags: BenchFlags, signal: AbortSignal): Promise<Figure> {
   const runs = flags.runs === undefined ? 5 : numberOf(flags.runs, "runs");
   if (!Number.isInteger(runs) || runs < 1) {
     throw new NoemaError("ERR_INVALID_ARGUMENT", `--runs: expected an integer from 1, got ${runs}`);

@@ -2,9 +2,10 @@
 
 import { text as readAll } from "node:stream/consumers";
 import type { Command } from "commander";
-import { createEngine } from "../../engine.js";
+import { type AnyModel, createEngine } from "../../engine.js";
+import { NoemaError } from "../../errors.js";
+import type { FlowModel } from "../../flow/model.js";
 import type { Generation, GenerationResult } from "../../generation.js";
-import type { Model } from "../../model.js";
 import { type BoundFlags, loadOptions, numberOf } from "../bound-flags.js";
 import { example, type Streams } from "../command.js";
 import { addDecodingFlags, type DecodingFlags, decodingOptions } from "../decoding-flags.js";
@@ -70,16 +71,26 @@ interface Start extends Pick<Context, "flags" | "signal"> {
   refine: boolean;
 }
 
-function start(model: Model, { flags, signal, prompt, refine }: Start): Generation {
+function start(model: AnyModel, { flags, signal, prompt, refine }: Start): Generation {
   const seed = flags.seed === undefined ? {} : { seed: seedOf(flags.seed) };
   const shared = { decoding: decodingOptions(flags), refine, signal, ...seed };
-  if (flags.infill !== undefined) return model.infill({ text: flags.infill, ...shared });
-  return model.generate({
+  const asked = {
     prompt,
     ...(flags.maxTokens === undefined ? {} : { maxTokens: numberOf(flags.maxTokens, "max-tokens") }),
     ...(flags.documentStart ? { documentStart: true } : {}),
-    ...shared,
-  });
+  };
+  if (model.family === "flow") return invert(model, flags, { ...asked, signal, ...seed });
+  if (flags.infill !== undefined) return model.infill({ text: flags.infill, ...shared });
+  return model.generate({ ...asked, ...shared });
+}
+
+/** Of the decoding flags, flows have the temperature alone: that of the base noise. */
+function invert(model: FlowModel, flags: GenerateFlags, options: Parameters<FlowModel["generate"]>[0]): Generation {
+  const { rule: _, temperature, ...others } = decodingOptions(flags);
+  const foreign = (["infill", "decoding"] as const).filter((flag) => flags[flag] !== undefined);
+  const [name] = [...foreign, ...Object.keys(others)];
+  if (name !== undefined) throw new NoemaError("ERR_UNSUPPORTED", `"${name}" is for masked models; this one is a flow`);
+  return model.generate({ ...options, ...(temperature !== undefined && { temperature }) });
 }
 
 /** Up to 64 bits, so not by way of a number. */
@@ -104,7 +115,7 @@ interface Show {
 }
 
 /** Live: masks as dim blocks, what was just decided in colour. */
-async function show(generation: Generation, model: Model, { streams, isInfill }: Show): Promise<void> {
+async function show(generation: Generation, model: AnyModel, { streams, isInfill }: Show): Promise<void> {
   const palette = paletteOf(streams.out);
   const decode = (ids: number[]): string => decodeWith(model, ids);
   const painter = new Painter(decode, palette, generation.partial.usage.promptTokens);
@@ -120,7 +131,7 @@ async function show(generation: Generation, model: Model, { streams, isInfill }:
 }
 
 /** Without a tokenizer, the ids themselves. */
-function decodeWith({ tokenizer }: Model, ids: number[]): string {
+function decodeWith({ tokenizer }: AnyModel, ids: number[]): string {
   return tokenizer?.decode(ids, { skipSpecialTokens: true }) ?? ids.map((id) => `${id} `).join("");
 }
 

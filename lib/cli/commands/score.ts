@@ -2,7 +2,7 @@
 
 import type { Command } from "commander";
 import { createEngine } from "../../engine.js";
-import type { BoundForm } from "../../evaluation/bound.js";
+import type { EstimateForm } from "../../evaluation/bound.js";
 import type { Score } from "../../evaluation/score.js";
 import { addBoundFlags, type BoundFlags, boundOptions, loadOptions } from "../bound-flags.js";
 import { example, type Streams } from "../command.js";
@@ -50,5 +50,5 @@ async function scoreTexts(
 function describe(text: string, { nats, standardError, tokens, draws, form }: Score): string {
   const perToken = (nats / tokens).toFixed(4);
   const estimate = `at most ${nats.toFixed(3)} ± ${standardError.toFixed(3)} nats, ${perToken} per token`;
-  return `${JSON.stringify(text)}: ${estimate} (${tokens} tokens, ${draws} draws, ${form satisfies BoundForm})\n`;
+  return `${JSON.stringify(text)}: ${estimate} (${tokens} tokens, ${draws} draws, ${form satisfies EstimateForm})\n`;
 }

@@ -3,6 +3,7 @@
 // in units of the result's last place: silu 3, gelu_erf 6, gelu_tanh 4 + |2u| for negative x; slopes within 4e-7.
 #pragma once
 
+#include "common/normal.h"
 #include "device.h"
 
 namespace noema::cuda {
@@ -36,37 +37,6 @@ __device__ __forceinline__ float silu_slope(float x, Logistic s) {
     return s.rising * fmaf(x, s.falling, 1.0f);
 }
 
-/// min(|x|, limit), NaN for NaN (fminf would swallow it).
-__device__ __forceinline__ float bounded(float x, float limit) {
-    const float magnitude = fabsf(x);
-    return magnitude > limit ? limit : magnitude;
-}
-
-/// The normal distribution at x: probability of less, and density.
-struct Normal {
-    float below, density;
-};
-
-// P(-|x|) = exp(-x²/2) t p(t) with t = 1 / (1 + 0.35 |x|): one polynomial serves every x (fitted to 3.2e-8 relative on
-// [0, 13.5], where P reaches the end of f32). exp gets x² in two parts: its argument's rounding alone would cost
-// |x|²/2 = 87 ulp in the tail.
-__device__ __forceinline__ Normal normal(float x) {
-    const float a = bounded(x, 14.0f), square = a * a, low = fmaf(a, a, -square);
-    const float e = expf(-0.5f * square), bell = fmaf(-0.5f * e, low, e);
-    const float t = 1.0f / fmaf(a, 0.35f, 1.0f);
-    float p = -0.029125964f;
-    p = fmaf(p, t, 0.1438726931f);
-    p = fmaf(p, t, -0.2555054724f);
-    p = fmaf(p, t, 0.1589302868f);
-    p = fmaf(p, t, -0.0229377784f);
-    p = fmaf(p, t, 0.1054331884f);
-    p = fmaf(p, t, 0.1198523690f);
-    p = fmaf(p, t, 0.1398591504f);
-    p = fmaf(p, t, 0.1396215707f);
-    const float tail = p * t * bell;
-    return {x < 0 ? tail : 1.0f - tail, bell * 0.39894228040f};
-}
-
 /// x P(x), P the normal distribution.
 __device__ __forceinline__ float gelu_erf(float x) {
     return x * normal(x).below;
@@ -91,6 +61,32 @@ __device__ __forceinline__ float gelu_tanh_slope(float x) {
     const float square = near * near;
     const Logistic s = logistic(near * fmaf(square, kTanhCubic, kTanhLinear));
     return fmaf(near * s.rising, s.falling * fmaf(square, 3 * kTanhCubic, kTanhLinear), s.rising);
+}
+
+/// exp(-|x|) and exp(-|x|) - 1, 3 ulp each.
+struct Falling {
+    float exp, less_one;
+};
+
+// With x = n log(2) + r and q = exp(r) - 1 they are p + p q and (p - 1) + p q, p = 2^n: near 0, where exp is nearly 1, n is 0 and
+// the second is q itself. (expf would need a branch for the second.)
+__device__ __forceinline__ Falling falling(float x) {
+    constexpr float c[] = {1.9875691500e-4f, 1.3981999507e-3f, 8.3334519073e-3f,
+                           4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f};
+    const float a = -bounded(x, 87.9f), n = rintf(a * 1.44269504088896341f);
+    const float r = fmaf(n, 2.12194440e-4f, fmaf(n, -0.693359375f, a));
+    const float q = fmaf(r * r, polynomial(r, c), r);
+    const float p = __uint_as_float(static_cast<uint32_t>(static_cast<int>(n) + 127) << 23);
+    return {fmaf(q, p, p), fmaf(q, p, p - 1.0f)};
+}
+
+/// elu(x) = x for x > 0, else exp(x) - 1, and elu(-x), of one exponential; 3 ulp. The slopes are derivatives by x.
+struct Elus {
+    float rising, falling, rising_slope, falling_slope;
+};
+__device__ __forceinline__ Elus elus(float x) {
+    const Falling f = falling(x);
+    return x > 0 ? Elus{x, f.less_one, 1.0f, -f.exp} : Elus{f.less_one, -x, f.exp, -1.0f};
 }
 
 }  // namespace noema::cuda

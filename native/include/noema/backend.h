@@ -79,6 +79,12 @@ struct Backend {
     const char* (*current_isa)() = nullptr;
 };
 
+/// Whether a weight lies as this backend's products of a precision read it best.
+inline bool is_arranged(const Weight& weight, Precision precision, const Backend& backend) {
+    if (weight.packed) return weight.packed_precision == precision;
+    return backend.packed_bytes(weight.view, precision) == 0;
+}
+
 /// The copies of a backend whose memory is the host's.
 inline void use_host_memory(Backend& b) {
     b.upload = b.download = [](void* to, const void* from, size_t bytes, const Stream&) {
@@ -132,6 +138,15 @@ struct Context {
             transfers->fetch(v, host);
         else if (!arena->measuring() && v)
             backend->download(host, v.data, v.bytes(), stream);
+    }
+    /// A tensor's values at once: what a loop waits for to know whether to go on. Not in runs that may be recorded.
+    Status read(const View& v, void* host) {
+        return arena->measuring() || !v ? Status{} : backend->download(host, v.data, v.bytes(), stream);
+    }
+    /// Zeroes a contiguous tensor, in the stream's order.
+    Status clear(const View& v) {
+        if (replaying || arena->measuring() || !v) return {};
+        return backend->clear(v.data, v.bytes(), stream);
     }
 };
 

@@ -1,12 +1,11 @@
-// What the N-API layer (and any other host) may call: models, decoding sessions and trainers. Every function that computes
-// takes an Engine and runs to its end on the calling thread; hosts call them from a thread of their own.
+// What the families' models share for the N-API layer (and any other host): tensors, and the state of training. Every function that
+// computes takes an Engine and runs to its end on the calling thread; hosts call them from a thread of their own.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
@@ -14,34 +13,32 @@
 
 namespace noema {
 
-/// A masked diffusion network in LLaDA's layout (masked-diffusion.md section 2).
-struct MaskedConfig {
-    int64_t vocab_size = 0;   // V, rows of the embedding
-    int64_t hidden_size = 0;  // C
-    int64_t num_layers = 0;
-    int64_t num_heads = 0;          // H; D = C / H
-    int64_t num_kv_heads = 0;       // Hkv, divides H
-    int64_t intermediate_size = 0;  // F
-    int64_t max_positions = 0;
-    double rope_theta = 10000.0;
-    float rms_norm_eps = 1e-5f;
-    int64_t mask_token_id = 0;
-    bool tied_embeddings = false;
-
-    int64_t head_width() const { return hidden_size / num_heads; }
-    Status validate() const;
+/// What a tensor is for: decides how it is held.
+enum class TensorUse : uint8_t {
+    product,        // the weight of a product in the model's precision: packed
+    exact_product,  // of a product that stays f32 whatever the model's precision: packed for that
+    table,          // rows are looked up, or parts enter products: as it is in the file
+    values          // read by element-wise ops: f32
 };
 
-/// One tensor of the network: canonical name, [rows, columns] (columns 0: a vector), whether weight decay applies.
+/// One tensor of a network: canonical name, [rows, columns] (columns 0: a vector), and the axes that files say it with where
+/// those are more ([c,3K,M] for [c*3K,M]).
 struct TensorSpec {
     std::string name;
     int64_t rows = 0;
     int64_t columns = 0;
+    TensorUse use = TensorUse::values;
+    std::vector<int64_t> axes = {};
 
     int64_t size() const { return columns ? rows * columns : rows; }
     bool is_matrix() const { return columns > 0; }
+    std::vector<int64_t> shape() const {
+        if (!axes.empty()) return axes;
+        return is_matrix() ? std::vector<int64_t>{rows, columns} : std::vector<int64_t>{rows};
+    }
+    /// Weight decay is for matrices that products and look-ups read.
+    bool decays() const { return use != TensorUse::values; }
 };
-std::vector<TensorSpec> masked_tensors(const MaskedConfig& config);
 
 /// Where a tensor's values come from: a range of a file, which is mapped, or memory, which is copied.
 struct TensorSource {
@@ -53,163 +50,6 @@ struct TensorSource {
     const float* data = nullptr;
 };
 
-/// B sequences of T positions. ids [B*T] and the key ranges [B] (optional) are host memory that outlives the call.
-struct MaskedBatch {
-    const int32_t* ids = nullptr;
-    int64_t B = 0;
-    int64_t T = 0;
-    const int32_t* key_start = nullptr;
-    const int32_t* key_end = nullptr;
-};
-
-class WeightStore;
-struct MaskedWeights;
-
-class MaskedModel {
- public:
-    /// Checks every tensor against the configuration, converts and packs. `precision` is that of the products.
-    static Status load(Engine& engine, const MaskedConfig& config, const std::vector<TensorSource>& tensors,
-                       Precision precision, std::unique_ptr<MaskedModel>& out);
-    ~MaskedModel();
-
-    const MaskedConfig& config() const { return config_; }
-    Precision precision() const { return precision_; }
-    /// May be asked from any thread, also while replace() runs.
-    size_t weight_bytes() const { return weight_bytes_; }
-    int64_t parameters() const;
-
-    /// hidden [B*T, C]: the final norm's output. `trace`, when given, receives num_layers + 2 arrays of B*T*C values:
-    /// embedding, each block's residual stream, final norm.
-    Status forward(Engine& engine, const MaskedBatch& batch, float* hidden, std::vector<std::vector<float>>* trace,
-                   const std::atomic<bool>* cancelled) const;
-    /// logits [B*T, V].
-    Status logits(Engine& engine, const MaskedBatch& batch, float* logits, const std::atomic<bool>* cancelled) const;
-    /// losses [B*T]: -log p of targets, 0 where the target is negative.
-    Status losses(Engine& engine, const MaskedBatch& batch, const int32_t* targets, int64_t excluded_id, float* losses,
-                  const std::atomic<bool>* cancelled) const;
-
-    /// Takes new values for all tensors (f32, in the order of masked_tensors).
-    Status replace(Engine& engine, const float* flat);
-
-    /// Copies all tensors, f32, in the order of masked_tensors.
-    Status copy_to(Engine& engine, float* flat) const;
-    const MaskedWeights& weights() const { return *weights_; }
-    /// Changes when the weights do: part of a recorded step's recipe.
-    uint64_t identity() const { return identity_; }
-
- private:
-    MaskedModel() = default;
-    Status adopt(Engine& engine, const std::vector<TensorSource>& tensors);
-
-    MaskedConfig config_;
-    Precision precision_ = Precision::f32;
-    std::unique_ptr<WeightStore> store_;
-    std::atomic<size_t> weight_bytes_{0};
-    uint64_t identity_ = 0;
-    std::unique_ptr<MaskedWeights> weights_;
-};
-
-/// How a decoding step draws tokens.
-enum class DrawKind : uint8_t { argmax, gumbel, categorical };
-struct TokenDraw {
-    DrawKind kind = DrawKind::argmax;
-    float temperature = 1.0f;
-    int64_t top_k = 0;
-    float top_p = 1.0f;
-    int64_t excluded_id = -1;
-};
-
-struct Neighbourhood {
-    int64_t kernel = 0;  // 0: not asked for
-    float multiplier = 1.0f;
-    ConvShape shape = ConvShape::tanh;
-};
-
-/// The ancestral convolutional draw (masked-diffusion.md section 3).
-struct ConvolutionalDraw {
-    Neighbourhood neighbourhood;
-    int64_t candidates = 1;
-    float move = 0.0f;
-    float stay = 0.0f;
-    float temperature = 1.0f;
-    const float* uniforms = nullptr;  // [R, candidates + 1], optional
-};
-
-struct DecodeStep {
-    int64_t step = 0;
-    std::vector<int32_t> rows;  // flat b * T + t
-    TokenDraw draw;
-    bool entropy = false;
-    bool margin = false;
-    int64_t top = 0;
-    Neighbourhood neighbourhood;
-    ConvolutionalDraw convolution;
-};
-
-struct DecodeResult {
-    std::vector<int32_t> tokens;                        // [R]
-    std::vector<float> confidence;                      // [R]
-    std::vector<float> entropy, margin, neighbourhood;  // [R] when asked for
-    std::vector<int32_t> top_ids;                       // [R, K]
-    std::vector<float> top_probabilities;
-};
-
-/// A canvas of ids that a policy fills step by step. Not thread-safe but for canvas() and steps_done().
-class DecodeSession {
- public:
-    struct Options {
-        int64_t B = 0, T = 0;
-        std::vector<int32_t> ids;                 // [B*T]
-        std::vector<int32_t> key_start, key_end;  // [B] or empty
-        std::vector<uint64_t> seeds;              // [B]
-        float guidance = 0.0f;                    // w of logits = u + (w + 1)(c - u)
-        std::vector<uint8_t> prompt;              // [B*T], needed with guidance
-    };
-
-    static Status create(std::shared_ptr<const MaskedModel> model, Options options,
-                         std::shared_ptr<DecodeSession>& out);
-
-    Status set(const std::vector<int32_t>& rows, const std::vector<int32_t>& ids);
-    Status step(Engine& engine, const DecodeStep& request, DecodeResult& result, const std::atomic<bool>* cancelled);
-    /// Runs a whole plan: at step i the rows are drawn and committed. `finished` is raised after each step.
-    Status run(Engine& engine, const std::vector<DecodeStep>& plan, DecodeResult& result,
-               const std::atomic<bool>* cancelled, const std::function<void(int64_t)>& finished);
-    std::vector<int32_t> canvas() const;
-    int64_t B() const { return options_.B; }
-    int64_t T() const { return options_.T; }
-
- private:
-    DecodeSession(std::shared_ptr<const MaskedModel> model, Options options);
-    struct Rows;
-    struct RowViews;
-    static int64_t top_of(const DecodeStep& request);
-    MaskedBatch batch() const;
-    Status check(const DecodeStep& request) const;
-    void mask_prompt();
-    Rows rows_of(const DecodeStep& request, bool recorded) const;
-    Recipe recipe_of(const DecodeStep& request, const Rows& rows) const;
-    RowViews upload_rows(const DecodeStep& request, const Rows& rows, Context& context) const;
-    void fetch_rows(const RowViews& views, Rows& rows, Context& context) const;
-    Status hidden(const Rows& rows, Context& context, const View& out) const;
-    Status draw_tokens(const DecodeStep& request, const View& hidden, const RowViews& views, Context& context) const;
-    Status draw_convolutional(const DecodeStep& request, const RowViews& views, Rows& rows, Context& context) const;
-    void choose_candidates(const DecodeStep& request, Rows& rows) const;
-    void collect(const DecodeStep& request, Rows& rows, DecodeResult& result) const;
-
-    std::shared_ptr<const MaskedModel> model_;
-    Options options_;
-    std::vector<int32_t> unconditional_;  // the canvas with the prompt masked, when guided
-    mutable std::mutex canvas_lock_;
-};
-
-/// What a training batch is judged by: targets [B*T] (negative: not scored), row_weights [B*T], losses [B*T] out.
-struct MaskedObjective {
-    const int32_t* targets = nullptr;
-    const float* row_weights = nullptr;
-    int64_t excluded_id = -1;
-    float* losses = nullptr;
-};
-
 struct OptimiserStep {
     float rate = 0, beta1 = 0.9f, beta2 = 0.999f, epsilon = 1e-8f, weight_decay = 0, max_norm = 0, gradient_scale = 1,
           ema_decay = 0;
@@ -218,21 +58,12 @@ struct OptimiserStep {
 
 enum class TrainerBuffer : uint8_t { parameter, gradient, m, v, average };
 
-/// Parameters, gradients and optimiser state of a masked model, each one flat f32 buffer: matrices first, then norms.
-class MaskedTrainer {
+/// Parameters, gradients and optimiser state of a model, each one flat f32 buffer in the order of its tensors.
+class TrainingState {
  public:
-    static Status create(Engine& engine, std::shared_ptr<MaskedModel> model, bool keep_average,
-                         std::unique_ptr<MaskedTrainer>& out);
-    ~MaskedTrainer();
-
-    /// Adds gradients of sum(row_weight * loss); the objective's losses and the sum are of this call.
-    Status accumulate(Engine& engine, const MaskedBatch& batch, const MaskedObjective& objective, double& loss_sum,
-                      const std::atomic<bool>* cancelled);
+    /// One AdamW step over all tensors but the frozen ones, then gradients are zero.
     Status step(Engine& engine, const OptimiserStep& options, float& gradient_norm);
     Status discard(Engine& engine);
-    Status losses(Engine& engine, const MaskedBatch& batch, const int32_t* targets, int64_t excluded_id, bool average,
-                  float* losses, const std::atomic<bool>* cancelled);
-    Status publish(Engine& engine, bool average);
 
     const std::vector<TensorSpec>& tensors() const { return specs_; }
     /// Size of the tensor, or -1 when there is none of that name or buffer.
@@ -240,19 +71,31 @@ class MaskedTrainer {
     Status read(Engine& engine, TrainerBuffer buffer, const std::string& name, float* out) const;
     Status write(Engine& engine, TrainerBuffer buffer, const std::string& name, const float* values);
 
- private:
-    MaskedTrainer() = default;
+ protected:
+    TrainingState() = default;
+    /// `initial`: all tensors one after the other.
+    Status allocate(Engine& engine, std::vector<TensorSpec> specs, bool keep_average, const float* initial);
     View view_of(TrainerBuffer buffer, const std::string& name) const;
-    MaskedWeights weights(TrainerBuffer buffer) const;
-    Status update(const OptimiserStep& options, const View& norm, const View& schedule, int64_t begin, int64_t end,
+    bool has(TrainerBuffer buffer) const { return flat(buffer) != nullptr; }
+    Status copy_to(Engine& engine, TrainerBuffer buffer, std::vector<float>& out) const;
+    /// Tensors that step() leaves alone from now on.
+    void freeze(const std::function<bool(const std::string& name)>& frozen);
+    uint64_t identity() const { return identity_; }
+
+ private:
+    /// Neighbouring tensors that the optimiser treats alike.
+    struct Run {
+        int64_t begin, end;
+        bool decays;
+    };
+    Status update(const OptimiserStep& options, const View& norm, const View& schedule, const Run& run,
                   Context& context);
     float* flat(TrainerBuffer buffer) const { return static_cast<float*>(buffers_[static_cast<int>(buffer)].data()); }
 
-    std::shared_ptr<MaskedModel> model_;
     std::vector<TensorSpec> specs_;
     std::vector<int64_t> offsets_;
+    std::vector<Run> runs_;
     int64_t size_ = 0;
-    int64_t decayed_ = 0;  // the matrices' share of it
     Device device_ = Device::cpu;
     uint64_t identity_ = next_identity();
     Buffer buffers_[5];

@@ -8,7 +8,16 @@
 namespace noema {
 
 /// What a stream of draws is for. Two purposes never share numbers.
-enum class RngStream : uint32_t { token = 0, order = 1, time = 2, corruption = 3, init = 4, shuffle = 5, remask = 6 };
+enum class RngStream : uint32_t {
+    token = 0,
+    order = 1,
+    time = 2,
+    corruption = 3,
+    init = 4,
+    shuffle = 5,
+    remask = 6,
+    latent = 7
+};
 
 struct Philox {
     uint32_t x[4];

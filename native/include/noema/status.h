@@ -37,7 +37,7 @@ const char* code_meaning(Code code);
 }  // namespace noema
 
 /// Returns early from a function that itself returns Status.
-#define NOEMA_TRY(expression)                                       \
-    do {                                                            \
-        if (::noema::Status s_ = (expression); !s_.ok()) return s_; \
+#define NOEMA_TRY(expression)                                                                           \
+    do {                                                                                                \
+        if (::noema::Status failed_status_ = (expression); !failed_status_.ok()) return failed_status_; \
     } while (0)

@@ -9,7 +9,8 @@ namespace noema {
 struct Stream {
     void* handle = nullptr;  // the backend's own
     int threads = 1;         // CPU: workers that may run tasks at the same time; `worker` below is in [0, threads)
-    /// CPU: runs task(argument, index, worker) for every index in [0, count), returns when all are done.
+    /// CPU: runs task(argument, index, worker) for every index in [0, count), returns when all are done. Every worker begins
+    /// with the index of its own number: `threads` tasks run side by side and may wait for each other.
     void (*dispatch)(void* handle, int64_t count, void (*task)(void* argument, int64_t index, int worker),
                      void* argument) = nullptr;
     /// Set by the owner to end a loop of ops early; long native loops look at it between steps.

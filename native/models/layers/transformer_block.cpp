@@ -62,12 +62,17 @@ BlockActivations keep_activations(const BlockShape& s, Arena& arena) {
 }
 
 Status block_forward(const BlockShape& s, const BlockWeights& w, const View& x, Context& c) {
-    ArenaScope scope(*c.arena);
-    const View n = c.arena->tensor(x.dtype, s.rows(), s.C);
     {
-        ArenaScope attention_scope(*c.arena);
+        ArenaScope scope(*c.arena);
+        const View n = c.arena->tensor(x.dtype, s.rows(), s.C);
         NOEMA_TRY(attend(s, w, transient_activations(s, x, *c.arena), n, c));
     }
+    return block_mlp(s, w, x, c);
+}
+
+Status block_mlp(const BlockShape& s, const BlockWeights& w, const View& x, Context& c) {
+    ArenaScope scope(*c.arena);
+    const View n = c.arena->tensor(x.dtype, s.rows(), s.C);
     const View gate = c.arena->tensor(x.dtype, s.rows(), s.F);
     const View inner = c.arena->tensor(x.dtype, s.rows(), s.F);
     NOEMA_TRY(rms_norm({.x = x, .weight = w.mlp_norm, .y = n, .epsilon = s.epsilon}, c));

@@ -63,9 +63,20 @@ BlockActivations keep_activations(const BlockShape& shape, Arena& arena);
 /// x [R,C] in place, nothing kept.
 Status block_forward(const BlockShape& shape, const BlockWeights& weights, const View& x, Context& context);
 
+/// The block's second half, x += down(silu(gate n) * up n), in place.
+Status block_mlp(const BlockShape& shape, const BlockWeights& weights, const View& x, Context& context);
+
 /// kept.x holds the input; the output goes to x_out [R,C], which may not be kept.x.
 Status block_forward_keeping(const BlockShape& shape, const BlockWeights& weights, const BlockActivations& kept,
                              const View& x_out, Context& context);
+
+/// Keys (after rope) and values of the positions seen so far.
+struct BlockCache {
+    View k, v;  // [B,S,Hkv,D]
+};
+/// x [B*T,C] in place: T more positions after the `position` that the cache holds; theirs are added to it. Causal.
+Status block_forward_cached(const BlockShape& shape, const BlockWeights& weights, const BlockCache& cache,
+                            int64_t position, const View& x, Context& context);
 
 /// d_x [R,C]: the gradient of the block's output on entry, of its input on return. Weight gradients are added.
 Status block_backward(const BlockShape& shape, const BlockWeights& weights, const BlockActivations& kept,

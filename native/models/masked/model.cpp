@@ -18,8 +18,7 @@ Status MaskedModel::load(Engine& engine, const MaskedConfig& config, const std::
 
 Status MaskedModel::adopt(Engine& engine, const std::vector<TensorSource>& tensors) {
     std::unique_ptr<WeightStore> store;
-    const std::string looked_up = config_.tied_embeddings ? "" : "embed.weight";
-    NOEMA_TRY(WeightStore::load(engine, masked_tensors(config_), tensors, precision_, looked_up, store));
+    NOEMA_TRY(WeightStore::load(engine, masked_tensors(config_), tensors, precision_, store));
     weights_ = std::make_unique<MaskedWeights>(
         bind_weights(config_, [&](const std::string& name) { return store->find(name); }));
     store_ = std::move(store);
@@ -29,9 +28,7 @@ Status MaskedModel::adopt(Engine& engine, const std::vector<TensorSource>& tenso
 }
 
 int64_t MaskedModel::parameters() const {
-    int64_t n = 0;
-    for (const TensorSpec& spec : masked_tensors(config_)) n += spec.size();
-    return n;
+    return total_size(masked_tensors(config_));
 }
 
 Status MaskedModel::forward(Engine& engine, const MaskedBatch& batch, float* hidden,
@@ -76,30 +73,11 @@ Status MaskedModel::losses(Engine& engine, const MaskedBatch& batch, const int32
 }
 
 Status MaskedModel::copy_to(Engine& engine, float* flat) const {
-    for (const TensorSpec& spec : masked_tensors(config_)) {
-        View from = store_->find(spec.name).view;
-        if (!spec.is_matrix()) from = on_device(view(from.data, from.dtype, spec.rows, 1), from.device);
-        NOEMA_TRY(engine.execute([&](Context& c) {
-            const View wide = c.arena->tensor(DType::f32, spec.rows, from.shape[1]);
-            NOEMA_TRY(cast({.x = from, .y = wide}, c));
-            c.fetch(wide, flat);
-            return Status{};
-        }));
-        flat += spec.size();
-    }
-    return {};
+    return store_->copy_to(engine, masked_tensors(config_), flat);
 }
 
 Status MaskedModel::replace(Engine& engine, const float* flat) {
-    std::vector<TensorSource> sources;
-    for (const TensorSpec& spec : masked_tensors(config_)) {
-        TensorSource source{.name = spec.name, .data = flat};
-        source.shape =
-            spec.is_matrix() ? std::vector<int64_t>{spec.rows, spec.columns} : std::vector<int64_t>{spec.rows};
-        sources.push_back(std::move(source));
-        flat += spec.size();
-    }
-    return adopt(engine, sources);
+    return adopt(engine, sources_of(masked_tensors(config_), flat));
 }
 
 }  // namespace noema

@@ -4,7 +4,7 @@
 #include <functional>
 
 #include "models/layers/transformer_block.h"
-#include "noema/model.h"
+#include "noema/masked_model.h"
 
 namespace noema {
 

@@ -1,8 +1,9 @@
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import test from "ava";
+import type { Scorer } from "../../../lib/evaluation/bound.js";
 import { evaluate } from "../../../lib/evaluation/evaluate.js";
-import { type ScoredModel, score } from "../../../lib/evaluation/score.js";
+import { score } from "../../../lib/evaluation/score.js";
 import { windowsOfFiles, windowsOfIds } from "../../../lib/evaluation/windows.js";
 import type { LossRequest } from "../../../lib/native/addon.js";
 import { scratch } from "../training/scratch.js";
@@ -10,7 +11,7 @@ import { scratch } from "../training/scratch.js";
 const MASK = 300;
 
 /** Bytes are ids; every hidden token costs ln 2 whatever is seen, so every estimate is exact. */
-class CoinModel implements ScoredModel {
+class CoinModel implements Scorer {
   readonly maskId = MASK;
   readonly maxPositions = 16;
   readonly eosTokenId = 0;

@@ -4,7 +4,7 @@ import {
   type CorruptionOptions,
   corrupt,
   maskProbabilities,
-} from "../../../lib/training/corruption.js";
+} from "../../../lib/training/masked/corruption.js";
 
 const MASK = 99;
 const options: CorruptionOptions = { seed: 7, maskId: MASK };

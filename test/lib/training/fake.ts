@@ -12,16 +12,16 @@ import type {
   LossRequest,
   NativeEngine,
   NativeMaskedModel,
+  NativeMaskedTrainer,
   NativeSession,
   NativeTensor,
-  NativeTrainer,
   OptimiserStep,
   TrainerBuffer,
 } from "../../../lib/native/addon.js";
 
 type Buffers = Record<TrainerBuffer, Map<string, Float32Array>>;
 
-export class FakeEngine implements Pick<NativeEngine, "loadMasked"> {
+export class FakeEngine implements Pick<NativeEngine, "loadMasked" | "loadFlow"> {
   readonly trainers: FakeTrainer[] = [];
   /** Makes the loss of this optimiser step NaN. */
   poisonedStep = -1;
@@ -31,6 +31,9 @@ export class FakeEngine implements Pick<NativeEngine, "loadMasked"> {
   async loadMasked(config: MaskedConfig, tensors: NativeTensor[]): Promise<NativeMaskedModel> {
     this.live++;
     return new FakeModel(this, config, tensors);
+  }
+  loadFlow(): never {
+    throw new NoemaError("ERR_UNSUPPORTED", "loadFlow");
   }
 }
 
@@ -64,7 +67,7 @@ class FakeModel implements NativeMaskedModel {
   }
 }
 
-export class FakeTrainer implements NativeTrainer {
+export class FakeTrainer implements NativeMaskedTrainer {
   readonly buffers: Buffers = {
     parameter: new Map(),
     gradient: new Map(),

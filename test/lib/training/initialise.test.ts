@@ -51,8 +51,7 @@ test("a fresh config takes its ids from the tokenizer and its sizes from the sha
     vocabulary(tokens),
   );
   t.like(made, { maskTokenId: 1, eosTokenId: 0, padTokenId: 2, vocabSize: 100, maxPositions: 32, numKvHeads: 3 });
-  t.is(made.intermediateSize, 256);
-  t.true(made.tiedEmbeddings);
+  t.like(made, { intermediateSize: 256, tiedEmbeddings: true });
 });
 
 test("a tokenizer without a mask, and sizes that do not fit, are refused", async (t) => {

@@ -42,7 +42,7 @@ test("a trained checkpoint loads, scores, evaluates and writes; samples come whi
   t.is(samples.length, 2);
   t.true(samples.every((sample) => sample.startsWith("abc")));
   await using engine = await createEngine({ threads: 1 });
-  await using model = await engine.load(options.run);
+  await using model = await engine.load(options.run, { family: "masked" });
   const known = await model.score("abcabcabcabc");
   const unknown = await model.score("qQ!7Zk(w)K?j");
   t.true(known.nats < 0.6 * unknown.nats, `${known.nats} ${unknown.nats}`);

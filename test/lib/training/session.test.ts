@@ -2,12 +2,15 @@ import { join } from "node:path";
 import test from "ava";
 import type { TrainerBuffer } from "../../../lib/native/addon.js";
 import { freshWeights } from "../../../lib/training/initialise.js";
+import { MaskedObjective } from "../../../lib/training/masked/objective.js";
 import { MetricsLog } from "../../../lib/training/metrics.js";
 import { resolveOptions, type TrainOptions } from "../../../lib/training/options.js";
 import { Session } from "../../../lib/training/session.js";
 import { FakeEngine, type FakeTrainer, tinyConfig } from "./fake.js";
 import { scratch } from "./scratch.js";
 import { stateAt } from "./tiny-state.js";
+
+const sample = async (prompt: string, seed: number) => `${prompt}${seed}`;
 
 async function open(options: Partial<TrainOptions> = {}, engine = new FakeEngine()) {
   const run = await scratch();
@@ -21,8 +24,8 @@ async function open(options: Partial<TrainOptions> = {}, engine = new FakeEngine
   const data = { batch: async (step: number) => Int32Array.from(rows(step).flat()), close: async () => undefined };
   const heldOut = [0, 1, 2, 3].map((index) => ({ index, ids: Int32Array.from(row(index)) }));
   const session = new Session({
-    ...{ run, config: tinyConfig, settings, model, trainer, data, heldOut, resumed: false, tokenizerPath: "" },
-    ...{ sampler: async (prompt: string, seed: number) => `${prompt}${seed}`, samplePrompts: ["a", "b"] },
+    ...{ run, settings, data, heldOut, resumed: false, tokenizerPath: "", samplePrompts: ["a", "b"] },
+    objective: new MaskedObjective({ config: tinyConfig, settings, model, trainer, sample }),
     metrics: await MetricsLog.open(join(run, "metrics.jsonl"), 0),
     state: { ...stateAt(0), settings },
   });

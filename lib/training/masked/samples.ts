@@ -1,11 +1,11 @@
 /** Texts written during training, so that a run can be read as well as measured. */
 
-import type { MaskedConfig } from "../checkpoint/config.js";
-import { Decoder } from "../decoding/decoder.js";
-import { type Decoding, resolveDecoding } from "../decoding/resolve.js";
-import { NoemaError } from "../errors.js";
-import type { NativeMaskedModel } from "../native/addon.js";
-import type { Sampler } from "./session.js";
+import type { MaskedConfig } from "../../checkpoint/config.js";
+import { Decoder } from "../../decoding/decoder.js";
+import { type Decoding, resolveDecoding } from "../../decoding/resolve.js";
+import { NoemaError } from "../../errors.js";
+import type { NativeMaskedModel } from "../../native/addon.js";
+import type { Objective } from "../objective.js";
 
 /** The two directions of a tokenizer. */
 export interface Codec {
@@ -38,7 +38,7 @@ export function textSampler(
   config: MaskedConfig,
   codec: Codec,
   options: SampleOptions,
-): Sampler {
+): Objective["sample"] {
   const { length, decoding = sampleDecoding } = options;
   const settings = resolveDecoding(decoding);
   return async (prompt, seed) => {

@@ -4,8 +4,8 @@
  * cut into micro-batches, and a resumed run hides what the unbroken one would have hidden.
  */
 
-import { NoemaError } from "../errors.js";
-import { Rng, RngStream, type Seed, toUniform } from "../rng.js";
+import { NoemaError } from "../../errors.js";
+import { Rng, RngStream, type Seed, toUniform } from "../../rng.js";
 
 /**
  * How the times of a batch are drawn. "low-variance": t_b = (u + b) / B with one u per batch, so every batch covers [0, 1]

@@ -176,12 +176,13 @@ class SessionHandle : public Handle<SessionHandle, DecodeSession> {
 
 }  // namespace
 
-Napi::Value define_session(Napi::Env env) {
+Napi::Value define_masked_session(Napi::Env env) {
     return SessionHandle::define(env);
 }
 
-Napi::Object new_session(Napi::Env env, std::shared_ptr<Runtime> runtime, std::shared_ptr<DecodeSession> session) {
-    return SessionHandle::make(addon_data(env).session, std::move(runtime), std::move(session));
+Napi::Object new_masked_session(Napi::Env env, std::shared_ptr<Runtime> runtime,
+                                std::shared_ptr<DecodeSession> session) {
+    return SessionHandle::make(addon_data(env).masked_session, std::move(runtime), std::move(session));
 }
 
 }  // namespace noema::napi

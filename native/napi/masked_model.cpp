@@ -35,9 +35,9 @@ struct ForwardOutput {
     std::vector<std::vector<float>> hidden;
 };
 
-class ModelHandle : public Handle<ModelHandle, MaskedModel> {
+class MaskedModelHandle : public Handle<MaskedModelHandle, MaskedModel> {
  public:
-    explicit ModelHandle(const Napi::CallbackInfo& info) : Handle(info) {
+    explicit MaskedModelHandle(const Napi::CallbackInfo& info) : Handle(info) {
         bytes_ = static_cast<int64_t>(value()->weight_bytes());
         runtime()->weight_bytes += bytes_;
         Napi::MemoryManagement::AdjustExternalMemory(info.Env(), bytes_);
@@ -48,9 +48,11 @@ class ModelHandle : public Handle<ModelHandle, MaskedModel> {
     static Napi::Value define(Napi::Env env) {
         return DefineClass(
             env, "NativeMaskedModel",
-            {InstanceMethod("info", &ModelHandle::info), InstanceMethod("forward", &ModelHandle::forward),
-             InstanceMethod("losses", &ModelHandle::losses), InstanceMethod("session", &ModelHandle::session),
-             InstanceMethod("trainer", &ModelHandle::trainer), InstanceMethod("dispose", &ModelHandle::dispose)});
+            {InstanceMethod("info", &MaskedModelHandle::info), InstanceMethod("forward", &MaskedModelHandle::forward),
+             InstanceMethod("losses", &MaskedModelHandle::losses),
+             InstanceMethod("session", &MaskedModelHandle::session),
+             InstanceMethod("trainer", &MaskedModelHandle::trainer),
+             InstanceMethod("dispose", &MaskedModelHandle::dispose)});
     }
 
  private:
@@ -79,9 +81,7 @@ class ModelHandle : public Handle<ModelHandle, MaskedModel> {
             Napi::Object object = Napi::Object::New(env);
             if (logits) object.Set("logits", to_array(env, out->logits));
             if (!hidden) return object;
-            Napi::Array states = Napi::Array::New(env, out->hidden.size());
-            for (uint32_t i = 0; i < out->hidden.size(); ++i) states.Set(i, to_array(env, out->hidden[i]));
-            object.Set("hidden", states);
+            object.Set("hidden", to_array(env, out->hidden));
             return object;
         };
         return runtime()->submit(info.Env(), {work, result, a.cancellation()});
@@ -119,7 +119,7 @@ class ModelHandle : public Handle<ModelHandle, MaskedModel> {
         std::shared_ptr<DecodeSession> session;
         const Status status = DecodeSession::create(model, std::move(o), session);
         if (!status.ok()) throw_error(info.Env(), status);
-        return new_session(info.Env(), runtime(), session);
+        return new_masked_session(info.Env(), runtime(), session);
     }
 
     Napi::Value trainer(const Napi::CallbackInfo& info) {
@@ -133,7 +133,7 @@ class ModelHandle : public Handle<ModelHandle, MaskedModel> {
             return Status{};
         };
         const auto result = [=, runtime = runtime()](Napi::Env env) -> Napi::Value {
-            return new_trainer(env, runtime, *out);
+            return new_masked_trainer(env, runtime, *out);
         };
         return runtime()->submit(info.Env(), {work, result, nullptr});
     }
@@ -155,12 +155,12 @@ class ModelHandle : public Handle<ModelHandle, MaskedModel> {
 
 }  // namespace
 
-Napi::Value define_model(Napi::Env env) {
-    return ModelHandle::define(env);
+Napi::Value define_masked_model(Napi::Env env) {
+    return MaskedModelHandle::define(env);
 }
 
-Napi::Object new_model(Napi::Env env, std::shared_ptr<Runtime> runtime, std::shared_ptr<MaskedModel> model) {
-    return ModelHandle::make(addon_data(env).model, std::move(runtime), std::move(model));
+Napi::Object new_masked_model(Napi::Env env, std::shared_ptr<Runtime> runtime, std::shared_ptr<MaskedModel> model) {
+    return MaskedModelHandle::make(addon_data(env).masked_model, std::move(runtime), std::move(model));
 }
 
 }  // namespace noema::napi

@@ -1,0 +1,99 @@
+/** What callers of a flow model's generate may ask for, checked and turned into canvases of whole patches. */
+
+import type { FlowConfig } from "../checkpoint/config.js";
+import { checkNames, checkNumber, checkSignal, invalid } from "../decoding/options.js";
+import { NoemaError } from "../errors.js";
+import { filledBefore } from "../patches.js";
+import { defaultMaxTokens, type Limits, type Prompt, promptIds, seedAt } from "../request.js";
+import type { Seed } from "../rng.js";
+import type { Tokenizer } from "../tokenizer/tokenizer.js";
+import type { Inversion } from "./plan.js";
+
+export interface FlowGenerateOptions {
+  /** Default: empty, which writes a text from its start. */
+  prompt?: Prompt;
+  /** Default: 128, or what the model's positions leave. Rounded up to whole patches while it is made. */
+  maxTokens?: number;
+  /** Puts an end-of-text token, which separates texts in training, before the prompt. Default: when the prompt is empty. */
+  documentStart?: boolean;
+  /** Scale of the base noise. Default: 1, what the model was trained for; less is tamer. */
+  temperature?: number;
+  /**
+   * How the flows are inverted. All ways give the same tokens; "auto" measures them once per shape of text, which takes as long as
+   * some ten texts. Default: "sequential".
+   */
+  inversion?: Inversion;
+  /** Fixes the output. Default: 0. */
+  seed?: Seed;
+  signal?: AbortSignal;
+}
+
+export interface FlowBatchOptions extends Omit<FlowGenerateOptions, "prompt"> {
+  prompts: readonly Prompt[];
+}
+
+export const flowGenerateOptions = [
+  "prompt",
+  "maxTokens",
+  "documentStart",
+  "temperature",
+  "inversion",
+  "seed",
+  "signal",
+];
+export const flowBatchOptions = ["prompts", ...flowGenerateOptions.slice(1)];
+
+/** What one text is made from. */
+export interface FlowCanvas {
+  /** Given tokens, whole patches. */
+  readonly prefix: readonly number[];
+  /** Tokens to make, and how many of them are wanted: the last patch may have more. */
+  readonly added: number;
+  readonly wanted: number;
+  readonly promptTokens: number;
+  readonly temperature: number;
+  readonly seed: bigint;
+}
+
+export function flowLimits(config: FlowConfig, tokenizer: Tokenizer | undefined): Limits {
+  const { vocabSize, maxPositions, patchSize, eosTokenId: eosId = -1 } = config;
+  return { vocabSize, maxPositions: maxPositions * patchSize, maskId: -1, eosId, tokenizer };
+}
+
+export function checkFlowOptions(options: unknown, allowed: readonly string[], what: string): void {
+  checkNames(options, allowed, what);
+  const { signal, documentStart } = options as FlowGenerateOptions;
+  checkSignal(signal);
+  if (documentStart !== undefined && typeof documentStart !== "boolean")
+    throw invalid("documentStart", documentStart, "true or false");
+}
+
+export function flowCanvas(
+  options: FlowGenerateOptions,
+  config: FlowConfig,
+  tokenizer: Tokenizer | undefined,
+  index = 0,
+): FlowCanvas {
+  const limits = flowLimits(config, tokenizer);
+  const prompt = promptIds(options.prompt ?? [], limits, "prompt");
+  const starts = options.documentStart ?? prompt.length === 0;
+  const given = starts && limits.eosId >= 0 && config.prefixConditioning ? [limits.eosId, ...prompt] : prompt;
+  if (given.length > 0 && !config.prefixConditioning) {
+    const message = "this model was trained without prefix conditioning: it writes whole texts, not continuations";
+    throw new NoemaError("ERR_UNSUPPORTED", message, { promptTokens: given.length });
+  }
+  const prefix = filledBefore(given, config);
+  const wanted = wantedTokens(options.maxTokens, prefix.length, limits.maxPositions);
+  const temperature = checkNumber(options.temperature ?? 1, { min: 0, max: 10 }, "temperature");
+  const added = Math.ceil(wanted / config.patchSize) * config.patchSize;
+  return { prefix, added, wanted, promptTokens: given.length, temperature, seed: seedAt(options.seed, index) };
+}
+
+function wantedTokens(asked: number | undefined, given: number, maxTokens: number): number {
+  const room = maxTokens - given;
+  const count = asked === undefined ? Math.min(defaultMaxTokens, Math.max(1, room)) : asked;
+  checkNumber(count, { min: 0, integer: true }, "maxTokens");
+  if (count <= room) return count;
+  const message = `${given} prompt tokens and ${count} new ones need ${given + count} places; the model has ${maxTokens}`;
+  throw new NoemaError("ERR_PROMPT_TOO_LONG", message, { promptTokens: given, maxTokens: count, room });
+}

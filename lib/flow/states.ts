@@ -1,0 +1,102 @@
+/** Texts as states: tokens encoded with the encoder's noise, and numbers that describe a state. */
+
+import type { FlowConfig } from "../checkpoint/config.js";
+import { checkNumber, invalid, isList } from "../decoding/options.js";
+import { NoemaError } from "../errors.js";
+import { latentNoise } from "../normals.js";
+import { filledAfter } from "../patches.js";
+import type { Seed } from "../rng.js";
+import type { FlowHost } from "./job.js";
+
+/** A text's tokens in whole patches, and its noise. */
+export interface Encoded {
+  ids: Int32Array;
+  /** Tokens that were asked for; the rest are ends of text that fill the last patch. */
+  tokens: number;
+  noise: Float32Array;
+}
+
+export function encodedText(host: FlowHost, text: string | ArrayLike<number>, seed: Seed = 0): Encoded {
+  const { config } = host;
+  const ids = idsOf(host, text);
+  const most = config.maxPositions * config.patchSize;
+  if (ids.length === 0 || ids.length > most) {
+    const code = ids.length > most ? "ERR_PROMPT_TOO_LONG" : "ERR_INVALID_ARGUMENT";
+    throw new NoemaError(code, `the text has ${ids.length} tokens, expected 1 .. ${most}`, {
+      tokens: ids.length,
+      most,
+    });
+  }
+  const filled = filledAfter(ids, config);
+  return { ids: filled, tokens: ids.length, noise: latentNoise(seed, filled.length * config.latentSize) };
+}
+
+function idsOf({ config, tokenizer }: FlowHost, text: string | ArrayLike<number>): ArrayLike<number> {
+  if (typeof text === "string") {
+    if (tokenizer) return tokenizer.encode(text);
+    throw new NoemaError("ERR_BAD_TOKENIZER", "the model's folder has no tokenizer.json, so texts must be token ids");
+  }
+  if (!isList(text)) throw invalid("text", text, "a string or a list of token ids");
+  for (let i = 0; i < text.length; i++)
+    checkNumber(text[i], { min: 0, max: config.vocabSize - 1, integer: true }, `text[${i}]`);
+  return text;
+}
+
+/** How a state [N,c] looks as a cloud of N vectors (tarflowlm.md section 4). */
+export interface StateStatistics {
+  /** Mean length of a position's vector. */
+  norm: number;
+  /** Mean cosine over pairs of positions. */
+  cosine: number;
+  /** (sum of the covariance's eigenvalues)² over the sum of their squares: how many directions the cloud fills, 1 .. c. */
+  participationRatio: number;
+  /** How far the mean vector has moved from that of the state before. */
+  centroidMove: number;
+}
+
+export function statisticsOf(state: Float32Array, c: number, before?: Float32Array): StateStatistics {
+  const N = state.length / c;
+  const mean = centroid(state, c);
+  const last = before ? centroid(before, c) : mean;
+  const lengths = Float64Array.from({ length: N }, (_, n) => Math.hypot(...state.subarray(n * c, (n + 1) * c)));
+  return {
+    norm: lengths.reduce((sum, length) => sum + length, 0) / N,
+    cosine: meanCosine(state, c, lengths),
+    participationRatio: participationRatio(state, c, mean),
+    centroidMove: Math.hypot(...mean.map((x, i) => x - last[i]!)),
+  };
+}
+
+function centroid(state: Float32Array, c: number): Float64Array {
+  const mean = new Float64Array(c);
+  for (let i = 0; i < state.length; i++) mean[i % c]! += state[i]! / (state.length / c);
+  return mean;
+}
+
+/** The sum over all pairs is that of the unit vectors' sum with itself, less the N ones of each with itself. */
+function meanCosine(state: Float32Array, c: number, lengths: Float64Array): number {
+  const total = new Float64Array(c);
+  for (let i = 0; i < state.length; i++) total[i % c]! += state[i]! / (lengths[Math.floor(i / c)]! || 1);
+  const N = lengths.length;
+  if (N < 2) return 1;
+  return (total.reduce((sum, x) => sum + x * x, 0) - N) / (N * (N - 1));
+}
+
+/** Of eigenvalues, the sum is the covariance's trace, the sum of squares that of its entries' squares. */
+function participationRatio(state: Float32Array, c: number, mean: Float64Array): number {
+  const N = state.length / c;
+  const covariance = new Float64Array(c * c);
+  for (let n = 0; n < N; n++)
+    for (let i = 0; i < c; i++) {
+      const x = state[n * c + i]! - mean[i]!;
+      for (let j = 0; j < c; j++) covariance[i * c + j]! += (x * (state[n * c + j]! - mean[j]!)) / N;
+    }
+  let trace = 0;
+  for (let i = 0; i < c; i++) trace += covariance[i * c + i]!;
+  const squares = covariance.reduce((sum, x) => sum + x * x, 0);
+  return (trace * trace) / (squares + 1e-12);
+}
+
+export function latentSizes({ latentSize, patchSize }: FlowConfig): { c: number; d: number; P: number } {
+  return { c: latentSize * patchSize, d: latentSize, P: patchSize };
+}

@@ -1,0 +1,37 @@
+/** The codebook in training: its gauge, its floor, how far its tokens lie apart. */
+
+import type { NativeTrainer } from "../../native/addon.js";
+
+const MEAN = "codebook.mean";
+const LOG_SIGMA = "codebook.log_sigma";
+
+/**
+ * Fixes what the likelihood leaves free or open: scaling all means and deviations alike changes no density ratio, so the means'
+ * root mean square is set to 1; and nothing keeps a deviation from falling to 0, so none falls below `floor`.
+ */
+export async function settleCodebook(trainer: NativeTrainer, floor: number): Promise<void> {
+  const [mean, logSigma] = await Promise.all([trainer.read("parameter", MEAN), trainer.read("parameter", LOG_SIGMA)]);
+  const rms = Math.sqrt(mean.reduce((sum, x) => sum + x * x, 0) / mean.length);
+  const least = Math.log(floor);
+  for (let i = 0; i < mean.length; i++) mean[i]! /= rms;
+  for (let k = 0; k < logSigma.length; k++) logSigma[k] = Math.max(least, logSigma[k]! - Math.log(rms));
+  await Promise.all([trainer.write("parameter", MEAN, mean), trainer.write("parameter", LOG_SIGMA, logSigma)]);
+}
+
+/** Pairs looked at, of large vocabularies: those of this many tokens spread over it. */
+const TOKENS = 2048;
+
+/** The least distance of two means over the sum of their deviations: above 3 or so, tokens are told apart. */
+export async function separation(trainer: NativeTrainer, source: "parameter" | "average"): Promise<number> {
+  const [mean, logSigma] = await Promise.all([trainer.read(source, MEAN), trainer.read(source, LOG_SIGMA)]);
+  const d = mean.length / logSigma.length;
+  const stride = Math.ceil(logSigma.length / TOKENS);
+  let least = Number.POSITIVE_INFINITY;
+  for (let j = 0; j < logSigma.length; j += stride)
+    for (let k = 0; k < j; k += stride) {
+      let square = 0;
+      for (let i = 0; i < d; i++) square += (mean[j * d + i]! - mean[k * d + i]!) ** 2;
+      least = Math.min(least, Math.sqrt(square) / (Math.exp(logSigma[j]!) + Math.exp(logSigma[k]!)));
+    }
+  return least;
+}

@@ -1,0 +1,158 @@
+/** Flows: the telescoped NELBO of tokens encoded with fresh noise (tarflowlm.md sections 1 and 6b). */
+
+import type { FlowConfig } from "../../checkpoint/config.js";
+import type { Window } from "../../evaluation/bound.js";
+import { flowBounds } from "../../evaluation/flow-bound.js";
+import { BoundTotals } from "../../evaluation/statistics.js";
+import type { FlowBatch, FlowPass, NativeFlowModel, NativeFlowTrainer } from "../../native/addon.js";
+import { fillNormals } from "../../normals.js";
+import { Rng, RngStream } from "../../rng.js";
+import type { FlowMonitors } from "../metrics.js";
+import { HELD_OUT_SEED, type HeldOut, type Objective } from "../objective.js";
+import type { TrainSettings } from "../options.js";
+import { separation, settleCodebook } from "./codebook.js";
+import { Moments } from "./moments.js";
+
+export interface FlowParts {
+  config: FlowConfig;
+  settings: TrainSettings;
+  model: NativeFlowModel;
+  trainer: NativeFlowTrainer;
+  sample: Objective["sample"];
+}
+
+export class FlowObjective implements Objective {
+  readonly #parts: FlowParts;
+  readonly #rng: Rng;
+
+  constructor(parts: FlowParts) {
+    this.#parts = parts;
+    this.#rng = new Rng(parts.settings.seed);
+  }
+
+  get config(): FlowConfig {
+    return this.#parts.config;
+  }
+  get trainer(): NativeFlowTrainer {
+    return this.#parts.trainer;
+  }
+  get parameters(): number {
+    return this.#parts.model.info().parameters;
+  }
+
+  /** A few sequences at a time, each call with a prefix of its own length or none; every sequence weighs the same. */
+  async accumulate(ids: Int32Array, step: number): Promise<number> {
+    const { config, settings, trainer } = this.#parts;
+    const { batch, length, microBatch } = settings;
+    const reconstruction = reconstructionWeight(settings, step);
+    let loss = 0;
+    for (let firstRow = 0; firstRow < batch; firstRow += microBatch) {
+      const part = ids.slice(firstRow * length, Math.min(batch, firstRow + microBatch) * length);
+      const rows = part.length / length;
+      const prefix = this.#prefix(step, firstRow);
+      const tokens = rows * (length - prefix);
+      const share = rows / batch / tokens;
+      const weights = new Float32Array(tokens / config.patchSize).fill(share);
+      const noise = this.#noise(tokens, step, firstRow);
+      const request = { ids: part, batch: rows, length, prefix, noise, weights, reconstruction };
+      const { nelbo } = await trainer.accumulate(request);
+      loss += share * sum(nelbo);
+    }
+    return loss;
+  }
+
+  /** Tokens that a call's sequences are given. */
+  #prefix(step: number, firstRow: number): number {
+    const { config, settings } = this.#parts;
+    const positions = settings.length / config.patchSize;
+    const [chance, place] = [0, 1].map((lane) => this.#rng.uniform(RngStream.time, step, firstRow, lane)) as [
+      number,
+      number,
+    ];
+    if (!config.prefixConditioning || chance >= settings.prefixes || positions < 2) return 0;
+    return (1 + Math.floor(place * (positions - 1))) * config.patchSize;
+  }
+
+  #noise(tokens: number, step: number, firstRow: number): Float32Array {
+    const { latentSize } = this.#parts.config;
+    // Every call has rows of draws to itself: 2^16 of them are more values than a call can hold.
+    const place = { stream: RngStream.latent, step, row: firstRow * 65536 };
+    return fillNormals(this.#rng, place, new Float32Array(tokens * latentSize));
+  }
+
+  /** The gauge and the floor of the codebook, where it is trained. */
+  async settle(): Promise<void> {
+    const { settings, trainer } = this.#parts;
+    if (settings.stage === 0) await settleCodebook(trainer, settings.sigmaFloor);
+  }
+
+  async heldOut(windows: readonly Window[], source: "parameter" | "average", signal?: AbortSignal): Promise<HeldOut> {
+    const { config, settings, trainer } = this.#parts;
+    const draws = settings.evaluateDraws;
+    const totals = new BoundTotals();
+    const monitor = new Monitor(config);
+    const scorer = {
+      config,
+      encode: (request: FlowBatch) => trainer.encode({ ...request, source, states: true }),
+      observe: (pass: FlowPass, tokens: number) => monitor.add(pass, tokens),
+    };
+    for await (const bound of flowBounds(scorer, windows, { draws, seed: HELD_OUT_SEED, signal })) totals.add(bound);
+    const { bound, standardError, sequences, tokens } = totals.summary(draws);
+    const flows = monitor.summary(await separation(trainer, source));
+    return { bound, standardError, sequences, tokens, draws, flows };
+  }
+
+  sample(prompt: string, seed: number): Promise<string> {
+    return this.#parts.sample(prompt, seed);
+  }
+
+  dispose(): void {
+    this.#parts.trainer.dispose();
+    this.#parts.model.dispose();
+  }
+}
+
+/** Over-weighting the reconstruction early lets the tokens' densities separate (tarflowlm.md section 5.1). */
+export function reconstructionWeight(
+  { reconstruction, reconstructionHalf }: Pick<TrainSettings, "reconstruction" | "reconstructionHalf">,
+  step: number,
+): number {
+  return 1 + (reconstruction - 1) * 2 ** (-(step - 1) / reconstructionHalf);
+}
+
+/** What each flow takes off, and whether its output is normal. */
+class Monitor {
+  readonly #states: Moments[];
+  readonly #gains: Float64Array;
+  #tokens = 0;
+
+  constructor({ flows }: FlowConfig) {
+    this.#gains = new Float64Array(flows.length);
+    this.#states = Array.from({ length: flows.length + 1 }, () => new Moments());
+  }
+
+  add({ logSum, logDensity, logDet, states }: FlowPass, tokens: number): void {
+    this.#tokens += tokens;
+    for (const [l, density] of logDensity.entries()) {
+      // The density of a flow's input under the flow, against that of base noise: what the flow before counted on.
+      const before = l === 0 ? 0 : sum(logDensity[l - 1]!) - sum(logDet[l - 1]!);
+      this.#gains[l]! += l === 0 ? sum(logSum) - sum(density) : sum(density) - before;
+    }
+    for (const [l, state] of (states ?? []).entries()) this.#states[l]!.add(state);
+  }
+
+  summary(separation: number): FlowMonitors {
+    return {
+      gains: Array.from(this.#gains, (nats) => nats / this.#tokens),
+      meanSquares: this.#states.map((state) => state.meanSquare),
+      kurtosis: this.#states.map((state) => state.kurtosis),
+      separation,
+    };
+  }
+}
+
+function sum(values: ArrayLike<number>): number {
+  let total = 0;
+  for (let i = 0; i < values.length; i++) total += values[i]!;
+  return total;
+}

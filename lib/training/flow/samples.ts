@@ -1,0 +1,43 @@
+/** Texts of a flow model: base noise through the inverses, tokens by the codebook. */
+
+import type { FlowConfig } from "../../checkpoint/config.js";
+import { NoemaError } from "../../errors.js";
+import type { NativeFlowModel } from "../../native/addon.js";
+import { latentNoise } from "../../normals.js";
+import { filledAfter, filledBefore } from "../../patches.js";
+import type { Codec } from "../masked/samples.js";
+import type { Objective } from "../objective.js";
+
+/** A prompt that the model cannot take would end a run hours after its start. */
+export function checkFlowPrompts(prompts: readonly string[], config: FlowConfig, codec: Codec): void {
+  const most = (config.maxPositions - 1) * config.patchSize;
+  for (const prompt of prompts) {
+    const { length } = filledBefore(codec.encode(prompt), config);
+    if (length > 0 && !config.prefixConditioning)
+      throw new NoemaError("ERR_UNSUPPORTED", "a model without prefix conditioning takes no sample prompt");
+    if (length <= most) continue;
+    const message = `the sample prompt has ${length} tokens, the model room for ${most}`;
+    throw new NoemaError("ERR_PROMPT_TOO_LONG", message, { prompt: length, positions: most });
+  }
+}
+
+/** Writes texts with the model as it stands; `checkFlowPrompts` has seen the prompts. The same seed, the same text. */
+export function flowSampler(
+  model: NativeFlowModel,
+  config: FlowConfig,
+  codec: Codec,
+  { length }: { length: number },
+): Objective["sample"] {
+  return async (prompt, seed) => {
+    const given = Array.from(codec.encode(prompt));
+    const prefix = filledBefore(given, config);
+    const { patchSize, latentSize, eosTokenId = -1 } = config;
+    const room = config.maxPositions * patchSize - prefix.length;
+    const added = Math.min(room, Math.ceil(length / patchSize) * patchSize);
+    const ids = filledAfter([...prefix, ...new Array<number>(added).fill(0)], config);
+    const noise = latentNoise(seed, added * latentSize);
+    const { tokens } = await model.invert({ ids, batch: 1, length: ids.length, prefix: prefix.length, noise });
+    const end = tokens.indexOf(eosTokenId);
+    return codec.decode([...given, ...tokens.subarray(0, end < 0 ? added : end)]);
+  };
+}

@@ -1,0 +1,59 @@
+/** The stack that a fresh flow model is to have. */
+
+import type { FlowConfig, FlowStage } from "../../checkpoint/config.js";
+import { noemaFlow } from "../../checkpoint/noema-flow.js";
+import { checkNames } from "../../decoding/options.js";
+import { NoemaError } from "../../errors.js";
+import { isObject } from "../../json.js";
+import type { ModelShape } from "../options.js";
+
+export interface FlowShape {
+  /** d, channels per token. Default: 8. */
+  latentSize?: number;
+  /** P, tokens per position. Default: 1. */
+  patchSize?: number;
+  channelMix?: boolean;
+  prefixConditioning?: boolean;
+  /** The first is nearest the data. */
+  flows: FlowStage[];
+}
+
+const names = ["latentSize", "patchSize", "channelMix", "prefixConditioning", "flows"];
+
+/** Types and names; sizes are checked where they meet the others. */
+export function checkFlowShape(flow: unknown): asserts flow is FlowShape {
+  const wrong = (expected: string) => new NoemaError("ERR_INVALID_ARGUMENT", `train: flow: expected ${expected}`);
+  if (!isObject(flow)) throw wrong("an object with the flows");
+  checkNames(flow, names, "flow");
+  if (!Array.isArray(flow.flows) || !flow.flows.every(isObject)) throw wrong('"flows": an array of objects');
+}
+
+/** What the run's other options say of the model. */
+export interface FlowSizes {
+  shape: ModelShape;
+  vocabSize: number;
+  eosTokenId: number | undefined;
+  /** Tokens of a sequence. */
+  length: number;
+}
+
+export function flowConfig(flow: FlowShape, { shape, vocabSize, eosTokenId, length }: FlowSizes): FlowConfig {
+  const { latentSize = 8, patchSize = 1, channelMix = false, prefixConditioning = true, flows } = flow;
+  return checked({
+    layout: "noema-flow",
+    ...{ vocabSize, latentSize, patchSize, channelMix, prefixConditioning, flows },
+    ...{ hiddenSize: shape.hidden, numHeads: shape.heads, intermediateSize: shape.intermediate },
+    ...{ ropeTheta: shape.ropeTheta, rmsNormEps: 1e-5, maxPositions: Math.floor(length / patchSize) },
+    ...(eosTokenId !== undefined && { eosTokenId }),
+  });
+}
+
+/** A stack with more flows on its noise side. */
+export function extended(config: FlowConfig, { flows }: FlowShape): FlowConfig {
+  return checked({ ...config, flows: [...config.flows, ...flows] });
+}
+
+/** Refuses sizes that do not fit together, as it would when the checkpoint is read. */
+function checked(config: FlowConfig): FlowConfig {
+  return noemaFlow.parse({ path: "flow", values: noemaFlow.config(config) });
+}

@@ -1,0 +1,144 @@
+// Each coupling by its own op's search, on one worker's share of a position.
+#include <atomic>
+#include <cstring>
+
+#include "cpu/cpu.h"
+#include "cpu/rosenblatt.h"
+#include "cpu/sequential_inverse.h"
+
+namespace noema::cpu {
+
+namespace {
+
+/// Columns of a worker's own rows of `width` each.
+View part(float* rows, int64_t R, int64_t width, int64_t first, int64_t columns) {
+    View some = view(rows + first, DType::f32, R, columns);
+    some.stride[0] = width;
+    return some;
+}
+
+class Uncoupling {
+ public:
+    Uncoupling(const CouplingTask& task, const CouplingScratch& scratch)
+        : t_(task), head_(task.p.head), s_(task.p), x_(scratch), R_(task.units.size()) {}
+
+    /// Noise is taken to the worker's own memory, inverted there, and what was found goes to where it belongs.
+    void run() {
+        for (int64_t r = 0; r < R_; ++r)
+            std::memcpy(x_.found + r * s_.width(), place(t_.p.u, r), sizeof(float) * static_cast<size_t>(s_.width()));
+        std::memset(x_.failed, 0, sizeof(int32_t) * static_cast<size_t>(R_));
+        switch (head_.kind) {
+            case CouplingKind::affine: affine(); break;
+            case CouplingKind::mixture_cdf: mixture_cdf(); break;
+            case CouplingKind::mixture_rosenblatt: mixture_rosenblatt(); break;
+        }
+        for (int64_t r = 0; r < R_; ++r) put(r);
+    }
+
+ private:
+    /// Of unit r in [B,N,c].
+    float* place(const View& v, int64_t r) const {
+        const int64_t unit = t_.units.first + r;
+        return v.at<float>(unit / s_.units, t_.n) + unit % s_.units * s_.width();
+    }
+    const float* made(int64_t r) const { return t_.made + (t_.units.first + r) * (s_.made / s_.units); }
+    Workspace search() const { return {x_.search, x_.search_bytes}; }
+
+    void affine() const {
+        const View parameters = view(const_cast<float*>(made(0)), DType::f32, R_, s_.made);
+        const View rows = view(x_.found, DType::f32, R_, s_.c);
+        affine_inverse_entry().run({.u = rows, .parameters = parameters, .h = rows}, Stream(), {});
+    }
+
+    void mixture_cdf() const {
+        const int64_t K = head_.K, c = s_.c;
+        for (int64_t i = 0; i < c; ++i) {
+            if (i > 0) add_features(i - 1);
+            make_parameters(i);
+            const View scalar = part(x_.found, R_, c, i, 1);
+            mixture_cdf_inverse_entry().run({.u = scalar,
+                                             .parameters = view(x_.parameters, DType::f32, R_, 1, 3 * K),
+                                             .h = scalar,
+                                             .failed = view(x_.of_scalar, DType::i32, R_)},
+                                            Stream(), search());
+            for (int64_t r = 0; r < R_; ++r) x_.failed[r] += x_.of_scalar[r];
+        }
+    }
+
+    void mixture_rosenblatt() const {
+        const ComponentTable& table = *t_.table;
+        const View tokens = view(x_.found, DType::f32, R_, table.d);
+        const MixtureRosenblattInverse p{.u = tokens,
+                                         .logits = view(const_cast<float*>(made(0)), DType::f32, R_, table.K),
+                                         .mean = head_.mean,
+                                         .log_sigma = head_.log_sigma,
+                                         .z = tokens,
+                                         .failed = view(x_.failed, DType::i32, R_)};
+        invert_tokens(p, table, {reinterpret_cast<float*>(x_.search), table.K, table.d}, 0, R_);
+    }
+
+    /// Of scalar j alone: a head of two channels, of which the first counts.
+    void add_features(int64_t j) const {
+        const int64_t E = head_.E, c = s_.c;
+        maf_features_entry().run({.x = part(x_.found, R_, c, j, 2),
+                                  .weight = view(head_.embed.at<float>(j * E), DType::f32, 1, E, 3),
+                                  .bias = view(head_.embed_bias.as<float>() + j * E, DType::f32, 1, E),
+                                  .y = part(x_.features, R_, (c - 1) * E, j * E, E)},
+                                 Stream(), {});
+    }
+
+    /// Scalar i's: out_i gelu(context_i + features_i y[scalars before i]) + bias_i.
+    void make_parameters(int64_t i) const {
+        const int64_t E = head_.E, M = head_.M, width = 3 * head_.K;
+        const View &features = head_.features, &out = head_.out;
+        for (int64_t r = 0; r < R_; ++r)
+            multiply_rows_by({row_of(features, i * M), features.dtype, features.stride[0], M, i * E,
+                              x_.features + r * (s_.c - 1) * E, made(r) + i * M, x_.hidden + r * M});
+        const View hidden = view(x_.hidden, DType::f32, R_, M);
+        gelu_entry().run({.x = hidden, .y = hidden}, Stream(), {});
+        for (int64_t r = 0; r < R_; ++r)
+            multiply_rows_by({row_of(out, i * width), out.dtype, out.stride[0], width, M, x_.hidden + r * M,
+                              head_.out_bias.as<float>() + i * width, x_.parameters + r * width});
+    }
+    static const std::byte* row_of(const View& v, int64_t row) {
+        return static_cast<const std::byte*>(v.data) + row * v.stride[0] * static_cast<int64_t>(dtype_size(v.dtype));
+    }
+
+    /// What is fixed stays, and nothing was sought. Units of one position may belong to several workers.
+    void put(int64_t r) const {
+        const int64_t b = (t_.units.first + r) / s_.units;
+        const View &fixed = t_.p.fixed, &failed = t_.p.failed;
+        if (fixed && fixed.at<uint8_t>(b)[t_.n * fixed.stride[1]]) return;
+        std::memcpy(place(t_.p.h, r), x_.found + r * s_.width(), sizeof(float) * static_cast<size_t>(s_.width()));
+        std::atomic_ref(*failed.at<int32_t>(b, t_.n)).fetch_add(x_.failed[r], std::memory_order_relaxed);
+    }
+
+    const CouplingTask& t_;
+    const InverseHead& head_;
+    const InverseSizes s_;
+    const CouplingScratch& x_;
+    const int64_t R_;
+};
+
+}  // namespace
+
+size_t CouplingScratch::bytes_of_search(const SequentialInverse& p) {
+    const InverseSizes s(p);
+    const InverseHead& head = p.head;
+    switch (head.kind) {
+        case CouplingKind::affine: return 0;
+        case CouplingKind::mixture_cdf: {
+            const View one = view(nullptr, DType::f32, s.B, 1);
+            const View parameters = view(nullptr, DType::f32, s.B, 1, 3 * head.K);
+            return mixture_cdf_inverse_entry().workspace({.u = one, .parameters = parameters, .h = one}, Stream());
+        }
+        case CouplingKind::mixture_rosenblatt: break;
+    }
+    return workspace_bytes<float>(InverseMemory::floats(head.mean.shape[0], head.mean.shape[1]));
+}
+
+void uncouple_position(const CouplingTask& task, const CouplingScratch& scratch) {
+    if (task.units.size() > 0) Uncoupling(task, scratch).run();
+}
+
+}  // namespace noema::cpu

@@ -1,0 +1,174 @@
+// The flow family (TarFlowLM; tarflowlm.md, checkpoints.md "noema-flow"): models, inversion and training. L flows, `flows[0]` nearest the
+// data; d latent channels per token, P tokens per position, c = P d, S = T / P positions of which the first m are prefix
+// and N = S - m are modelled.
+#pragma once
+
+#include "noema/model.h"
+
+namespace noema {
+
+enum class FlowKind : uint8_t { affine, mixture_cdf, mixture_rosenblatt };
+
+/// One flow of the stack.
+struct FlowStage {
+    FlowKind kind = FlowKind::affine;
+    bool reverse = false;        // takes the positions from the last to the first
+    int64_t num_layers = 0;      // of its own body
+    int64_t num_components = 0;  // K; 0 (mixture_rosenblatt only): the codebook
+    int64_t maf_hidden = 0;      // M, mixture_cdf only
+    int64_t maf_features = 0;    // E, mixture_cdf only
+};
+
+struct FlowConfig {
+    int64_t vocab_size = 0;         // V
+    int64_t latent_size = 0;        // d
+    int64_t patch_size = 1;         // P
+    int64_t hidden_size = 0;        // C
+    int64_t num_heads = 0;          // H; D = C / H
+    int64_t intermediate_size = 0;  // F
+    int64_t max_positions = 0;      // most S
+    double rope_theta = 10000.0;
+    float rms_norm_eps = 1e-5f;
+    bool channel_mix = false;
+    bool prefix_conditioning = false;
+    std::vector<FlowStage> flows;
+
+    int64_t channels() const { return latent_size * patch_size; }
+    /// The table of a mixture_rosenblatt flow: its own, or the codebook.
+    int64_t components(const FlowStage& stage) const {
+        return stage.num_components ? stage.num_components : vocab_size;
+    }
+    Status validate() const;
+};
+std::vector<TensorSpec> flow_tensors(const FlowConfig& config);
+
+/// B sequences of T tokens, of which the first `prefix` are given. Both are multiples of P. ids [B*T] is host memory that
+/// outlives the call; while inverting only its prefix tokens are read.
+struct FlowBatch {
+    const int32_t* ids = nullptr;
+    int64_t B = 0;
+    int64_t T = 0;
+    int64_t prefix = 0;
+};
+
+/// Where a pass starts: with the tokens and the encoder's noise, or with h^(level) as given. Host memory, [B, T - prefix, d].
+struct FlowLatents {
+    const float* noise = nullptr;
+    const float* given = nullptr;
+    int64_t level = 0;  // of `given`
+};
+
+/// What a pass over a stack is to give back, in text order. Arrays that are not asked for, or of flows that a pass from a
+/// higher level does not take, stay empty.
+struct FlowPass {
+    bool keep_states = false;
+    std::vector<std::vector<float>> states;   // L + 1 times [B,N,c]: h^(0) = z .. h^(L) = u (channel mixing included)
+    std::vector<std::vector<float>> log_det;  // L times [B,N]; of the last flow with keep_states only
+    std::vector<std::vector<float>> log_density;  // L times [B,N]: log p of h^(l) given what the flow saw before
+    std::vector<float> log_sum;                   // [B, T - prefix] log sum_k N_k(z), of a pass from level 0
+    std::vector<float> nelbo;                     // [B,N] nats, telescoped (tarflowlm.md section 1), likewise
+};
+
+/// How a flow is inverted. sequential: position after position, with cached keys and values. jacobi: in `modules` equal runs
+/// of positions, each swept as a whole until no sequence changes by more than `tolerance` (one module: plain Jacobi; more:
+/// Gauss-Seidel-Jacobi). Both find the same state, jacobi within its tolerance.
+enum class InverseMethod : uint8_t { sequential, jacobi };
+struct InversePlan {
+    InverseMethod method = InverseMethod::sequential;
+    int64_t modules = 1;
+    int64_t sweeps = 0;  // most per module, then not_converged; 0: as many as it has positions, which always suffices
+    float tolerance = 1e-5f;
+    bool from_zeros = false;  // sweeps start with zeros, else with the flow's noise
+};
+
+/// The flows to invert: from h^(from) down to h^(to). Where `fixed` [B,N] is set, h^(to) is not sought but taken from
+/// `given` [B,N,c], and what comes after it in its flow's order follows. Host memory.
+struct InverseRange {
+    int64_t from = -1;  // -1: L, base noise
+    int64_t to = 0;
+    const uint8_t* fixed = nullptr;
+    const float* given = nullptr;
+    std::vector<InversePlan> plans;  // one per flow of the model, or none: all sequential
+    bool check = false;              // run what was found forward again; not with `fixed`
+};
+
+/// What an inversion gives back, in text order.
+struct FlowInverse {
+    std::vector<float> state;                  // [B,N,c] h^(to)
+    std::vector<int32_t> tokens;               // [B, T - prefix] argmax_k N_k(z); empty above level 0
+    std::vector<float> confidence;             // [B, T - prefix] posterior of that token
+    std::vector<std::vector<int32_t>> sweeps;  // per flow of the model [B]: sweeps that it took, or positions
+    double residual = 0;                       // with `check`: largest |h - what was found leads to|
+};
+
+class WeightStore;
+struct FlowWeights;
+
+class FlowModel {
+ public:
+    static Status load(Engine& engine, const FlowConfig& config, const std::vector<TensorSource>& tensors,
+                       Precision precision, std::unique_ptr<FlowModel>& out);
+    ~FlowModel();
+
+    const FlowConfig& config() const { return config_; }
+    /// Of the bodies' products. Heads, couplings and the codebook are f32 always.
+    Precision precision() const { return precision_; }
+    size_t weight_bytes() const { return weight_bytes_; }
+    int64_t parameters() const;
+
+    /// Data to noise, all positions at once.
+    Status encode(Engine& engine, const FlowBatch& batch, const FlowLatents& latents, FlowPass& out,
+                  const std::atomic<bool>* cancelled) const;
+    /// Towards data: h [B,N,c] through the inverses of a range of flows, position after position with cached keys and values.
+    /// not_converged names flow, sequence and position where a search did not reach its tolerance.
+    Status invert(Engine& engine, const FlowBatch& batch, const float* h, const InverseRange& range, FlowInverse& out,
+                  const std::atomic<bool>* cancelled) const;
+
+    Status replace(Engine& engine, const float* flat);
+    Status copy_to(Engine& engine, float* flat) const;
+    const FlowWeights& weights() const { return *weights_; }
+    uint64_t identity() const { return identity_; }
+
+ private:
+    FlowModel() = default;
+    Status adopt(Engine& engine, const std::vector<TensorSource>& tensors);
+
+    FlowConfig config_;
+    Precision precision_ = Precision::f32;
+    std::unique_ptr<WeightStore> store_;
+    std::atomic<size_t> weight_bytes_{0};
+    uint64_t identity_ = 0;
+    std::unique_ptr<FlowWeights> weights_;
+};
+
+/// What a training batch is judged by: sum over positions of weight * nelbo.
+struct FlowObjective {
+    const float* weights = nullptr;  // [B,N]
+    float reconstruction = 1.0f;  // weight of -log p(x|z) alone: 2 -> 1 early in training lets token clusters separate
+};
+
+/// A flow model in training: gradients of the telescoped NELBO, through z with the noise fixed.
+class FlowTrainer : public TrainingState {
+ public:
+    static Status create(Engine& engine, std::shared_ptr<FlowModel> model, bool keep_average,
+                         std::unique_ptr<FlowTrainer>& out);
+
+    const FlowConfig& config() const { return model_->config(); }
+    /// Flows below `stage`, and the codebook when stage > 0, keep their values from now on (progressive training).
+    void train_from(int64_t stage);
+    /// Adds gradients; `out` receives the pass's likelihoods.
+    Status accumulate(Engine& engine, const FlowBatch& batch, const FlowLatents& latents,
+                      const FlowObjective& objective, FlowPass& out, const std::atomic<bool>* cancelled);
+    /// A pass with the current parameters, or with their average.
+    Status encode(Engine& engine, const FlowBatch& batch, const FlowLatents& latents, bool average, FlowPass& out,
+                  const std::atomic<bool>* cancelled);
+    Status publish(Engine& engine, bool average);
+
+ private:
+    FlowWeights weights(TrainerBuffer buffer) const;
+
+    std::shared_ptr<FlowModel> model_;
+    int64_t stage_ = 0;
+};
+
+}  // namespace noema

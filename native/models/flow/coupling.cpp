@@ -1,0 +1,163 @@
+// A flow's head and coupling: features g and the flow's input h [R,c] in, noise u [R,c] and its likelihood out. Parameters (up to P * V
+// or 3 K c numbers per row) are made for a few rows at a time and never kept: backward makes them again.
+#include "models/flow/coupling.h"
+
+namespace noema {
+
+namespace {
+
+/// 16 MB of parameters at a time: several times a second-level cache, so that every product has many rows; cut by shape alone.
+constexpr int64_t kParametersAtOnce = int64_t{1} << 22;
+
+int64_t parameters_per_row(const Coupling& k) {
+    const int64_t c = k.config.channels(), K = k.stage.num_components;
+    switch (k.stage.kind) {
+        case FlowKind::affine: return 2 * c;
+        case FlowKind::mixture_cdf: return 3 * K * c;
+        case FlowKind::mixture_rosenblatt: return k.config.patch_size * k.config.components(k.stage);
+    }
+    return 0;
+}
+
+}  // namespace
+
+Status each_chunk(const Coupling& k, int64_t R, const std::function<Status(int64_t first, int64_t count)>& f) {
+    const int64_t at_once = std::max<int64_t>(1, kParametersAtOnce / parameters_per_row(k));
+    for (int64_t first = 0; first < R; first += at_once) NOEMA_TRY(f(first, std::min(at_once, R - first)));
+    return {};
+}
+
+View rows_of(const View& v, int64_t first, int64_t count) {
+    if (!v) return {};
+    View part = v;
+    if (part.data) part.data = part.as<float>() + first * part.stride[0];
+    part.shape[0] = count;
+    return part;
+}
+
+View columns_of(const View& v, int64_t first, int64_t count) {
+    View part = v;
+    if (part.data)
+        part.data = static_cast<std::byte*>(part.data) + first * static_cast<int64_t>(dtype_size(part.dtype));
+    part.shape[1] = count;
+    return part;
+}
+
+View as_shape(const View& v, std::initializer_list<int64_t> shape) {
+    View out;
+    out.data = v.data, out.dtype = v.dtype, out.device = v.device;
+    int64_t stride = 1;
+    out.rank = static_cast<int>(shape.size());
+    for (int i = out.rank; i-- > 0;) {
+        out.shape[i] = shape.begin()[i];
+        out.stride[i] = stride;
+        stride *= out.shape[i];
+    }
+    return out;
+}
+
+Parameters make_parameters(const Coupling& k, const View& g, Arena& arena) {
+    const int64_t R = g.shape[0], c = k.config.channels();
+    Parameters p;
+    p.all = arena.tensor(DType::f32, R, parameters_per_row(k));
+    if (k.stage.kind != FlowKind::mixture_cdf) return p;
+    p.features = arena.tensor(DType::f32, R, (c - 1) * k.stage.maf_features);
+    p.sums = arena.tensor(DType::f32, R, c * k.stage.maf_hidden);
+    p.hidden = arena.tensor(DType::f32, R, c * k.stage.maf_hidden);
+    return p;
+}
+
+Status biased_product(const BiasedWeight& w, const View& x, const View& y, Context& c) {
+    Matmul p = weight_product(w.weight, x, y, Precision::f32);
+    p.bias = w.bias;
+    return matmul(p, c);
+}
+
+Status parameters_forward(const Coupling& k, const View& g, const View& h, const Parameters& p, Context& c) {
+    if (k.stage.kind == FlowKind::mixture_cdf) return maf_forward(k, g, h, p, c);
+    return biased_product(k.weights.head, g, p.all, c);
+}
+
+View as_components(const Coupling& k, const View& all) {
+    const int64_t R = all.shape[0], c = k.config.channels();
+    switch (k.stage.kind) {
+        case FlowKind::affine: return all;
+        case FlowKind::mixture_cdf: return as_shape(all, {R, c, 3 * k.stage.num_components});
+        case FlowKind::mixture_rosenblatt: break;
+    }
+    return as_shape(all, {R * k.config.patch_size, k.config.components(k.stage)});
+}
+
+View as_tokens(const Coupling& k, const View& v) {
+    return v ? as_shape(v, {v.shape[0] * k.config.patch_size, k.config.latent_size}) : v;
+}
+
+namespace {
+
+Status couple_chunk(const Coupling& k, const View& h, const View& parameters, const CouplingOutput& out, Context& c) {
+    switch (k.stage.kind) {
+        case FlowKind::affine:
+            return affine(
+                {.h = h, .parameters = parameters, .u = out.u, .log_density = out.log_density, .log_det = out.log_det},
+                c);
+        case FlowKind::mixture_cdf:
+            return mixture_cdf(
+                {.h = h, .parameters = parameters, .u = out.u, .log_density = out.log_density, .log_det = out.log_det},
+                c);
+        case FlowKind::mixture_rosenblatt: break;
+    }
+    return mixture_rosenblatt({.z = as_tokens(k, h),
+                               .logits = parameters,
+                               .mean = k.mean,
+                               .log_sigma = k.log_sigma,
+                               .u = as_tokens(k, out.u),
+                               .log_density = out.log_density,
+                               .log_det = out.log_det},
+                              c);
+}
+
+Status invert_chunk(const Coupling& k, const View& u, const View& parameters, const View& h, const View& failed,
+                    Context& c) {
+    if (k.stage.kind == FlowKind::affine) return affine_inverse({.u = u, .parameters = parameters, .h = h}, c);
+    return mixture_rosenblatt_inverse({.u = as_tokens(k, u),
+                                       .logits = parameters,
+                                       .mean = k.mean,
+                                       .log_sigma = k.log_sigma,
+                                       .z = as_tokens(k, h),
+                                       .failed = failed},
+                                      c);
+}
+
+}  // namespace
+
+Status couple(const Coupling& k, const View& g, const View& h, const CouplingOutput& out, Context& c) {
+    return each_chunk(k, g.shape[0], [&](int64_t first, int64_t count) -> Status {
+        ArenaScope scope(*c.arena);
+        const View some_g = rows_of(g, first, count), some_h = rows_of(h, first, count);
+        const Parameters p = make_parameters(k, some_g, *c.arena);
+        NOEMA_TRY(parameters_forward(k, some_g, some_h, p, c));
+        const int64_t n = k.units();
+        const CouplingOutput some{.u = rows_of(out.u, first, count),
+                                  .log_density = rows_of(out.log_density, first * n, count * n),
+                                  .log_det = rows_of(out.log_det, first * n, count * n)};
+        return couple_chunk(k, some_h, as_components(k, p.all), some, c);
+    });
+}
+
+Status uncouple(const Coupling& k, const View& g, const View& u, const View& h, const View& failed, Context& c) {
+    if (k.stage.kind == FlowKind::mixture_cdf) {
+        // Rows are sequences here, one position each: few, and all scalars' searches are counted apart.
+        ArenaScope scope(*c.arena);
+        return maf_inverse(k, g, u, h, make_parameters(k, g, *c.arena), failed, c);
+    }
+    return each_chunk(k, g.shape[0], [&](int64_t first, int64_t count) -> Status {
+        ArenaScope scope(*c.arena);
+        const View some_g = rows_of(g, first, count), some_u = rows_of(u, first, count);
+        const View some_h = rows_of(h, first, count), flags = rows_of(failed, first * k.units(), count * k.units());
+        const Parameters p = make_parameters(k, some_g, *c.arena);
+        NOEMA_TRY(parameters_forward(k, some_g, {}, p, c));
+        return invert_chunk(k, some_u, as_components(k, p.all), some_h, flags, c);
+    });
+}
+
+}  // namespace noema

@@ -1,0 +1,52 @@
+// What the files of the coupling share: parameters of a few rows, the grouped head, views.
+#pragma once
+
+#include <algorithm>
+#include <functional>
+#include <initializer_list>
+
+#include "models/flow/weights.h"
+
+namespace noema {
+
+/// What a head makes for R rows. features, sums and hidden belong to the grouped head of mixture_cdf.
+struct Parameters {
+    View all;       // [R, parameters per row]
+    View features;  // [R,(c-1)*E]
+    View sums;      // [R,c*M] before the activation
+    View hidden;    // [R,c*M]
+};
+Parameters make_parameters(const Coupling& coupling, const View& g, Arena& arena);
+Status parameters_forward(const Coupling& coupling, const View& g, const View& h, const Parameters& out, Context& c);
+
+/// The parameters in the shape that the coupling's op takes.
+View as_components(const Coupling& coupling, const View& all);
+/// [R,c] as [R*P,d]; absent stays absent.
+View as_tokens(const Coupling& coupling, const View& rows);
+
+/// Calls f(first, count) for as many rows at a time as parameters are made for.
+Status each_chunk(const Coupling& coupling, int64_t R, const std::function<Status(int64_t first, int64_t count)>& f);
+
+// Parts of matrices and vectors, contiguous ones in other shapes.
+View rows_of(const View& v, int64_t first, int64_t count);
+View columns_of(const View& v, int64_t first, int64_t count);
+View as_shape(const View& v, std::initializer_list<int64_t> shape);
+
+/// y = x Wᵀ + b in f32, whatever the bodies' precision: latents and parameters are not rounded. And its weights' gradients.
+Status biased_product(const BiasedWeight& weight, const View& x, const View& y, Context& c);
+Status biased_product_backward(const View& x, const View& d_y, const BiasedGradient& gradient, Context& c);
+
+// --- the grouped autoregressive head of mixture_cdf: scalar i sees g and the scalars before it -----------------------
+
+Status maf_forward(const Coupling& coupling, const View& g, const View& h, const Parameters& out, Context& c);
+/// Scalar after scalar: parameters from those found so far, then its own by inversion.
+Status maf_inverse(const Coupling& coupling, const View& g, const View& u, const View& h, const Parameters& room,
+                   const View& failed, Context& c);
+/// d_parameters [R,c*3K] -> d_g [R,C] assigned, d_h [R,c] +=. Weight gradients are added.
+struct MafGradients {
+    View parameters, g, h;
+};
+Status maf_backward(const Coupling& coupling, const View& g, const View& h, const Parameters& made,
+                    const StageGradients& gradients, const MafGradients& d, Context& c);
+
+}  // namespace noema

@@ -1,0 +1,166 @@
+// A whole stack from noise to data.
+#include <algorithm>
+#include <cmath>
+
+#include "models/flow/stage_inverse.h"
+
+namespace noema {
+
+namespace {
+
+InversePlan plan_of(const FlowInversion& job, size_t l) {
+    return job.range.plans.empty() ? InversePlan{} : job.range.plans[l];
+}
+
+/// What the searches of every flow counted.
+using Failures = std::vector<std::vector<int32_t>>;
+
+/// The first search that failed, if one did.
+Status report(const FlowShape& s, const FlowInversion& job, const Failures& failures, size_t l) {
+    const FlowStage& stage = s.config.flows[l];
+    const bool by_scalar = stage.kind == FlowKind::mixture_cdf;
+    const int64_t searches = static_cast<int64_t>(failures[l].size()) / s.rows();
+    for (const Module& m : modules_of(plan_of(job, l), s.N)) {
+        const int64_t rows = s.B * m.count;
+        const int32_t* counts = failures[l].data() + m.first * s.B * searches;
+        const int32_t* at = std::find_if(counts, counts + rows * searches, [](int32_t count) { return count != 0; });
+        if (at == counts + rows * searches) continue;
+        const int64_t row = by_scalar ? (at - counts) % rows : (at - counts) / searches;
+        const int64_t n = m.first + row % m.count, position = s.m + (stage.reverse ? s.N - 1 - n : n);
+        return Status::error(Code::not_converged,
+                             "flow %zu: %d scalars of sequence %lld, position %lld have no inverse in reach", l, *at,
+                             static_cast<long long>(row / m.count), static_cast<long long>(position));
+    }
+    return {};
+}
+
+class Inverter {
+ public:
+    Inverter(const FlowShape& s, const FlowWeights& w, const FlowInversion& job, FlowInverse& out, Context& c)
+        : s_(s), w_(w), job_(job), out_(out), c_(c) {}
+
+    Status run(FlowTokens& tokens, Failures& failures) {
+        const View h = c_.arena->tensor(DType::f32, s_.rows(), s_.c());
+        NOEMA_TRY(cast({.x = upload(job_.state), .y = h}, c_));
+        View prefix;
+        if (s_.m) {
+            const View ids = c_.upload(view(tokens.prefix.data(), DType::i32, s_.B * s_.m * s_.P()));
+            NOEMA_TRY(prefix_means(s_, ids, w_.mean, prefix, c_));
+        }
+        for (int64_t l = job_.range.from; l-- > job_.range.to;)
+            NOEMA_TRY(step(static_cast<size_t>(l), prefix, h, failures[l]));
+        c_.fetch(h, out_.state.data());
+        return job_.range.to == 0 ? decode(h) : Status{};
+    }
+
+ private:
+    View upload(const float* values) const {
+        return c_.upload(view(const_cast<float*>(values), DType::f32, s_.rows(), s_.c()));
+    }
+
+    /// From text order to a flow's own.
+    std::vector<uint8_t> in_order(const uint8_t* fixed, bool reverse) const {
+        std::vector<uint8_t> out(fixed, fixed + s_.rows());
+        for (int64_t b = 0; reverse && b < s_.B; ++b)
+            std::reverse(out.begin() + b * s_.N, out.begin() + (b + 1) * s_.N);
+        return out;
+    }
+
+    /// h^(l+1) -> h^(l), in place.
+    Status step(size_t l, const View& prefix, const View& h, std::vector<int32_t>& failures) {
+        ArenaScope scope(*c_.arena);
+        const bool reverse = s_.config.flows[l].reverse;
+        const View u = c_.arena->tensor(DType::f32, s_.rows(), s_.c()), text = by_sequence(h, s_.B);
+        const View found = c_.arena->tensor(DType::f32, s_.rows(), s_.c());
+        const View failed = c_.arena->tensor(DType::i32, static_cast<int64_t>(failures.size()));
+        const View sweeps = c_.arena->tensor(DType::i32, s_.B);
+        const ChannelOrder undo =
+            mixing(s_, l) == ChannelOrder::even_odd ? ChannelOrder::interleave : ChannelOrder::as_is;
+        const bool lowest = static_cast<int64_t>(l) == job_.range.to && job_.range.fixed;
+        NOEMA_TRY(c_.clear(failed));
+        NOEMA_TRY(c_.clear(sweeps));
+        NOEMA_TRY(reorder({.x = text, .y = by_sequence(u, s_.B), .channels = undo, .reverse = reverse}, c_));
+        if (lowest)
+            NOEMA_TRY(reorder(
+                {.x = by_sequence(upload(job_.range.given), s_.B), .y = by_sequence(found, s_.B), .reverse = reverse},
+                c_));
+        const std::vector<uint8_t> fixed = lowest ? in_order(job_.range.fixed, reverse) : std::vector<uint8_t>();
+        NOEMA_TRY(StageInverse(s_, w_, l, c_)
+                      .run({.prefix = prefix,
+                            .u = u,
+                            .h = found,
+                            .failed = failed,
+                            .sweeps = sweeps,
+                            .fixed = lowest ? fixed.data() : nullptr,
+                            .plan = plan_of(job_, l)}));
+        c_.fetch(sweeps, out_.sweeps[l].data());
+        c_.fetch(failed, failures.data());
+        return reorder({.x = by_sequence(found, s_.B), .y = text, .reverse = reverse}, c_);
+    }
+
+    Status decode(const View& h) {
+        const View best = c_.arena->tensor(DType::i32, s_.tokens());
+        const View confidence = c_.arena->tensor(DType::f32, s_.tokens());
+        NOEMA_TRY(codebook_decode({.z = on_device(view(h.data, h.dtype, s_.tokens(), s_.d()), h.device),
+                                   .mean = w_.mean,
+                                   .log_sigma = w_.log_sigma,
+                                   .best = best,
+                                   .confidence = confidence},
+                                  c_));
+        c_.fetch(best, out_.tokens.data());
+        c_.fetch(confidence, out_.confidence.data());
+        return {};
+    }
+
+    const FlowShape& s_;
+    const FlowWeights& w_;
+    const FlowInversion& job_;
+    FlowInverse& out_;
+    Context& c_;
+};
+
+Status check_job(const FlowShape& s, const FlowInversion& job) {
+    const auto finite = [&](const float* values) {
+        return !values || std::all_of(values, values + s.rows() * s.c(), [](float x) { return std::isfinite(x); });
+    };
+    if (!finite(job.state) || !finite(job.range.given))
+        return Status::error(Code::non_finite, "a state to invert holds a NaN or an infinity");
+    const size_t plans = job.range.plans.size(), L = s.config.flows.size();
+    if (plans != 0 && plans != L) return Status::error(Code::invalid_argument, "%zu plans for %zu flows", plans, L);
+    for (const InversePlan& p : job.range.plans)
+        if (p.modules < 1 || p.sweeps < 0 || !(p.tolerance >= 0))
+            return Status::error(Code::invalid_argument,
+                                 "a plan of %lld modules, %lld sweeps, tolerance %g: expected at least 1, 0 and 0",
+                                 static_cast<long long>(p.modules), static_cast<long long>(p.sweeps), p.tolerance);
+    return {};
+}
+
+/// Sweeps counted by the op, and those of the modules that need no count: one each.
+void add_single_sweeps(const FlowShape& s, const FlowInversion& job, size_t l, std::vector<int32_t>& sweeps) {
+    const std::vector<Module> modules = modules_of(plan_of(job, l), s.N);
+    const auto single = std::count_if(modules.begin(), modules.end(), [](const Module& m) { return m.count == 1; });
+    for (int32_t& count : sweeps) count += static_cast<int32_t>(single);
+}
+
+}  // namespace
+
+Status flow_invert(Engine& engine, const FlowShape& s, const FlowWeights& w, const FlowInversion& job, FlowInverse& out,
+                   const std::atomic<bool>* cancelled) {
+    NOEMA_TRY(check_job(s, job));
+    FlowTokens tokens(job.batch);
+    Failures failures(s.config.flows.size());
+    out.sweeps.assign(failures.size(), {});
+    for (size_t l = 0; l < failures.size(); ++l) failures[l].resize(s.rows() * coupling_of(s.config, w, l).searches());
+    for (int64_t l = job.range.to; l < job.range.from; ++l) out.sweeps[l].resize(s.B);
+    out.state.resize(s.rows() * s.c());
+    out.tokens.resize(job.range.to == 0 ? s.tokens() : 0);
+    out.confidence.resize(out.tokens.size());
+    NOEMA_TRY(engine.execute([&](Context& c) { return Inverter(s, w, job, out, c).run(tokens, failures); }, cancelled));
+    for (int64_t l = job.range.from; l-- > job.range.to;) {
+        NOEMA_TRY(report(s, job, failures, l));
+        add_single_sweeps(s, job, l, out.sweeps[l]);
+    }
+    return {};
+}
+
+}  // namespace noema

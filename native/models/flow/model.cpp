@@ -1,0 +1,73 @@
+#include <cmath>
+
+#include "models/flow/weights.h"
+#include "models/weight_store.h"
+
+namespace noema {
+
+FlowModel::~FlowModel() = default;
+
+Status FlowModel::load(Engine& engine, const FlowConfig& config, const std::vector<TensorSource>& tensors,
+                       Precision precision, std::unique_ptr<FlowModel>& out) {
+    NOEMA_TRY(config.validate());
+    std::unique_ptr<FlowModel> model(new FlowModel);
+    model->config_ = config;
+    model->precision_ = precision;
+    NOEMA_TRY(model->adopt(engine, tensors));
+    out = std::move(model);
+    return {};
+}
+
+Status FlowModel::adopt(Engine& engine, const std::vector<TensorSource>& tensors) {
+    std::unique_ptr<WeightStore> store;
+    NOEMA_TRY(WeightStore::load(engine, flow_tensors(config_), tensors, precision_, store));
+    weights_ = std::make_unique<FlowWeights>(
+        bind_weights(config_, [&](const std::string& name) { return store->find(name); }));
+    store_ = std::move(store);
+    weight_bytes_ = store_->bytes();
+    identity_ = next_identity();
+    return {};
+}
+
+int64_t FlowModel::parameters() const {
+    return total_size(flow_tensors(config_));
+}
+
+Status FlowModel::encode(Engine& engine, const FlowBatch& batch, const FlowLatents& latents, FlowPass& out,
+                         const std::atomic<bool>* cancelled) const {
+    return flow_encode(engine, config_, *weights_, batch, latents, precision_, out, cancelled);
+}
+
+Status FlowModel::invert(Engine& engine, const FlowBatch& batch, const float* h, const InverseRange& range,
+                         FlowInverse& out, const std::atomic<bool>* cancelled) const {
+    const int64_t L = static_cast<int64_t>(config_.flows.size());
+    InverseRange whole = range;
+    if (whole.from < 0) whole.from = L;
+    NOEMA_TRY(check_batch(config_, batch, false));
+    if (whole.to < 0 || whole.to >= whole.from || whole.from > L)
+        return Status::error(Code::invalid_argument, "from level %lld to %lld: expected %lld down to 0",
+                             static_cast<long long>(whole.from), static_cast<long long>(whole.to),
+                             static_cast<long long>(L));
+    const FlowShape shape = shape_of(config_, batch, precision_);
+    NOEMA_TRY(flow_invert(engine, shape, *weights_, {batch, h, whole}, out, cancelled));
+    if (!whole.check) return {};
+    FlowPass again{.keep_states = true};
+    const FlowLatents found{.given = out.state.data(), .level = whole.to};
+    NOEMA_TRY(encode(engine, batch, found, again, cancelled));
+    const std::vector<float>& state = again.states[whole.from];
+    for (size_t i = 0; i < state.size(); ++i) {
+        const double off = std::fabs(static_cast<double>(state[i]) - h[i]);
+        if (!(off <= out.residual)) out.residual = off;
+    }
+    return {};
+}
+
+Status FlowModel::copy_to(Engine& engine, float* flat) const {
+    return store_->copy_to(engine, flow_tensors(config_), flat);
+}
+
+Status FlowModel::replace(Engine& engine, const float* flat) {
+    return adopt(engine, sources_of(flow_tensors(config_), flat));
+}
+
+}  // namespace noema

@@ -1,0 +1,148 @@
+#include "models/flow/stage_inverse.h"
+
+#include <cmath>
+
+namespace noema {
+
+std::vector<Module> modules_of(const InversePlan& plan, int64_t N) {
+    const int64_t count = plan.method == InverseMethod::sequential ? N : std::min(plan.modules, N);
+    std::vector<Module> modules;
+    for (int64_t i = 0; i < count; ++i) {
+        const int64_t first = N * i / count;
+        modules.push_back({first, N * (i + 1) / count - first});
+    }
+    return modules;
+}
+
+StageInverse::StageInverse(const FlowShape& s, const FlowWeights& w, size_t flow, Context& c)
+    : s_(s), w_(w.flows[flow]), coupling_(coupling_of(s.config, w, flow)), flow_(flow), c_(c) {
+    const int64_t H = s.config.num_heads, D = s.C() / H;
+    for (size_t i = 0; i < w_.blocks.size(); ++i)
+        caches_.push_back(
+            {c.arena->tensor(DType::f32, s.B, s.S(), H, D), c.arena->tensor(DType::f32, s.B, s.S(), H, D)});
+}
+
+/// Positions first .. first + count of every sequence: [B,count,c] of [B*N,c].
+View StageInverse::part(const View& rows, int64_t first, int64_t count) const {
+    View v = by_sequence(rows, s_.B);
+    if (v.data) v.data = v.as<float>() + first * v.stride[1];
+    v.shape[1] = count;
+    return v;
+}
+
+Status StageInverse::read_prefix(const View& prefix) {
+    ArenaScope scope(*c_.arena);
+    const View body = tensor(s_.B * s_.m, s_.C());
+    NOEMA_TRY(linear(w_.context, prefix, body, {}, Precision::f32, c_));
+    return advance(0, body, s_.m);
+}
+
+Status StageInverse::advance(int64_t position, const View& x, int64_t T) {
+    for (size_t i = 0; i < w_.blocks.size(); ++i)
+        NOEMA_TRY(block_forward_cached(s_.block(T), w_.blocks[i], caches_[i], position, x, c_));
+    return {};
+}
+
+/// x [B*count,C]: what the body reads at the module's positions, h one position late.
+Status StageInverse::lift(const Task& t, const Module& m, const View& x) {
+    ArenaScope scope(*c_.arena);
+    const View shifted = tensor(s_.B * m.count, s_.c()), by_module = by_sequence(shifted, s_.B);
+    if (m.first == 0)
+        NOEMA_TRY(reorder({.x = part(t.h, 0, m.count), .first = w_.start, .y = by_module}, c_));
+    else
+        NOEMA_TRY(reorder({.x = part(t.h, m.first - 1, m.count), .y = by_module}, c_));
+    return biased_product(w_.input, shifted, x, c_);
+}
+
+Status StageInverse::keep_fixed(const Task& t, const Module& m, const View& next) {
+    for (int64_t r = 0; t.fixed && r < s_.B * m.count; ++r) {
+        const int64_t at = r / m.count * s_.N + m.first + r % m.count;
+        if (t.fixed[at]) NOEMA_TRY(cast({.x = rows_of(t.h, at, 1), .y = rows_of(next, r, 1)}, c_));
+    }
+    return {};
+}
+
+/// next [B*count,c]: the module's positions, given what the body says of h as it stands.
+Status StageInverse::propose(const Task& t, const Module& m, const View& next) {
+    ArenaScope scope(*c_.arena);
+    const View x = tensor(s_.B * m.count, s_.C()), u = tensor(s_.B * m.count, s_.c());
+    NOEMA_TRY(lift(t, m, x));
+    NOEMA_TRY(advance(s_.m + m.first, x, m.count));
+    NOEMA_TRY(rms_norm({.x = x, .weight = w_.norm, .y = x, .epsilon = s_.config.rms_norm_eps}, c_));
+    NOEMA_TRY(reorder({.x = part(t.u, m.first, m.count), .y = by_sequence(u, s_.B)}, c_));
+    const int64_t searches = s_.B * coupling_.searches();
+    NOEMA_TRY(uncouple(coupling_, x, u, next, rows_of(t.failed, m.first * searches, m.count * searches), c_));
+    return keep_fixed(t, m, next);
+}
+
+/// The first guess of what is to be found: noise, or zeros.
+Status StageInverse::start(const Task& t, const Module& m) {
+    ArenaScope scope(*c_.arena);
+    const View guess = tensor(s_.B * m.count, s_.c());
+    if (t.plan.from_zeros)
+        NOEMA_TRY(c_.clear(guess));
+    else
+        NOEMA_TRY(reorder({.x = part(t.u, m.first, m.count), .y = by_sequence(guess, s_.B)}, c_));
+    NOEMA_TRY(keep_fixed(t, m, guess));
+    return reorder({.x = by_sequence(guess, s_.B), .y = part(t.h, m.first, m.count)}, c_);
+}
+
+Status StageInverse::sweep_until_rest(const Task& t, const Module& m) {
+    ArenaScope scope(*c_.arena);
+    std::vector<float> change(s_.B, HUGE_VALF);
+    const View next = tensor(s_.B * m.count, s_.c()), moved = c_.arena->tensor(DType::f32, s_.B);
+    View wide = part(t.h, m.first, m.count);
+    wide.rank = 2, wide.shape[1] = m.count * s_.c(), wide.stride[1] = 1;
+    NOEMA_TRY(start(t, m));
+    NOEMA_TRY(
+        reduce({.x = on_device(view(next.data, next.dtype, s_.B, 0), next.device), .y = moved, .kind = ReduceKind::min},
+               c_));  // of nothing: infinite
+    const int64_t most = t.plan.sweeps ? std::min(t.plan.sweeps, m.count) : m.count;
+    for (int64_t i = 0; i < most; ++i) {
+        if (c_.stream.is_cancelled()) return Status::error(Code::aborted, "the inversion was cancelled");
+        NOEMA_TRY(propose(t, m, next));
+        NOEMA_TRY(sweep({.next = as_shape(next, {s_.B, m.count * s_.c()}),
+                         .state = wide,
+                         .change = moved,
+                         .sweeps = t.sweeps,
+                         .tolerance = t.plan.tolerance},
+                        c_));
+        if (c_.arena->measuring()) return {};
+        NOEMA_TRY(c_.read(moved, change.data()));
+        if (*std::max_element(change.begin(), change.end()) <= t.plan.tolerance) return {};
+    }
+    if (most == m.count) return {};  // position by position the sweeps have passed over all of it
+    const int64_t b = std::max_element(change.begin(), change.end()) - change.begin();
+    return Status::error(
+        Code::not_converged,
+        "flow %zu: positions %lld to %lld of sequence %lld still change by %g after %lld sweeps, tolerance %g", flow_,
+        static_cast<long long>(m.first), static_cast<long long>(m.first + m.count - 1), static_cast<long long>(b),
+        change[b], static_cast<long long>(most), t.plan.tolerance);
+}
+
+Status StageInverse::solve(const Task& t, const Module& m) {
+    ArenaScope scope(*c_.arena);
+    if (m.count == 1) {
+        const View next = tensor(s_.B, s_.c());
+        NOEMA_TRY(propose(t, m, next));
+        return reorder({.x = by_sequence(next, s_.B), .y = part(t.h, m.first, 1)}, c_);
+    }
+    NOEMA_TRY(sweep_until_rest(t, m));
+    if (m.first + m.count == s_.N) return {};
+    // The caches hold what the last sweep began with, which depends on how long the other sequences moved.
+    const View x = tensor(s_.B * m.count, s_.C());
+    NOEMA_TRY(lift(t, m, x));
+    return advance(s_.m + m.first, x, m.count);
+}
+
+Status StageInverse::run(const Task& t) {
+    if (s_.m) NOEMA_TRY(read_prefix(t.prefix));
+    if (t.plan.method == InverseMethod::sequential && can_fuse()) return run_fused(t);
+    for (const Module& m : modules_of(t.plan, s_.N)) {
+        if (c_.stream.is_cancelled()) return Status::error(Code::aborted, "the inversion was cancelled");
+        NOEMA_TRY(solve(t, m));
+    }
+    return {};
+}
+
+}  // namespace noema

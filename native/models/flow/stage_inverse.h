@@ -1,0 +1,55 @@
+// The inverse of one flow, in its own order: modules of neighbouring positions one after the other, each swept until it rests. A
+// module of one position is right after one sweep, so the sequential inverse is the one whose modules are positions. Where the backend
+// has an op for all of it (stage_inverse_fused.cpp), that is one call.
+#pragma once
+
+#include "models/flow/coupling.h"
+
+namespace noema {
+
+/// A run of positions that is solved as one.
+struct Module {
+    int64_t first, count;
+};
+/// How a plan cuts N positions.
+std::vector<Module> modules_of(const InversePlan& plan, int64_t N);
+
+class StageInverse {
+ public:
+    StageInverse(const FlowShape& shape, const FlowWeights& weights, size_t flow, Context& context);
+
+    /// u [B*N,c] is the flow's noise; h [B*N,c] receives its input, but where fixed[b * N + n] is set, where it has it already.
+    struct Task {
+        View prefix;           // [B*m,c]
+        View u, h;             // [B*N,c]
+        View failed;           // [N * B * searches] of every module what uncouple counts
+        View sweeps;           // [B] i32 +=
+        const uint8_t* fixed;  // [B,N] in the flow's order, host, or null
+        InversePlan plan;
+    };
+    Status run(const Task& task);
+
+ private:
+    Status read_prefix(const View& prefix);
+    Status advance(int64_t position, const View& x, int64_t T);
+    Status lift(const Task& task, const Module& module, const View& x);
+    Status start(const Task& task, const Module& module);
+    Status propose(const Task& task, const Module& module, const View& next);
+    Status keep_fixed(const Task& task, const Module& module, const View& next);
+    Status solve(const Task& task, const Module& module);
+    Status sweep_until_rest(const Task& task, const Module& module);
+    bool can_fuse() const;
+    Status run_fused(const Task& task);
+    InverseHead fused_head() const;
+    View part(const View& rows, int64_t first, int64_t count) const;
+    View tensor(int64_t rows, int64_t width) const { return c_.arena->tensor(DType::f32, rows, width); }
+
+    const FlowShape& s_;
+    const StageWeights& w_;
+    const Coupling coupling_;
+    const size_t flow_;
+    Context& c_;
+    std::vector<BlockCache> caches_;
+};
+
+}  // namespace noema

@@ -1,0 +1,67 @@
+#include <cmath>
+
+#include "models/flow/weights.h"
+
+namespace noema {
+
+Status FlowTrainer::create(Engine& engine, std::shared_ptr<FlowModel> model, bool keep_average,
+                           std::unique_ptr<FlowTrainer>& out) {
+    std::unique_ptr<FlowTrainer> t(new FlowTrainer);
+    std::vector<float> values(model->parameters());
+    NOEMA_TRY(model->copy_to(engine, values.data()));
+    NOEMA_TRY(t->allocate(engine, flow_tensors(model->config()), keep_average, values.data()));
+    t->model_ = std::move(model);
+    out = std::move(t);
+    return {};
+}
+
+void FlowTrainer::train_from(int64_t stage) {
+    stage_ = stage;
+    freeze([stage](const std::string& name) {
+        if (name.rfind("flows.", 0) != 0) return stage > 0;
+        return std::stoll(name.substr(6)) < stage;
+    });
+}
+
+FlowWeights FlowTrainer::weights(TrainerBuffer buffer) const {
+    return bind_weights(model_->config(), [&](const std::string& name) { return Weight{view_of(buffer, name)}; });
+}
+
+Status FlowTrainer::accumulate(Engine& engine, const FlowBatch& batch, const FlowLatents& latents,
+                               const FlowObjective& objective, FlowPass& out, const std::atomic<bool>* cancelled) {
+    const FlowConfig& config = model_->config();
+    NOEMA_TRY(check_batch(config, batch, true));
+    if (!latents.noise) return Status::error(Code::invalid_argument, "training needs the encoder's noise, not latents");
+    const FlowShape shape = shape_of(config, batch, model_->precision());
+    FlowLesson lesson(shape, batch, latents, objective);
+    out.keep_states = false;
+    make_room(shape, 0, out);
+    const FlowWeights weights = this->weights(TrainerBuffer::parameter);
+    const FlowGradients gradients =
+        bind_gradients(config, [&](const std::string& name) { return view_of(TrainerBuffer::gradient, name); });
+    NOEMA_TRY(engine.execute(
+        Recipe(identity(), batch.B, batch.T, batch.prefix),
+        [&](Context& c) {
+            return flow_gradients(shape, weights, gradients, lesson, static_cast<size_t>(stage_), out, c);
+        },
+        cancelled));
+    telescope(shape, out);
+    for (const float nats : out.nelbo)
+        if (!std::isfinite(nats)) return Status::error(Code::non_finite, "the training loss is %g at a position", nats);
+    return {};
+}
+
+Status FlowTrainer::encode(Engine& engine, const FlowBatch& batch, const FlowLatents& latents, bool average,
+                           FlowPass& out, const std::atomic<bool>* cancelled) {
+    const TrainerBuffer source = average ? TrainerBuffer::average : TrainerBuffer::parameter;
+    if (!has(source)) return Status::error(Code::invalid_argument, "the trainer keeps no average");
+    return flow_encode(engine, model_->config(), weights(source), batch, latents, model_->precision(), out, cancelled);
+}
+
+Status FlowTrainer::publish(Engine& engine, bool average) {
+    std::vector<float> values;
+    NOEMA_TRY(copy_to(engine, average ? TrainerBuffer::average : TrainerBuffer::parameter, values));
+    return model_->replace(engine, values.data());
+}
+
+}  // namespace noema

@@ -1,0 +1,51 @@
+// The names of a block's tensors, in one place: `matrix` and `vector` are told where each canonical name belongs.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "models/layers/transformer_block.h"
+#include "noema/model.h"
+
+namespace noema {
+
+/// Blocks: a vector of BlockWeights or BlockGradients.
+template <class Blocks, class Matrix, class Vector>
+void each_block_role(const std::string& prefix, Blocks& blocks, const Matrix& matrix, const Vector& vector) {
+    for (size_t i = 0; i < blocks.size(); ++i) {
+        auto& b = blocks[i];
+        const std::string name = prefix + "layers." + std::to_string(i) + ".";
+        vector(name + "attention_norm.weight", b.attention_norm);
+        matrix(name + "q.weight", b.q);
+        matrix(name + "k.weight", b.k);
+        matrix(name + "v.weight", b.v);
+        matrix(name + "o.weight", b.o);
+        vector(name + "mlp_norm.weight", b.mlp_norm);
+        matrix(name + "gate.weight", b.gate);
+        matrix(name + "up.weight", b.up);
+        matrix(name + "down.weight", b.down);
+    }
+}
+
+/// The specs of the same tensors, `layers` blocks of C channels, kv key and value channels, F inner ones.
+struct BlockSizes {
+    int64_t layers, C, kv, F;
+};
+inline void add_block_tensors(const std::string& prefix, const BlockSizes& s, std::vector<TensorSpec>& matrices,
+                              std::vector<TensorSpec>& vectors) {
+    constexpr TensorUse product = TensorUse::product;
+    for (int64_t i = 0; i < s.layers; ++i) {
+        const std::string name = prefix + "layers." + std::to_string(i) + ".";
+        matrices.push_back({name + "q.weight", s.C, s.C, product});
+        matrices.push_back({name + "k.weight", s.kv, s.C, product});
+        matrices.push_back({name + "v.weight", s.kv, s.C, product});
+        matrices.push_back({name + "o.weight", s.C, s.C, product});
+        matrices.push_back({name + "gate.weight", s.F, s.C, product});
+        matrices.push_back({name + "up.weight", s.F, s.C, product});
+        matrices.push_back({name + "down.weight", s.C, s.F, product});
+        vectors.push_back({name + "attention_norm.weight", s.C});
+        vectors.push_back({name + "mlp_norm.weight", s.C});
+    }
+}
+
+}  // namespace noema

@@ -1,0 +1,190 @@
+#include "flow_batch.h"
+
+namespace noema::napi {
+
+std::shared_ptr<OwnedFlowBatch> read_flow_batch(const Arguments& a, const FlowConfig& config) {
+    constexpr int64_t most = int64_t{1} << 24;
+    auto owned = std::make_shared<OwnedFlowBatch>();
+    FlowBatch& b = owned->batch;
+    b.B = a.integer("batch", 1, most);
+    b.T = a.integer("length", 1, most);
+    b.prefix = a.integer_or("prefix", 0, 0, b.T);
+    owned->ids = a.ids("ids");
+    if (static_cast<int64_t>(owned->ids.size()) != b.B * b.T)
+        a.refuse("ids", "batch * length = " + std::to_string(b.B * b.T) + " entries");
+    b.ids = owned->ids.data();
+    owned->noise = a.floats_or_empty("noise");
+    owned->latents = a.floats_or_empty("latents");
+    const int64_t size = b.B * (b.T - b.prefix) * config.latent_size;
+    const auto right = [&](const std::vector<float>& v) { return static_cast<int64_t>(v.size()) == size; };
+    owned->level = a.integer_or("level", 0, 0, static_cast<int64_t>(config.flows.size()));
+    const bool given = a.has("latents");
+    if (given == a.has("noise")) a.refuse("noise", "either noise or latents");
+    if (!right(given ? owned->latents : owned->noise))
+        a.refuse(given ? "latents" : "noise",
+                 "batch * (length - prefix) * latentSize = " + std::to_string(size) + " values");
+    return owned;
+}
+
+Napi::Value pass_object(Napi::Env env, const FlowPass& pass) {
+    Napi::Object out = Napi::Object::New(env);
+    out.Set("nelbo", to_array(env, pass.nelbo));
+    out.Set("logSum", to_array(env, pass.log_sum));
+    out.Set("logDensity", to_array(env, pass.log_density));
+    out.Set("logDet", to_array(env, pass.log_det));
+    if (pass.keep_states) out.Set("states", to_array(env, pass.states));
+    return out;
+}
+
+namespace {
+
+constexpr const char* kMethods[] = {"sequential", "jacobi", nullptr};
+
+/// A range whose arrays the job owns.
+struct OwnedInversion {
+    std::vector<uint8_t> fixed;
+    std::vector<float> given;
+    InverseRange range;
+};
+
+InversePlan read_plan(const Arguments& a) {
+    constexpr int64_t most = int64_t{1} << 24;
+    InversePlan plan;
+    plan.method = static_cast<InverseMethod>(a.choice("method", kMethods));
+    plan.modules = a.integer_or("modules", 1, 1, most);
+    plan.sweeps = a.integer_or("sweeps", 0, 0, most);
+    plan.tolerance = static_cast<float>(a.number_or("tolerance", plan.tolerance));
+    plan.from_zeros = a.boolean_or("fromZeros", false);
+    return plan;
+}
+
+/// Reads `to`, `plans`, `check`, and `fixed` with `given`; base noise starts at the top, latents at their level.
+std::shared_ptr<OwnedInversion> read_inversion(const Arguments& a, const OwnedFlowBatch& batch,
+                                               const FlowConfig& config) {
+    const int64_t L = static_cast<int64_t>(config.flows.size());
+    auto owned = std::make_shared<OwnedInversion>();
+    InverseRange& range = owned->range;
+    range.from = batch.noise.empty() ? batch.level : L;
+    range.to = a.integer_or("to", 0, 0, L - 1);
+    range.check = a.boolean_or("check", false);
+    if (a.has("plans"))
+        for (const Arguments& plan : a.list("plans")) range.plans.push_back(read_plan(plan));
+    if (!a.has("fixed")) return owned;
+    const FlowBatch& b = batch.batch;
+    const int64_t positions = b.B * (b.T - b.prefix) / config.patch_size;
+    owned->fixed = a.bytes("fixed");
+    owned->given = a.floats("given");
+    if (static_cast<int64_t>(owned->fixed.size()) != positions)
+        a.refuse("fixed", "one entry per modelled position, " + std::to_string(positions));
+    if (static_cast<int64_t>(owned->given.size()) != positions * config.channels())
+        a.refuse("given", std::to_string(positions * config.channels()) + " values, as many as the state has");
+    range.fixed = owned->fixed.data();
+    range.given = owned->given.data();
+    return owned;
+}
+
+class FlowModelHandle : public Handle<FlowModelHandle, FlowModel> {
+ public:
+    explicit FlowModelHandle(const Napi::CallbackInfo& info) : Handle(info) {
+        bytes_ = static_cast<int64_t>(value()->weight_bytes());
+        runtime()->weight_bytes += bytes_;
+        Napi::MemoryManagement::AdjustExternalMemory(info.Env(), bytes_);
+    }
+
+    void Finalize(Napi::Env env) override { forget(env); }
+
+    static Napi::Value define(Napi::Env env) {
+        return DefineClass(
+            env, "NativeFlowModel",
+            {InstanceMethod("info", &FlowModelHandle::info), InstanceMethod("encode", &FlowModelHandle::encode),
+             InstanceMethod("invert", &FlowModelHandle::invert), InstanceMethod("trainer", &FlowModelHandle::trainer),
+             InstanceMethod("dispose", &FlowModelHandle::dispose)});
+    }
+
+ private:
+    Napi::Value info(const Napi::CallbackInfo& info) {
+        const auto& model = alive(info, "model");
+        Napi::Object out = Napi::Object::New(info.Env());
+        out.Set("parameters", static_cast<double>(model->parameters()));
+        out.Set("weightBytes", static_cast<double>(model->weight_bytes()));
+        out.Set("precision", model->precision() == Precision::bf16 ? "bf16" : "f32");
+        return out;
+    }
+
+    Napi::Value encode(const Napi::CallbackInfo& info) {
+        const auto model = alive(info, "model");
+        const Arguments a(info, "encode");
+        const auto batch = read_flow_batch(a, model->config());
+        auto out = std::make_shared<FlowPass>();
+        out->keep_states = a.boolean_or("states", false);
+        const auto work = [=](Engine& engine, const std::atomic<bool>* cancelled) {
+            return model->encode(engine, batch->batch, batch->source(), *out, cancelled);
+        };
+        return runtime()->submit(info.Env(),
+                                 {work, [=](Napi::Env env) { return pass_object(env, *out); }, a.cancellation()});
+    }
+
+    Napi::Value invert(const Napi::CallbackInfo& info) {
+        const auto model = alive(info, "model");
+        const Arguments a(info, "invert");
+        const auto batch = read_flow_batch(a, model->config());
+        const auto inversion = read_inversion(a, *batch, model->config());
+        auto out = std::make_shared<FlowInverse>();
+        const auto work = [=](Engine& engine, const std::atomic<bool>* cancelled) {
+            const std::vector<float>& state = batch->noise.empty() ? batch->latents : batch->noise;
+            return model->invert(engine, batch->batch, state.data(), inversion->range, *out, cancelled);
+        };
+        const auto result = [=](Napi::Env env) -> Napi::Value {
+            Napi::Object object = Napi::Object::New(env);
+            object.Set("state", to_array(env, out->state));
+            object.Set("tokens", to_array(env, out->tokens));
+            object.Set("confidence", to_array(env, out->confidence));
+            object.Set("sweeps", to_array(env, out->sweeps));
+            if (inversion->range.check) object.Set("residual", out->residual);
+            return object;
+        };
+        return runtime()->submit(info.Env(), {work, result, a.cancellation()});
+    }
+
+    Napi::Value trainer(const Napi::CallbackInfo& info) {
+        const auto model = alive(info, "model");
+        const bool keep_average = Arguments(info, "trainer").boolean_or("keepAverage", false);
+        auto out = std::make_shared<std::shared_ptr<FlowTrainer>>();
+        const auto work = [=](Engine& engine, const std::atomic<bool>*) {
+            std::unique_ptr<FlowTrainer> made;
+            NOEMA_TRY(FlowTrainer::create(engine, model, keep_average, made));
+            *out = std::move(made);
+            return Status{};
+        };
+        const auto result = [=, runtime = runtime()](Napi::Env env) -> Napi::Value {
+            return new_flow_trainer(env, runtime, *out);
+        };
+        return runtime()->submit(info.Env(), {work, result, nullptr});
+    }
+
+    Napi::Value dispose(const Napi::CallbackInfo& info) {
+        forget(info.Env());
+        return info.Env().Undefined();
+    }
+
+    void forget(Napi::Env env) {
+        if (!value()) return;
+        runtime()->weight_bytes -= bytes_;
+        Napi::MemoryManagement::AdjustExternalMemory(env, -bytes_);
+        drop();
+    }
+
+    int64_t bytes_ = 0;
+};
+
+}  // namespace
+
+Napi::Value define_flow_model(Napi::Env env) {
+    return FlowModelHandle::define(env);
+}
+
+Napi::Object new_flow_model(Napi::Env env, RuntimePointer runtime, std::shared_ptr<FlowModel> model) {
+    return FlowModelHandle::make(addon_data(env).flow_model, std::move(runtime), std::move(model));
+}
+
+}  // namespace noema::napi

@@ -1,0 +1,80 @@
+#include "flow_batch.h"
+#include "training_handle.h"
+
+namespace noema::napi {
+
+namespace {
+
+struct Accumulation {
+    std::vector<float> weights;
+    FlowPass pass;
+};
+
+class FlowTrainerHandle : public TrainingHandle<FlowTrainerHandle, FlowTrainer> {
+ public:
+    using TrainingHandle::TrainingHandle;
+
+    static Napi::Value define(Napi::Env env) {
+        return define_with(env, "NativeFlowTrainer",
+                           {InstanceMethod("accumulate", &FlowTrainerHandle::accumulate),
+                            InstanceMethod("encode", &FlowTrainerHandle::encode),
+                            InstanceMethod("trainFrom", &FlowTrainerHandle::train_from)});
+    }
+
+ private:
+    Napi::Value accumulate(const Napi::CallbackInfo& info) {
+        const auto trainer = alive(info, "trainer");
+        const Arguments a(info, "accumulate");
+        const auto batch = read_flow_batch(a, trainer->config());
+        const auto state = std::make_shared<Accumulation>();
+        state->weights = a.floats("weights");
+        const FlowBatch& b = batch->batch;
+        const int64_t positions = b.B * (b.T - b.prefix) / trainer->config().patch_size;
+        if (static_cast<int64_t>(state->weights.size()) != positions)
+            a.refuse("weights", "one entry per modelled position, " + std::to_string(positions));
+        const auto reconstruction = static_cast<float>(a.number_or("reconstruction", 1));
+        const auto work = [=](Engine& engine, const std::atomic<bool>* cancelled) {
+            const FlowObjective objective{state->weights.data(), reconstruction};
+            return trainer->accumulate(engine, batch->batch, batch->source(), objective, state->pass, cancelled);
+        };
+        return runtime()->submit(
+            info.Env(), {work, [=](Napi::Env env) { return pass_object(env, state->pass); }, a.cancellation()});
+    }
+
+    Napi::Value encode(const Napi::CallbackInfo& info) {
+        const auto trainer = alive(info, "trainer");
+        const Arguments a(info, "encode");
+        const auto batch = read_flow_batch(a, trainer->config());
+        const bool average = a.choice("source", kSources) == 1;
+        auto out = std::make_shared<FlowPass>();
+        out->keep_states = a.boolean_or("states", false);
+        const auto work = [=](Engine& engine, const std::atomic<bool>* cancelled) {
+            return trainer->encode(engine, batch->batch, batch->source(), average, *out, cancelled);
+        };
+        return runtime()->submit(info.Env(),
+                                 {work, [=](Napi::Env env) { return pass_object(env, *out); }, a.cancellation()});
+    }
+
+    Napi::Value train_from(const Napi::CallbackInfo& info) {
+        const auto trainer = alive(info, "trainer");
+        const int64_t flows = static_cast<int64_t>(trainer->config().flows.size());
+        const int64_t stage = named(info, "trainFrom", {"stage"}).integer("stage", 0, flows - 1);
+        const auto work = [=](Engine&, const std::atomic<bool>*) {
+            trainer->train_from(stage);
+            return Status{};
+        };
+        return runtime()->submit(info.Env(), {work, nullptr, nullptr});
+    }
+};
+
+}  // namespace
+
+Napi::Value define_flow_trainer(Napi::Env env) {
+    return FlowTrainerHandle::define(env);
+}
+
+Napi::Object new_flow_trainer(Napi::Env env, RuntimePointer runtime, std::shared_ptr<FlowTrainer> trainer) {
+    return FlowTrainerHandle::make(addon_data(env).flow_trainer, std::move(runtime), std::move(trainer));
+}
+
+}  // namespace noema::napi

@@ -1,0 +1,17 @@
+#include "front_door.h"
+
+namespace noema {
+
+Status sweep(const Sweep& p, Context& context) {
+    const int64_t B = dim(p.next, 0), n = dim(p.next, 1);
+    return FrontDoor("sweep", context)
+        .real("next", p.next, {B, n})
+        .real("state", p.state, {B, n})
+        .real("change", p.change, {B})
+        .typed("sweeps", p.sweeps, DType::i32, {B})
+        .that(p.tolerance >= 0, "tolerance", "may not be negative")
+        .that(p.next.data != p.state.data || !p.next.data, "state", "may not be next")
+        .call(&OpTable::sweep, p);
+}
+
+}  // namespace noema

@@ -1,0 +1,161 @@
+import test from "ava";
+import { createEngine, type Engine, type FlowModel } from "../../../lib/index.js";
+import { noema } from "../../support/command.js";
+import { fixture, trained } from "../training/tiny-run.js";
+import { tinyFlow } from "./tiny-flow.js";
+
+let run: Promise<string> | undefined;
+
+async function trainedRun(): Promise<string> {
+  const { options } = await fixture(tinyFlow);
+  await trained(options);
+  return options.run;
+}
+
+async function open(threads = 1): Promise<{ engine: Engine; model: FlowModel; folder: string }> {
+  run ??= trainedRun();
+  const folder = await run;
+  const engine = await createEngine({ threads });
+  return { engine, model: await engine.load(folder, { family: "flow" }), folder };
+}
+
+test("info, and what another family is told", async (t) => {
+  const { engine, model, folder } = await open();
+  t.like(model.info, { family: "flow", vocabSize: 99, maxPositions: 24, patchSize: 1, layout: "noema-flow" });
+  await t.throwsAsync(engine.load(folder, { family: "masked" }), { code: "ERR_UNSUPPORTED", message: /flow family/ });
+  const loaded = await engine.load(folder);
+  t.is(loaded.family, "flow");
+  engine.dispose();
+});
+
+test("a text depends on its seed alone: not on threads, batch or length", async (t) => {
+  const [one, two] = await Promise.all([open(1), open(2)]);
+  const options = { prompt: "abc", maxTokens: 12, seed: 5 };
+  const alone = await one.model.generate(options);
+  t.is(alone.usage.promptTokens, 3);
+  t.deepEqual((await two.model.generate(options)).ids, alone.ids);
+  const batch = await two.model.generateBatch({ prompts: ["xyz", "abc", "a"], maxTokens: 12, seed: 4 });
+  t.deepEqual(batch[1]!.ids, alone.ids);
+  t.not(batch[0]!.text, batch[1]!.text);
+  const other = await one.model.generate({ ...options, seed: 6 });
+  t.notDeepEqual(other.ids, alone.ids);
+  one.engine.dispose();
+  two.engine.dispose();
+});
+
+test("every way of inverting gives the same tokens; auto picks one of them", async (t) => {
+  const { engine, model } = await open();
+  const options = { prompt: "abc", maxTokens: 16, seed: 9 };
+  const { ids } = await model.generate(options);
+  for (const inversion of ["jacobi", "auto", [{ method: "jacobi", modules: 4 }, { method: "sequential" }]] as const)
+    t.deepEqual((await model.generate({ ...options, inversion })).ids, ids, JSON.stringify(inversion));
+  const measures = await model.measureInversions({ positions: 16 });
+  t.deepEqual([...new Set(measures.map(({ flow }) => flow))], [1, 0]);
+  t.true(measures.every(({ sweeps, milliseconds }) => sweeps >= 1 && sweeps <= 16 && milliseconds > 0));
+  const refused = (inversion: object | string, message: RegExp) =>
+    t.throwsAsync(async () => model.generate({ inversion: inversion as "auto" }), { message });
+  await refused("jacobo", /did you mean "jacobi"/);
+  await refused([{ method: "sequential" }], /each of the 2 flows/);
+  await refused([{ method: "jacobi", modules: 0 }, { method: "jacobi" }], /inversion\[0\].modules/);
+  engine.dispose();
+});
+
+test("events: what is committed is the text", async (t) => {
+  const { engine, model } = await open();
+  const generation = model.generate({ prompt: "ab", maxTokens: 6 });
+  const types: string[] = [];
+  let text = "";
+  for await (const event of generation) {
+    types.push(event.type);
+    if (event.type === "commit") text += event.text;
+  }
+  t.is(text, (await generation).text);
+  t.is(types.at(-1), "finish");
+  t.deepEqual((await model.generate({ maxTokens: 0 })).ids, new Int32Array(0));
+  engine.dispose();
+});
+
+test("aborting, disposing and refusals come out of the generation", async (t) => {
+  const { engine, model } = await open();
+  const controller = new AbortController();
+  const reason = new Error("enough");
+  controller.abort(reason);
+  t.is(await t.throwsAsync(async () => model.generate({ signal: controller.signal })), reason);
+  await t.throwsAsync(async () => model.generate({ prompt: [99] }), { message: /prompt\[0\]/ });
+  await t.throwsAsync(async () => model.generate({ maxTokens: 99 }), { code: "ERR_PROMPT_TOO_LONG" });
+  await t.throwsAsync(async () => model.generate({ temprature: 1 } as object), {
+    message: /did you mean "temperature"/,
+  });
+  await t.throwsAsync(async () => model.generate({ temperature: -1 }), { message: /temperature/ });
+  model.dispose();
+  await t.throwsAsync(async () => model.generate(), { code: "ERR_DISPOSED" });
+  engine.dispose();
+});
+
+test("scoring: what is known costs less; weighting by importance only tightens", async (t) => {
+  const { engine, model } = await open();
+  const known = await model.score("abcabcabcabc", { draws: 8 });
+  const unknown = await model.score("qQ!7Zk(w)K?j", { draws: 8 });
+  t.like(known, { bound: "upper", form: "telescoped", tokens: 12, draws: 8 });
+  t.true(known.nats < 0.7 * unknown.nats, `${known.nats} ${unknown.nats}`);
+  t.true(known.importanceWeighted! <= known.nats);
+  t.true(known.standardError > 0);
+  const continued = await model.score("abc", { context: "abcabcabc", draws: 8 });
+  t.is(continued.tokens, 3);
+  t.deepEqual(await model.score("abcabc", { draws: 3, callTokens: 6 }), await model.score("abcabc", { draws: 3 }));
+  await t.throwsAsync(model.score("abc", { form: "stratified" }), { message: /form/ });
+  engine.dispose();
+});
+
+test("inspecting: every state, and numbers about it", async (t) => {
+  const { engine, model } = await open();
+  const found = await model.inspect("abcabcabc", { seed: 3 });
+  t.is(found.positions, 9);
+  t.is(found.channels, 4);
+  t.deepEqual(
+    found.levels.map(({ level }) => level),
+    [0, 1, 2],
+  );
+  for (const { level, latents, logDet, norm, cosine, participationRatio, centroidMove } of found.levels) {
+    t.is(latents.length, 36);
+    t.is(logDet?.length, level === 0 ? undefined : 9);
+    t.true(norm > 0 && Math.abs(cosine) <= 1 && participationRatio >= 0.999 && participationRatio <= 4.001);
+    t.is(centroidMove === 0, level === 0);
+  }
+  t.is(found.nelbo.length, 9);
+  t.deepEqual(await model.inspect("abcabcabc", { seed: 3 }), found);
+  engine.dispose();
+});
+
+test("editing: what comes before a change stays, the change is there, and differences are told", async (t) => {
+  const { engine, model } = await open();
+  const text = Int32Array.from(model.tokenizer!.encode("abcabcabcabc"));
+  const token = model.tokenizer!.encode("x")[0]!;
+  const plain = await model.edit({ text, tokens: [{ at: 6, token: text[6]! }] });
+  const edited = await model.edit({ text, tokens: [{ at: 6, token }] });
+  t.deepEqual(edited.ids.slice(0, 6), plain.ids.slice(0, 6));
+  t.is(edited.ids[6], token);
+  t.true(edited.differences.some(({ at, after, asked }) => at === 6 && after === token && asked));
+  const deep = await model.edit({ text, level: 1, latents: [{ position: 4, values: [3, -3, 3, -3] }] });
+  t.deepEqual(Array.from(deep.latents.subarray(16, 20)), [3, -3, 3, -3]);
+  await t.throwsAsync(model.edit({ text }), { message: /expected changes/ });
+  await t.throwsAsync(model.edit({ text, tokens: [{ at: 12, token }] }), { message: /tokens: at/ });
+  await t.throwsAsync(model.edit({ text, level: 2, latents: [] }), { message: /level/ });
+  await t.throwsAsync(model.edit({ text, latents: [{ position: 0, values: [1, Number.NaN, 1, 1] }] }), {
+    message: /finite/,
+  });
+  engine.dispose();
+});
+
+test("on the command line: generate and score", async (t) => {
+  const { engine, folder } = await open();
+  engine.dispose();
+  const { out, error, code } = await noema("generate", folder, "--prompt", "abc", "--max-tokens", "5", "--seed", "2");
+  t.is(error, "");
+  t.is(code, 0);
+  t.true(out.length > 0);
+  const refused = await noema("generate", folder, "--decoding", "conv", "--prompt", "a");
+  t.regex(refused.error, /"decoding" is for masked models/);
+  const scored = await noema("score", folder, "abcabc", "--draws", "2");
+  t.regex(scored.out, /at most .* nats, .* per token \(6 tokens, 2 draws, telescoped\)/);
+});

@@ -1,0 +1,142 @@
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import test from "ava";
+import { openCheckpoint } from "../../../lib/checkpoint/folder.js";
+import type { FlowStage, HeldOutMetric, TrainOptions } from "../../../lib/index.js";
+import { createEngine } from "../../../lib/index.js";
+import { reconstructionWeight } from "../../../lib/training/flow/objective.js";
+import { flowStart } from "../../../lib/training/flow/weights.js";
+import { noema } from "../../support/command.js";
+import { fixture, outcomeOf, trained } from "../training/tiny-run.js";
+import { tinyFlow } from "./tiny-flow.js";
+
+const heldOut = (events: readonly { type: string }[]) =>
+  events.filter((event): event is HeldOutMetric => event.type === "held-out");
+
+test("the bound falls, monitors come with it, and resuming changes no bit, whatever the threads", async (t) => {
+  const [whole, cut] = await Promise.all([fixture(tinyFlow), fixture(tinyFlow)]);
+  const bounds = heldOut(await trained(whole.options));
+  t.is(bounds.length, 3);
+  t.true(Math.abs(bounds[0]!.bound - Math.log(98)) < 0.5, `untrained: ${bounds[0]!.bound}`);
+  t.true(bounds[2]!.bound < 0.75 * bounds[0]!.bound, bounds.map(({ bound }) => bound).join(" "));
+  const { gains, meanSquares, separation } = bounds[2]!.flows!;
+  t.is(gains.length, 2);
+  t.true(
+    Math.abs(gains[0]! - gains[1]! - bounds[2]!.bound) < 1e-3,
+    "the first flow's bound, less the gains, is the bound",
+  );
+  t.is(meanSquares.length, 3);
+  t.true(meanSquares[1]! > 0.5 && meanSquares[1]! < 2, `${meanSquares}`);
+  t.true(separation > 0);
+  await trained({ ...cut.options, stopAt: 23 }, { threads: 2 });
+  await trained({ ...cut.options, stopAt: 41 });
+  await trained(cut.options, { threads: 2 });
+  t.deepEqual(await outcomeOf(cut.options.run), await outcomeOf(whole.options.run));
+});
+
+test("the codebook keeps its gauge and its floor", async (t) => {
+  const { options } = await fixture({ ...tinyFlow, steps: 5, ema: 0, sigmaFloor: 0.3, rate: 0.1 });
+  await trained(options);
+  await using engine = await createEngine({ threads: 1 });
+  await using model = await engine.load(options.run, { family: "flow" });
+  const trainer = await model.native.trainer({ keepAverage: false });
+  const mean = await trainer.read("parameter", "codebook.mean");
+  const logSigma = await trainer.read("parameter", "codebook.log_sigma");
+  trainer.dispose();
+  const rms = Math.sqrt(mean.reduce((sum, x) => sum + x * x, 0) / mean.length);
+  t.true(Math.abs(rms - 1) < 0.01, `${rms}, as far as bf16 says`);
+  t.true(logSigma.every((x) => Math.exp(x) > 0.3 * 0.99));
+});
+
+test("a stage on top: the flows below and the codebook keep their values", async (t) => {
+  const first = await fixture({
+    ...tinyFlow,
+    flow: { ...tinyFlow.flow!, flows: [tinyFlow.flow!.flows[0]!] },
+    steps: 6,
+  });
+  await trained(first.options);
+  const top: FlowStage = { kind: "affine", direction: "reverse", numLayers: 1 };
+  const { shape: _, tokenizer: __, ...rest } = first.options;
+  const options: TrainOptions = {
+    ...rest,
+    run: `${first.options.run}-2`,
+    init: first.options.run,
+    flow: { flows: [top] },
+    stage: 1,
+  };
+  const events = heldOut(await trained({ ...options, steps: 12, evaluateEvery: 6 }));
+  const { gains } = events.at(-1)!.flows!;
+  t.is(gains.length, 2);
+  t.true(Math.abs(gains[0]! - events[0]!.flows!.gains[0]!) < 1e-5, "the first flow's own bound does not move");
+  const [before, after] = await Promise.all([first.options.run, options.run].map((run) => openCheckpoint(run)));
+  t.is(before!.config.layout, "noema-flow");
+  t.is(after!.tensors.size > before!.tensors.size, true);
+  t.is(after!.tensors.has("flows.1.head.weight"), true);
+});
+
+test("how a fresh stack begins", async (t) => {
+  const { options } = await fixture({ ...tinyFlow, steps: 1 });
+  await trained(options);
+  const { config } = await openCheckpoint(options.run);
+  if (config.layout !== "noema-flow") return t.fail();
+  const at = (name: string, index: number) => {
+    const start = flowStart(name, config);
+    return typeof start === "number" ? start : start(index);
+  };
+  t.is(at("flows.1.maf.out.weight", 3), 0);
+  t.is(at("flows.1.maf.out.bias", 0), 0);
+  t.deepEqual(
+    [4, 7].map((i) => Number(at("flows.1.maf.out.bias", i).toFixed(6))),
+    [-0.1, 0.1],
+  );
+  t.is(at("flows.1.maf.out.bias", 8), 0);
+  t.is(at("flows.0.layers.0.attention_norm.weight", 0), 1);
+  return t.true(at("flows.0.layers.1.o.weight", 0) < at("flows.0.layers.1.q.weight", 0));
+});
+
+test("the reconstruction's weight falls from its start to 1", (t) => {
+  const weight = (step: number) => reconstructionWeight({ reconstruction: 2, reconstructionHalf: 100 }, step);
+  t.deepEqual([1, 101, 201].map(weight), [2, 1.5, 1.25]);
+});
+
+test("on the command line, from a recipe", async (t) => {
+  const { options, folder } = await fixture({
+    ...tinyFlow,
+    steps: 2,
+    sampleEvery: 2,
+    sampleLength: 8,
+    samplePrompts: ["ab"],
+  });
+  await trained({ ...options, stopAt: 1 });
+  const { code, out, error } = await noema("train", join(options.run, "recipe.json"), "--stop-at", "0", "--json");
+  t.is(error, "");
+  t.is(code, 0);
+  const events = out
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line));
+  t.true(events.some(({ type, text }) => type === "sample" && text.startsWith("ab")));
+  const scored = await noema(
+    "evaluate",
+    options.run,
+    join(folder, "valid.txt"),
+    "--draws",
+    "2",
+    "--limit",
+    "2",
+    "--json",
+  );
+  t.is(scored.error, "");
+  t.like(JSON.parse(scored.out), { kind: "upper", form: "telescoped", sequences: 2 });
+  t.regex(await readFile(join(options.run, "config.json"), "utf8"), /"noema-flow"/);
+});
+
+test("options that do not fit are refused before anything is read", async (t) => {
+  const { options } = await fixture(tinyFlow);
+  const refused = (changes: object, expected: object) =>
+    t.throwsAsync(trained({ ...options, ...changes } as TrainOptions), expected);
+  await refused({ flow: { flows: 3 } }, { code: "ERR_INVALID_ARGUMENT", message: /"flows"/ });
+  await refused({ flow: { flws: [] } }, { code: "ERR_UNKNOWN_OPTION", message: /did you mean "flows"/ });
+  await refused({ flow: { ...tinyFlow.flow, patchSize: 5 } }, { message: /length is 24/ });
+  await refused({ flow: { flows: [{ kind: "affin", direction: "forward", numLayers: 1 }] } }, { message: /"kind"/ });
+});

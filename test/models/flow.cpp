@@ -1,0 +1,307 @@
+// The flow family as a whole: promises that no single op can keep. Values themselves are judged by the golden checkpoints.
+#include <algorithm>
+#include <cmath>
+
+#include "models/small_flow.h"
+#include "native/harness.h"
+
+using namespace noema;
+using namespace noema::test;
+
+namespace {
+
+struct Text {
+    FlowBatch batch;
+    std::vector<int32_t> ids;
+    std::vector<float> noise;
+
+    Text(const FlowConfig& c, int64_t B, int64_t T, int64_t prefix = 0)
+        : ids(random_ids(B * T, c.vocab_size)), noise(random_normals(B * (T - prefix) * c.latent_size)) {
+        batch = {.ids = ids.data(), .B = B, .T = T, .prefix = prefix};
+    }
+};
+
+FlowPass encode(Engine& engine, const FlowModel& model, const FlowBatch& batch, const FlowLatents& latents) {
+    FlowPass pass{.keep_states = true};
+    const Status status = model.encode(engine, batch, latents, pass, nullptr);
+    REQUIRE_MESSAGE(status.ok(), status.text);
+    return pass;
+}
+
+FlowInverse invert(Engine& engine, const FlowModel& model, const FlowBatch& batch, const std::vector<float>& h,
+                   const InverseRange& range = {}) {
+    FlowInverse out;
+    const Status status = model.invert(engine, batch, h.data(), range, out, nullptr);
+    REQUIRE_MESSAGE(status.ok(), status.text);
+    return out;
+}
+
+double largest_difference(const std::vector<float>& a, const std::vector<float>& b) {
+    REQUIRE(a.size() == b.size());
+    double worst = 0;
+    for (size_t i = 0; i < a.size(); ++i) {
+        const double error = std::fabs(static_cast<double>(a[i]) - b[i]);
+        if (!(error <= worst)) worst = error;
+    }
+    return worst;
+}
+
+/// Plain, patched, mixed, prefixed.
+std::vector<FlowConfig> all_shapes() {
+    return {small_flow_config(), small_flow_config(2), small_flow_config(3, true), small_flow_config(2, true, true)};
+}
+
+int64_t prefix_of(const FlowConfig& c) {
+    return c.prefix_conditioning ? 3 * c.patch_size : 0;
+}
+
+}  // namespace
+
+TEST_CASE("flow: a sequence's states do not depend on its batch or the threads") {
+    for (const FlowConfig& config : all_shapes()) {
+        Engine one(*find_backend("cpu"), 1), three(*find_backend("cpu"), 3);
+        const auto model = load(one, config);
+        const int64_t T = 12 * config.patch_size, prefix = prefix_of(config), n = (T - prefix) * config.latent_size;
+        const Text text(config, 3, T, prefix);
+        const FlowPass all = encode(three, *model, text.batch, {.noise = text.noise.data()});
+        const FlowInverse back = invert(three, *model, text.batch, all.states.back());
+        for (int64_t b = 0; b < 3; ++b) {
+            const FlowBatch alone{.ids = text.ids.data() + b * T, .B = 1, .T = T, .prefix = prefix};
+            const FlowPass own = encode(one, *model, alone, {.noise = text.noise.data() + b * n});
+            for (size_t l = 0; l < own.states.size(); ++l)
+                CHECK(same_bits(own.states[l].data(), all.states[l].data() + b * n, n));
+            const std::vector<float> u(all.states.back().begin() + b * n, all.states.back().begin() + (b + 1) * n);
+            const FlowInverse found = invert(one, *model, alone, u);
+            CHECK(same_bits(found.state.data(), back.state.data() + b * n, n));
+        }
+    }
+}
+
+TEST_CASE("flow: the inverse undoes the stack") {
+    for (const FlowConfig& config : all_shapes()) {
+        Engine engine(*find_backend("cpu"), 2);
+        const auto model = load(engine, config);
+        const Text text(config, 2, 20 * config.patch_size, prefix_of(config));
+        const FlowPass pass = encode(engine, *model, text.batch, {.noise = text.noise.data()});
+        std::vector<float> h = pass.states.back();
+        for (int64_t l = static_cast<int64_t>(config.flows.size()); l > 0; --l) {
+            h = invert(engine, *model, text.batch, h, {.from = l, .to = l - 1}).state;
+            CHECK(largest_difference(h, pass.states[l - 1]) <= 5e-3);
+            const FlowPass up = encode(engine, *model, text.batch, {.given = h.data(), .level = l - 1});
+            CHECK(largest_difference(up.states.back(), pass.states.back()) <= 2e-4);
+        }
+        const FlowInverse whole = invert(engine, *model, text.batch, pass.states.back());
+        CHECK(same_bits(whole.state.data(), h.data(), static_cast<int64_t>(h.size())));
+    }
+}
+
+TEST_CASE("flow: every way of inverting finds the same state, whatever the batch") {
+    for (const FlowConfig& config : all_shapes()) {
+        Engine engine(*find_backend("cpu"), 2);
+        const auto model = load(engine, config);
+        const int64_t T = 14 * config.patch_size, prefix = prefix_of(config), n = (T - prefix) * config.latent_size;
+        const int64_t N = (T - prefix) / config.patch_size;
+        const Text text(config, 3, T, prefix);
+        const std::vector<float> u = random_normals(3 * n, 5);
+        const FlowInverse sequential = invert(engine, *model, text.batch, u);
+        for (const int64_t modules : {int64_t{1}, int64_t{3}, N}) {
+            for (const bool zeros : {false, true}) {
+                const InversePlan plan{.method = InverseMethod::jacobi, .modules = modules, .from_zeros = zeros};
+                const InverseRange range{.plans = std::vector<InversePlan>(config.flows.size(), plan), .check = true};
+                const FlowInverse found = invert(engine, *model, text.batch, u, range);
+                CHECK(largest_difference(found.state, sequential.state) <= 5e-3);
+                CHECK(found.tokens == sequential.tokens);
+                CHECK(found.residual <= 1e-3);
+                for (const std::vector<int32_t>& sweeps : found.sweeps)
+                    for (const int32_t count : sweeps) CHECK((count >= modules && count <= N));
+                const FlowBatch last{.ids = text.ids.data() + 2 * T, .B = 1, .T = T, .prefix = prefix};
+                const std::vector<float> own(u.begin() + 2 * n, u.end());
+                CHECK(same_bits(invert(engine, *model, last, own, range).state.data(), found.state.data() + 2 * n, n));
+            }
+        }
+    }
+}
+
+TEST_CASE("flow: a plan that ends before its tolerance is an error, and so is a state that is not finite") {
+    const FlowConfig config = small_flow_config();
+    Engine engine(*find_backend("cpu"), 2);
+    const auto model = load(engine, config);
+    const Text text(config, 2, 20);
+    std::vector<float> u = random_normals(2 * 20 * config.latent_size, 6);
+    InverseRange range;
+    range.plans.assign(config.flows.size(), {.method = InverseMethod::jacobi, .sweeps = 2, .tolerance = 1e-7f});
+    FlowInverse out;
+    const Status status = model->invert(engine, text.batch, u.data(), range, out, nullptr);
+    CHECK(status.code == Code::not_converged);
+    CHECK(std::string(status.text).find("positions 0 to 19 of sequence") != std::string::npos);
+    range.plans.pop_back();
+    CHECK(model->invert(engine, text.batch, u.data(), range, out, nullptr).code == Code::invalid_argument);
+    u[7] = NAN;
+    CHECK(model->invert(engine, text.batch, u.data(), {}, out, nullptr).code == Code::non_finite);
+}
+
+TEST_CASE("flow: fixed positions stay, and what comes before them in the flow's order is not touched") {
+    const FlowConfig config = small_flow_config();
+    Engine engine(*find_backend("cpu"), 2);
+    const auto model = load(engine, config);
+    const int64_t N = 12, c = config.channels();
+    const Text text(config, 1, N);
+    const FlowPass pass = encode(engine, *model, text.batch, {.noise = text.noise.data()});
+    const std::vector<float>& z = pass.states[0];
+    std::vector<float> given = z;
+    std::vector<uint8_t> fixed(N);
+    fixed[5] = 1;
+    for (int64_t i = 0; i < c; ++i) given[5 * c + i] += 1.0f;
+    const FlowInverse edited =
+        invert(engine, *model, text.batch, pass.states[1], {.from = 1, .fixed = fixed.data(), .given = given.data()});
+    const FlowInverse plain = invert(engine, *model, text.batch, pass.states[1], {.from = 1});
+    CHECK(same_bits(edited.state.data(), plain.state.data(), 5 * c));
+    CHECK(same_bits(edited.state.data() + 5 * c, given.data() + 5 * c, c));
+    CHECK(!same_bits(edited.state.data() + 6 * c, plain.state.data() + 6 * c, c));
+}
+
+TEST_CASE("flow: the cpu backend computes what the reference backend computes") {
+    for (const FlowConfig& config : all_shapes()) {
+        Engine cpu(*find_backend("cpu"), 2), reference(*find_backend("reference"), 1);
+        const auto fast = load(cpu, config), truth = load(reference, config);
+        const Text text(config, 2, 8 * config.patch_size, prefix_of(config));
+        const FlowPass a = encode(cpu, *fast, text.batch, {.noise = text.noise.data()});
+        const FlowPass b = encode(reference, *truth, text.batch, {.noise = text.noise.data()});
+        for (size_t l = 0; l < a.states.size(); ++l) CHECK(largest_difference(a.states[l], b.states[l]) <= 2e-4);
+        CHECK(largest_difference(a.nelbo, b.nelbo) <= 2e-3);
+    }
+}
+
+namespace {
+
+/// NELBO of the whole batch after each of some steps.
+std::vector<double> trajectory(const FlowConfig& config, const char* backend, int threads, int64_t stage = 0) {
+    Engine engine(*find_backend(backend), threads);
+    std::unique_ptr<FlowTrainer> trainer;
+    REQUIRE(FlowTrainer::create(engine, load(engine, config), true, trainer).ok());
+    if (stage) trainer->train_from(stage);
+    const Text text(config, 4, 12 * config.patch_size, prefix_of(config));
+    const int64_t N = (text.batch.T - text.batch.prefix) / config.patch_size;
+    const std::vector<float> weights(4 * N, 1.0f / (4 * N));
+    std::vector<double> losses;
+    for (int64_t step = 1; step <= 10; ++step) {
+        FlowPass pass;
+        const Status status = trainer->accumulate(engine, text.batch, {.noise = text.noise.data()},
+                                                  {.weights = weights.data(), .reconstruction = 1.5f}, pass, nullptr);
+        REQUIRE_MESSAGE(status.ok(), status.text);
+        double sum = 0;
+        for (const float nats : pass.nelbo) sum += nats;
+        losses.push_back(sum / static_cast<double>(pass.nelbo.size()));
+        float norm = 0;
+        REQUIRE(trainer->step(engine, {.rate = 3e-3f, .weight_decay = 0.01f, .max_norm = 1, .step = step}, norm).ok());
+    }
+    return losses;
+}
+
+}  // namespace
+
+TEST_CASE("flow: training learns, alike on any number of threads, and near the reference") {
+    for (const FlowConfig& config : all_shapes()) {
+        const std::vector<double> one = trajectory(config, "cpu", 1), three = trajectory(config, "cpu", 3);
+        CHECK(one == three);
+        CHECK(one.back() < one.front() - 0.1);
+    }
+    const FlowConfig config = small_flow_config(2, true, true);
+    const std::vector<double> cpu = trajectory(config, "cpu", 2), truth = trajectory(config, "reference", 1);
+    for (size_t i = 0; i < cpu.size(); ++i) CHECK(std::fabs(cpu[i] - truth[i]) <= 1e-2 * std::fabs(truth[i]));
+}
+
+TEST_CASE("flow: frozen flows keep their values") {
+    const FlowConfig config = small_flow_config();
+    Engine engine(*find_backend("cpu"), 2);
+    std::unique_ptr<FlowTrainer> trainer;
+    REQUIRE(FlowTrainer::create(engine, load(engine, config), false, trainer).ok());
+    trainer->train_from(2);
+    const Text text(config, 2, 10);
+    const std::vector<float> weights(20, 0.05f);
+    FlowPass pass;
+    REQUIRE(
+        trainer
+            ->accumulate(engine, text.batch, {.noise = text.noise.data()}, {.weights = weights.data()}, pass, nullptr)
+            .ok());
+    const Weights before = flow_weights(config);
+    float norm = 0;
+    REQUIRE(trainer->step(engine, {.rate = 1e-2f, .weight_decay = 0.1f, .step = 1}, norm).ok());
+    CHECK(norm > 0);
+    for (size_t i = 0; i < before.sources.size(); ++i) {
+        const std::string& name = before.sources[i].name;
+        std::vector<float> now(before.values[i].size());
+        REQUIRE(trainer->read(engine, TrainerBuffer::parameter, name, now.data()).ok());
+        const bool trained = name.rfind("flows.2.", 0) == 0 || name.rfind("flows.3.", 0) == 0;
+        CHECK_MESSAGE((now == before.values[i]) != trained, name);
+    }
+}
+
+TEST_CASE("flow: bad batches are refused") {
+    const FlowConfig config = small_flow_config(2);
+    Engine engine(*find_backend("cpu"), 1);
+    const auto model = load(engine, config);
+    Text text(config, 1, 12);
+    const auto refusal = [&](FlowBatch batch) {
+        FlowPass pass;
+        const Status status = model->encode(engine, batch, {.noise = text.noise.data()}, pass, nullptr);
+        CHECK(!status.ok());
+        return std::string(status.text);
+    };
+    FlowBatch batch = text.batch;
+    batch.T = 11;
+    CHECK(refusal(batch).find("no multiple of the patch size, 2") != std::string::npos);
+    batch = text.batch, batch.prefix = 4;
+    CHECK(refusal(batch).find("prefix_conditioning") != std::string::npos);
+    batch = text.batch, batch.prefix = 12;
+    CHECK(refusal(batch).find("leaves nothing") != std::string::npos);
+    text.ids[3] = 29;
+    CHECK(refusal(text.batch).find("ids[3] is 29, expected 0 to 28") != std::string::npos);
+}
+
+TEST_CASE("flow: impossible configurations are refused") {
+    FlowConfig config = small_flow_config();
+    CHECK(config.validate().ok());
+    config.flows[2].num_components = 3;
+    CHECK(std::string(config.validate().text).find("flows[2]: an affine flow has no components") != std::string::npos);
+    config = small_flow_config();
+    config.flows.clear();
+    CHECK(!config.validate().ok());
+    config = small_flow_config();
+    config.latent_size = 1;
+    CHECK(std::string(config.validate().text).find("mixture-cdf needs at least 2 channels") != std::string::npos);
+}
+
+TEST_CASE("flow: a device computes what the processor computes, with recordings and without") {
+    const FlowConfig config = small_flow_config(2, true, true);
+    const Text text(config, 2, 16, prefix_of(config));
+    Engine cpu(*find_backend("cpu"), 2);
+    const auto expected_model = load(cpu, config);
+    const FlowPass expected = encode(cpu, *expected_model, text.batch, {.noise = text.noise.data()});
+    const FlowInverse expected_back = invert(cpu, *expected_model, text.batch, expected.states.back());
+    for (const std::string& name : devices()) {
+        INFO("device ", name);
+        Engine& engine = device_engine(name);
+        const auto model = load(engine, config);
+        const FlowPass pass = encode(engine, *model, text.batch, {.noise = text.noise.data()});
+        for (size_t l = 0; l < pass.states.size(); ++l)
+            CHECK(largest_difference(pass.states[l], expected.states[l]) <= 2e-4);
+        CHECK(largest_difference(pass.nelbo, expected.nelbo) <= 2e-3);
+        const FlowInverse back = invert(engine, *model, text.batch, expected.states.back());
+        CHECK(largest_difference(back.state, expected_back.state) <= 5e-3);
+        CHECK(back.tokens == expected_back.tokens);
+        const InverseRange sweeps{
+            .plans = std::vector<InversePlan>(config.flows.size(), {.method = InverseMethod::jacobi, .modules = 2})};
+        CHECK(invert(engine, *model, text.batch, expected.states.back(), sweeps).tokens == expected_back.tokens);
+    }
+}
+
+TEST_CASE("flow: training on a device follows the processor's") {
+    const FlowConfig config = small_flow_config(1, false, true);
+    const std::vector<double> cpu = trajectory(config, "cpu", 2);
+    for (const std::string& name : devices()) {
+        INFO("device ", name);
+        const std::vector<double> device = trajectory(config, name.c_str(), 1);
+        for (size_t i = 0; i < cpu.size(); ++i) CHECK(std::fabs(cpu[i] - device[i]) <= 1e-2 * std::fabs(cpu[i]));
+    }
+}

@@ -1,0 +1,141 @@
+// The sequential inverse as one op against the ops one by one, which a jacobi plan of one module per position takes.
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <thread>
+
+#include "models/small_flow.h"
+#include "native/harness.h"
+
+using namespace noema;
+using namespace noema::test;
+
+namespace {
+
+struct Job {
+    FlowConfig config;
+    Precision precision = Precision::f32;
+    int64_t B = 3, N = 12;
+    InverseRange range = {};
+
+    int64_t prefix() const { return config.prefix_conditioning ? 5 * config.patch_size : 0; }
+    int64_t T() const { return prefix() + N * config.patch_size; }
+    int64_t values() const { return B * N * config.channels(); }
+};
+
+FlowInverse invert(const Job& job, int threads, bool one_by_one = false) {
+    Engine engine(*find_backend("cpu"), threads);
+    const auto model = load(engine, job.config, job.precision);
+    const std::vector<int32_t> ids = random_ids(job.B * job.T(), job.config.vocab_size);
+    const std::vector<float> u = random_normals(job.values(), 4);
+    InverseRange range = job.range;
+    if (one_by_one) range.plans.assign(job.config.flows.size(), {.method = InverseMethod::jacobi, .modules = job.N});
+    FlowInverse out;
+    const FlowBatch batch{.ids = ids.data(), .B = job.B, .T = job.T(), .prefix = job.prefix()};
+    const Status status = model->invert(engine, batch, u.data(), range, out, nullptr);
+    REQUIRE_MESSAGE(status.ok(), status.text);
+    return out;
+}
+
+struct Difference {
+    double worst = 0, mean = 0;
+};
+Difference difference(const std::vector<float>& a, const std::vector<float>& b) {
+    REQUIRE(a.size() == b.size());
+    Difference d;
+    for (size_t i = 0; i < a.size(); ++i) {
+        const double error = std::fabs(static_cast<double>(a[i]) - b[i]);
+        if (!(error <= d.worst)) d.worst = error;
+        d.mean += error / static_cast<double>(a.size());
+    }
+    return d;
+}
+
+/// Inverses of mixtures are steep between clusters: a rounding grows a thousandfold there, and one of bf16 may lead to another
+/// cluster. So those of bf16 are judged on average.
+void check_alike(const Job& job, const std::vector<float>& a, const std::vector<float>& b) {
+    const bool steep = job.config.flows[0].kind == FlowKind::mixture_rosenblatt;
+    const Difference d = difference(a, b);
+    if (job.precision == Precision::f32) CHECK(d.worst <= (steep ? 2e-2 : 1e-4));
+    CHECK(d.mean <= (job.precision == Precision::bf16 ? 1e-2 : steep ? 1e-4 : 1e-5));
+}
+
+/// One flow of each kind alone.
+std::vector<FlowConfig> single_flows() {
+    std::vector<FlowConfig> all;
+    for (const int64_t P : {1, 2, 3}) {
+        const FlowConfig whole = small_flow_config(P, false, P == 2);
+        for (const FlowStage& stage : whole.flows) {
+            all.push_back(whole);
+            all.back().flows = {stage};
+        }
+    }
+    return all;
+}
+
+}  // namespace
+
+TEST_CASE("flow: the sequential inverse in one op finds what its ops find one by one") {
+    EachIsa each;
+    for (const std::string& isa : each.names) {
+        EachIsa::use(isa);
+        for (const FlowConfig& config : single_flows())
+            for (const Precision precision : {Precision::f32, Precision::bf16}) {
+                const Job job{config, precision};
+                INFO(isa, ", kind ", static_cast<int>(config.flows[0].kind), ", P ", config.patch_size);
+                const FlowInverse fused = invert(job, 2), plain = invert(job, 2, true);
+                check_alike(job, fused.state, plain.state);
+                CHECK(fused.sweeps == plain.sweeps);
+            }
+    }
+}
+
+TEST_CASE("flow: the sequential inverse does not depend on threads or the batch") {
+    for (const FlowConfig& config : single_flows()) {
+        const Job job{config};
+        const FlowInverse one = invert(job, 1);
+        for (const int threads : {2, 3, 5, 9}) CHECK(invert(job, threads).state == one.state);
+        const std::vector<float> alone = invert({config, Precision::f32, 1}, 2).state;
+        CHECK(same_bits(alone.data(), one.state.data(), static_cast<int64_t>(alone.size())));
+    }
+}
+
+TEST_CASE("flow: fixed positions are alike in one op and one by one") {
+    for (const FlowConfig& config : single_flows()) {
+        Job job{config};
+        const std::vector<float> given = random_normals(job.values(), 8);
+        std::vector<uint8_t> fixed(job.B * job.N);
+        for (size_t i = 0; i < fixed.size(); ++i) fixed[i] = i % 7 == 3;
+        job.range = {.fixed = fixed.data(), .given = given.data()};
+        const FlowInverse fused = invert(job, 2), plain = invert(job, 2, true);
+        check_alike(job, fused.state, plain.state);
+        const int64_t c = config.channels();
+        for (size_t i = 3; i < fixed.size(); i += 7) CHECK(same_bits(&fused.state[i * c], &given[i * c], c));
+    }
+}
+
+TEST_CASE("flow: a sequential inverse can be cancelled on its way, and the engine goes on") {
+    FlowConfig config = small_flow_config();
+    config.max_positions = 1 << 20;
+    for (const int threads : {1, 3}) {
+        Engine engine(*find_backend("cpu"), threads);
+        const auto model = load(engine, config);
+        const auto run = [&](int64_t N, const std::atomic<bool>* cancelled) {
+            const std::vector<int32_t> ids(N);
+            const std::vector<float> u = random_normals(N * config.channels(), 4);
+            FlowInverse out;
+            return model->invert(engine, {.ids = ids.data(), .B = 1, .T = N}, u.data(), {}, out, cancelled).code;
+        };
+        std::atomic<bool> cancelled{true};
+        CHECK(run(10, &cancelled) == Code::aborted);
+        // Minutes of work: attention alone grows with the square.
+        cancelled = false;
+        std::thread owner([&] {
+            std::this_thread::sleep_for(std::chrono::milliseconds(300));
+            cancelled = true;
+        });
+        CHECK(run(100'000, &cancelled) == Code::aborted);
+        owner.join();
+        CHECK(run(10, nullptr) == Code::ok);
+    }
+}
