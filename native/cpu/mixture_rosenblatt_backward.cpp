@@ -18,7 +18,7 @@ namespace noema::cpu::HWY_NAMESPACE {
 // Unnamed: other ops have helpers of the same names.
 namespace {
 
-/// A posterior weight under e^-45 passes nothing on, unless a scalar is far out.
+/// A posterior weight under e^-45 passes nothing on; where a scalar is far out, under e^-45 of its tail.
 constexpr float kNegligibleWeight = -45.0f;
 
 /// One scalar's sums, as its components' gradients need them.
@@ -85,8 +85,6 @@ class Token {
         token_sums(posterior_, logits_, z_, t_.d, scratch_, sums_, 0, log_density, weight_);
         if (posterior_.broken()) return give_up();
         find_upstream(d_log_det);
-        far_ = false;
-        for (int64_t i = 1; i < t_.d; ++i) far_ = far_ || numbers(4)[i] < 0;
         find_reach();
         std::memset(vectors(3), 0, sizeof(float) * static_cast<size_t>(t_.d * kLanes));
         later_scalars();
@@ -138,12 +136,13 @@ class Token {
         for (int64_t lane = 0; lane < n; ++lane) row[more_.met[k + lane]] += lanes[lane];
     }
 
-    /// How far log weights may still rise, relative to the largest, once scalars up to i have passed.
+    /// How far log weights may still rise, relative to the largest or to the tail of a scalar that is far out, from scalar i on.
     void find_reach() const {
         float* reach = numbers(5);
-        float most = 0;
+        float most = 0, tail = 0;
         for (int64_t i = t_.d; i >= 0; --i) {
-            reach[i] = most;
+            if (i < t_.d) tail = std::fmin(tail, numbers(4)[i]);
+            reach[i] = most - tail;
             most = std::fmax(0.0f, most + t_.peak - posterior_.most(i));
         }
     }
@@ -165,8 +164,7 @@ class Token {
         for (met = 0; met < t_.d; ++met) {
             const int64_t i = met;
             const VF x = hn::Sub(y, hn::Set(d, posterior_.most(i)));
-            if (i > 0 && !far_ && hn::AllTrue(d, hn::Lt(x, hn::Set(d, kNegligibleWeight - numbers(5)[i]))))
-                return hn::Zero(d);
+            if (i > 0 && hn::AllTrue(d, hn::Lt(x, hn::Set(d, kNegligibleWeight - numbers(5)[i])))) return hn::Zero(d);
             const VF r = hn::Mul(hn::Sub(hn::Set(d, z_[i]), pick(t_.mean_of(i))), inverse);
             Pull pull{hn::Zero(d), hn::Zero(d)};
             if (i > 0) pull = pull_of(upstream(i), {x, r, inverse});
@@ -242,7 +240,6 @@ class Token {
     int64_t r_ = 0;
     const float *z_ = nullptr, *logits_ = nullptr;
     float by_log_density_ = 0, weight_ = 0;
-    bool far_ = false;  // a scalar after the first is
 };
 
 void backward_rows(const RosenblattBackward& b, const TokenMemory& memory, const BackwardMemory& more, int64_t chunk) {

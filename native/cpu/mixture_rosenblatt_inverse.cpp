@@ -22,12 +22,17 @@ struct Batch {
     int64_t n;
 };
 
+/// log of the normal distribution beyond a > 0.
+float log_tail(float a) {
+    return hn::GetLane(log_positive(tail_factor(hn::Set(DF(), a)))) - 0.5f * a * a;
+}
+
 /// Prepares the search for scalar i of a token; false where there is none to find.
 bool prepare(Batch& batch, Search& s, int64_t lane, float u) {
     if (batch.posterior[lane].broken() || !std::isfinite(u)) return false;
     Components& of = batch.components[lane];
     if (std::fabs(u) > kPrunedWithin)
-        batch.posterior[lane].gather_all(of);
+        batch.posterior[lane].gather_far(of, log_tail(std::fabs(u)));
     else
         batch.posterior[lane].gather(of);
     s.u.of[lane] = u;

@@ -24,6 +24,9 @@ namespace noema::cpu::HWY_NAMESPACE {
 /// distances use up sum x²/2 of what lies between: 16 in 16 scalars once in 100 tokens.
 constexpr float kFollowed = 52.0f, kSlack = 36.0f;
 
+/// Far out, components under e^-27 of the tail itself are not seen in it: 50257 of them are 1e-7 of it.
+constexpr float kSeenInTail = 27.0f;
+
 /// What there is of the components in one vector: x is the log weight relative to the largest, distance in sigmas.
 struct Near {
     VF x, distance, inverse;
@@ -117,10 +120,11 @@ class Posterior {
 
     /// The components that count in F of scalar passed() where it is near, for a search. Their weights' sum relative to the largest.
     HWY_INLINE float gather(Components& to) const { return gather_from(to, -kPrunedBelow); }
-    /// All components, for a scalar that is far out.
-    HWY_NOINLINE float gather_all(Components& to) {
-        catch_up();
-        return gather_from(to, -HUGE_VALF);
+    /// Those that can be seen in a tail of this logarithm, for a scalar that is far out.
+    HWY_NOINLINE float gather_far(Components& to, float log_tail) {
+        const float least = log_tail - kSeenInTail;
+        if (rest_ - m_.most[passed_] >= least) catch_up();
+        return gather_from(to, least);
     }
 
  private:

@@ -62,10 +62,11 @@ HWY_INLINE void token_sums(Posterior& posterior, const float* logits, const floa
             posterior.pass(z[i], &plain);
             if (i == 0) weight = plain.all;
             sums[0] = plain.weight, sums[1] = plain.below, sums[2] = plain.above;
-            if (!(std::fmin(plain.below, plain.above) >= kFarTail * plain.weight)) {
+            const float tail = std::fmin(plain.below, plain.above) / plain.weight;
+            if (!(tail >= kFarTail)) {
                 posterior.start(logits);
                 for (int64_t j = 0; j < i; ++j) posterior.pass(z[j]);
-                far_sums(scratch, posterior.gather_all(scratch), z[i], sums);
+                far_sums(scratch, posterior.gather_far(scratch, std::log(tail)), z[i], sums);
                 posterior.pass(z[i]);
             }
         }

@@ -10,14 +10,15 @@ namespace {
 /// A smaller tail than this part of the weights means |u| > kPrunedWithin = 4.
 constexpr float kFarTail = 3.1671e-5f;
 
-/// The sums of scalar passed() at z over all components, by logarithms: relative to the tails' largest terms.
+/// The sums of scalar passed() at z over the log weights from `least` on, by logarithms: relative to the tails' largest terms.
 template <class T>
-__device__ __forceinline__ MixtureSums far_sums(const Posterior<T>& posterior, float z) {
+__device__ __forceinline__ MixtureSums far_sums(const Posterior<T>& posterior, float z, float least) {
     const ComponentTable& t = posterior.table();
     const int i = posterior.passed();
     const auto distance = [&](int k) { return within_squares((z - t.mean.at(i, k)) * t.inv_sigma[k]); };
     MixtureSums s{0, 0, 0, 1, {0, -FLT_MAX, -FLT_MAX}, 0, true};
     posterior.each([&](int, int k, float x) {
+        if (!(x >= least)) return;
         const Exponents e = exponents_of(x, distance(k));
         s.top.below = max(s.top.below, e.below);
         s.top.above = max(s.top.above, e.above);
@@ -25,6 +26,7 @@ __device__ __forceinline__ MixtureSums far_sums(const Posterior<T>& posterior, f
     s.top.below = posterior.team().most(s.top.below);
     s.top.above = posterior.team().most(s.top.above);
     posterior.each([&](int, int k, float x) {
+        if (!(x >= least)) return;
         const Exponents e = relative_to(s.top, x, distance(k), 1.0f);
         s.weight += expf(x);
         s.below += e.below;
@@ -43,12 +45,11 @@ __device__ __forceinline__ MixtureSums next_sums(Posterior<T>& posterior, const 
     if (posterior.broken()) return {NAN, NAN, NAN, 1, {0, 0, 0}, 0, false};
     const Found found = posterior.pass(z[i]);
     if (i == 0) all = found.all;
-    if (min(found.below, found.above) >= kFarTail * found.weight)
-        return {found.weight, found.below, found.above, 1, {0, 0, 0}, 0, false};
+    const float tail = min(found.below, found.above) / found.weight;
+    if (tail >= kFarTail) return {found.weight, found.below, found.above, 1, {0, 0, 0}, 0, false};
     posterior.start(logits);
     for (int j = 0; j < i; ++j) posterior.pass(z[j]);
-    posterior.catch_up();
-    const MixtureSums far = far_sums(posterior, z[i]);
+    const MixtureSums far = far_sums(posterior, z[i], posterior.look_far(logf(tail)));
     posterior.pass(z[i]);
     return far;
 }
@@ -70,14 +71,12 @@ __device__ __forceinline__ void note_token(const TokenInfo& info, const Posterio
     info.number(TokenInfo::by_prior) = by_density / all;
     info.number(TokenInfo::by_last) = by_density / last;
     info.number(TokenInfo::broken) = posterior.broken() ? 1.0f : 0.0f;
-    float far = 0;
-    for (int64_t i = 1; i < info.d; ++i) far = info.at(TokenInfo::exponent, i) < 0 ? 1.0f : far;
-    info.number(TokenInfo::far) = far;
-    float reach = 0;  // how far log weights may still rise, relative to the largest
+    float reach = 0, tail = 0;  // how far log weights may still rise, relative to the largest or to a tail far out
     for (int i = static_cast<int>(info.d); i >= 0; --i) {
         const float most = posterior.broken() ? 0.0f : posterior.most(i);
         info.at(TokenInfo::most, i) = most;
-        info.at(TokenInfo::reach, i) = reach;
+        if (i < info.d) tail = min(tail, info.at(TokenInfo::exponent, i));
+        info.at(TokenInfo::reach, i) = reach - tail;
         reach = max(0.0f, reach + posterior.peak() - most);
     }
 }
@@ -110,8 +109,8 @@ __global__ void __launch_bounds__(threads, 1) rosenblatt_tokens(Tokens p) {
         }
         const float last = posterior.broken() ? NAN : posterior.weight();
         if (writes) {
-            const float density = posterior.broken() ? NAN : posterior.log_density(last, all);
-            if (p.log_density) p.log_density[r] = density;
+            const double density = posterior.broken() ? NAN : posterior.log_density(last, all);
+            if (p.log_density) p.log_density[r] = static_cast<float>(density);
             if (p.log_det) p.log_det[r] = static_cast<float>(density + 0.5 * squares + d * 0.91893853320467274178);
             if (p.info.data)
                 note_token(info, posterior, all, last, (p.d_log_density ? p.d_log_density[r] : 0.0f) + d_log_det);

@@ -21,7 +21,7 @@ struct Backward {
     int64_t z_stride, logits_stride, d_z_stride, d_logits_stride, slot_stride, R, chunk_rows;
 };
 
-/// A posterior weight under e^-45 passes nothing on, unless a scalar is far out.
+/// A posterior weight under e^-45 passes nothing on; where a scalar is far out, under e^-45 of its tail.
 constexpr float kNegligibleWeight = -45.0f;
 
 /// e and c.
@@ -79,12 +79,11 @@ __device__ __forceinline__ Gradient walk(const ComponentTable& t, const TokenInf
     const float inverse = t.inv_sigma[k], peak = t.neg_log_sigma[k], prior = logit - info.at(TokenInfo::most, 0);
     const Meeting first{(z[0] - t.mean.at(0, k)) * inverse,
                         pull_of(info, 0, prior, (z[0] - t.mean.at(0, k)) * inverse)};
-    const bool far = info.number(TokenInfo::far) > 0;
     float y = weight_after(prior, first.distance, peak), later = 0, by_log_sigma = 0;
     int64_t i = 1;
     for (; i < info.d; ++i) {
         const float x = y - info.at(TokenInfo::most, i);
-        if (!far && x + info.at(TokenInfo::reach, i) < kNegligibleWeight) break;
+        if (x + info.at(TokenInfo::reach, i) < kNegligibleWeight) break;
         const float distance = (z[i] - t.mean.at(i, k)) * inverse;
         slots.put(i, {distance, pull_of(info, i, x, distance)});
         y = weight_after(x, distance, peak);

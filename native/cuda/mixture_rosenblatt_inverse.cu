@@ -54,9 +54,9 @@ class Counted {
 template <class T>
 __device__ __forceinline__ bool find(Posterior<T>& posterior, float* weight, float u, float& z, int& evaluations) {
     const T& team = posterior.team();
-    const bool out = fabsf(u) > kPrunedWithin;
-    if (out) posterior.catch_up();
-    const Counted<T> of(posterior, weight, out ? -FLT_MAX : -kPrunedBelow);
+    const float least =
+        fabsf(u) > kPrunedWithin ? posterior.look_far(logf(tail_factor(fabsf(u))) - 0.5f * u * u) : -kPrunedBelow;
+    const Counted<T> of(posterior, weight, least);
     const Bracket bracket = bracket_of(of, team, u);
     Search s{u, start_of(of, team, u), bracket.low, bracket.high, bracket.high - bracket.low, fabsf(u) > kFar};
     s.x = min(max(s.x, s.low), s.high);

@@ -84,6 +84,9 @@ class Team {
 /// As on the cpu: what is followed, and when all are looked at again.
 constexpr float kFollowed = 52.0f, kSlack = 36.0f;
 
+/// Far out, components under e^-27 of the tail itself are not seen in it: 50257 of them are 1e-7 of it.
+constexpr float kSeenInTail = 27.0f;
+
 /// A component of the weight w (0: it does not count in F) at a distance: its parts of both tails, and w exp(-distance²/2).
 struct Shares {
     float weight, below, above, bell;
@@ -170,6 +173,16 @@ class Posterior {
             true);
     }
 
+    /// Follows whatever can be seen in a tail of this logarithm; the least log weight of those, relative to the largest.
+    __device__ __forceinline__ float look_far(float log_tail) {
+        const float least = log_tail - kSeenInTail;
+        if (rest_ - m_.most[passed_] >= least) {
+            __syncthreads();  // catch_up writes what has just been read
+            catch_up();
+        }
+        return least;
+    }
+
     __device__ __forceinline__ bool broken() const { return broken_; }
     __device__ __forceinline__ float most(int i) const { return m_.most[i]; }
 
@@ -190,11 +203,11 @@ class Posterior {
         return team_.sum(sum);
     }
     /// log p of all scalars so far, `first` being the weight() before them.
-    __device__ __forceinline__ float log_density(float last, float first) const {
+    __device__ __forceinline__ double log_density(float last, float first) const {
         double sum = static_cast<double>(logf(last / first));
         for (int i = 1; i <= passed_; ++i)
             sum += static_cast<double>(static_cast<float>(m_.most[i])) - 0.91893853320467274178;
-        return static_cast<float>(sum);
+        return sum;
     }
 
     __device__ __forceinline__ const ComponentTable& table() const { return t_; }

@@ -34,7 +34,7 @@ struct TokenBlocks {
 /// smaller tail) - weight (weight), by its distance bell (weight exp(-distance²/2)).
 struct TokenInfo {
     enum Array { most, reach, share, weight, bell, side, exponent, kArrays };
-    enum Number { by_prior, by_last, broken, far, kNumbers };  // far: a scalar after the first is
+    enum Number { by_prior, by_last, broken, kNumbers };
 
     float* data;
     int64_t d;

@@ -8,8 +8,8 @@
 // Both tails, F and 1 - F, are summed; u comes from the smaller one, in logs where it is tiny. Posterior weights are kept
 // in logs, normalised at every step. K goes up to the vocabulary (50,257), so where |u_i| <= kPrunedWithin components whose
 // log a_k lies more than kPrunedBelow under the largest are left out of F_i, by the same rule in both directions; further out
-// a tail may belong to just those, and all are summed. Without u and log_det only the density is computed, over all
-// components.
+// a tail may belong to just those, and all that can be seen in it are summed. Without u and log_det only the density is
+// computed, over all components.
 //
 // Backward: the implicit rule, never through a root finder. Takes the gradients of u, log_density and log_det, each optional
 // (absent: zero).
