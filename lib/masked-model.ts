@@ -2,10 +2,9 @@
 
 import type { MaskedConfig } from "./checkpoint/config.js";
 import { invalid } from "./decoding/options.js";
-import { type DecodingSettings, resolveDecoding } from "./decoding/resolve.js";
-import { NoemaError } from "./errors.js";
+import { resolveDecoding } from "./decoding/resolve.js";
 import { type Score, type ScoreOptions, score } from "./evaluation/score.js";
-import type { Generation, GenerationEvent, GenerationResult, Work } from "./generation.js";
+import type { Generation, GenerationResult } from "./generation.js";
 import { type Canvas, Job, type JobHost } from "./job.js";
 import { type CommonParts, Model } from "./model.js";
 import type { NativeMaskedModel, Precision } from "./native/addon.js";
@@ -23,6 +22,7 @@ import {
   type RunOptions,
 } from "./request.js";
 import { Session, type SessionOptions } from "./session.js";
+import { BatchWork, SingleWork } from "./works.js";
 
 export interface MaskedModelInfo {
   family: "masked";
@@ -85,7 +85,12 @@ export class MaskedModel extends Model {
     if (!Array.isArray(prompts)) throw invalid("prompts", prompts, "a list of prompts");
     const settings = resolveDecoding(options.decoding);
     const canvases = prompts.map((prompt, i) => generateCanvas({ ...shared, prompt }, this.#limits, i));
-    return this.track(new BatchWork(this.#host, canvases, settings), options.signal);
+    const work = new BatchWork(canvases, {
+      shapeOf: ({ ids }) => `${ids.length}`,
+      limit: batchLimit,
+      jobOf: (group) => new Job(this.#host, group, { settings, refine: false }),
+    });
+    return this.track(work, options.signal);
   }
 
   /** Fills the holes of a text. Its result is the whole text, given tokens included. */
@@ -141,79 +146,4 @@ export class MaskedModel extends Model {
       return new SingleWork(new Job(this.#host, [canvas], { settings, refine: options.refine ?? false }));
     }, options?.signal);
   }
-}
-
-class SingleWork implements Work<GenerationResult> {
-  constructor(readonly job: Job) {}
-
-  async run(emit: (event: GenerationEvent) => void): Promise<GenerationResult> {
-    const [result] = await this.job.run((_, event) => emit(event));
-    return result!;
-  }
-
-  cancel(): void {
-    this.job.cancel();
-  }
-
-  partial(): GenerationResult {
-    return this.job.results()[0]!;
-  }
-}
-
-/** Many canvases, in sessions of one length each. */
-class BatchWork implements Work<GenerationResult[]> {
-  readonly #jobs: readonly { job: Job; indices: readonly number[] }[];
-  readonly #count: number;
-  #cancelled = false;
-
-  constructor(host: JobHost, canvases: readonly Canvas[], settings: DecodingSettings) {
-    this.#count = canvases.length;
-    this.#jobs = groupsOf(canvases).map((indices) => ({
-      indices,
-      job: new Job(
-        host,
-        indices.map((i) => canvases[i]!),
-        { settings, refine: false },
-      ),
-    }));
-  }
-
-  async run(): Promise<GenerationResult[]> {
-    for (const { job } of this.#jobs) {
-      if (this.#cancelled) throw new NoemaError("ERR_ABORTED", "the generation was cancelled");
-      await job.run(() => {});
-    }
-    return this.partial();
-  }
-
-  cancel(): void {
-    this.#cancelled = true;
-    for (const { job } of this.#jobs) job.cancel();
-  }
-
-  partial(): GenerationResult[] {
-    const results = new Array<GenerationResult>(this.#count);
-    for (const { job, indices } of this.#jobs) {
-      job.results().forEach((result, i) => {
-        results[indices[i]!] = result;
-      });
-    }
-    return results;
-  }
-}
-
-/** Indices of canvases that share a session: of one length, at most `batchLimit`. */
-function groupsOf(canvases: readonly Canvas[]): number[][] {
-  const open = new Map<number, number[]>();
-  const groups: number[][] = [];
-  canvases.forEach(({ ids }, i) => {
-    let group = open.get(ids.length);
-    if (!group || group.length === batchLimit) {
-      group = [];
-      open.set(ids.length, group);
-      groups.push(group);
-    }
-    group.push(i);
-  });
-  return groups;
 }

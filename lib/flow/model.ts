@@ -4,9 +4,10 @@ import type { FlowConfig } from "../checkpoint/config.js";
 import { checkNumber, invalid } from "../decoding/options.js";
 import { flowBounds } from "../evaluation/flow-bound.js";
 import { type Score, type ScoreOptions, score } from "../evaluation/score.js";
-import type { Generation, GenerationEvent, GenerationResult, Work } from "../generation.js";
+import type { Generation, GenerationResult } from "../generation.js";
 import { type CommonParts, Model } from "../model.js";
 import type { InversePlan, NativeFlowModel, Precision } from "../native/addon.js";
+import { BatchWork, SingleWork } from "../works.js";
 import { type Edit, type EditOptions, edit } from "./edit.js";
 import { type Inspection, type InspectOptions, inspect } from "./inspect.js";
 import { type FlowHost, FlowJob, type Plans } from "./job.js";
@@ -14,7 +15,6 @@ import { checkInversion, fastestPlans, type Inversion, measurePlans, type PlanMe
 import {
   checkFlowOptions,
   type FlowBatchOptions,
-  type FlowCanvas,
   type FlowGenerateOptions,
   flowBatchOptions,
   flowCanvas,
@@ -72,7 +72,7 @@ export class FlowModel extends Model {
     return this.start(() => {
       checkFlowOptions(options, flowGenerateOptions, "generate");
       const canvas = flowCanvas(options, this.config, this.tokenizer);
-      return new Single(new FlowJob(this.#host, [canvas], this.#plans(options.inversion)));
+      return new SingleWork(new FlowJob(this.#host, [canvas], this.#plans(options.inversion)));
     }, options?.signal);
   }
 
@@ -86,7 +86,13 @@ export class FlowModel extends Model {
     const { prompts, ...shared } = options;
     if (!Array.isArray(prompts)) throw invalid("prompts", prompts, "a list of prompts");
     const canvases = prompts.map((prompt, i) => flowCanvas({ ...shared, prompt }, this.config, this.tokenizer, i));
-    return this.track(new Batch(this.#host, canvases, this.#plans(options.inversion)), options.signal);
+    const plans = this.#plans(options.inversion);
+    const work = new BatchWork(canvases, {
+      shapeOf: ({ prefix, added }) => `${prefix.length} ${added}`,
+      limit: batchLimit,
+      jobOf: (group) => new FlowJob(this.#host, group, plans),
+    });
+    return this.track(work, options.signal);
   }
 
   override async score(text: string | ArrayLike<number>, options?: ScoreOptions): Promise<Score> {
@@ -160,69 +166,3 @@ export class FlowModel extends Model {
 }
 
 type Tail<T extends readonly unknown[]> = T extends [unknown, ...infer Rest] ? Rest : never;
-
-class Single implements Work<GenerationResult> {
-  constructor(readonly job: FlowJob) {}
-
-  async run(emit: (event: GenerationEvent) => void): Promise<GenerationResult> {
-    const [result] = await this.job.run((_, event) => emit(event));
-    return result!;
-  }
-
-  cancel(): void {
-    this.job.cancel();
-  }
-
-  partial(): GenerationResult {
-    return this.job.results()[0]!;
-  }
-}
-
-/** Many canvases, those of one shape together. */
-class Batch implements Work<GenerationResult[]> {
-  readonly #jobs: { job: FlowJob; indices: readonly number[] }[];
-  readonly #count: number;
-
-  constructor(host: FlowHost, canvases: readonly FlowCanvas[], plans: Plans) {
-    this.#count = canvases.length;
-    this.#jobs = groupsOf(canvases).map((indices) => {
-      return {
-        indices,
-        job: new FlowJob(
-          host,
-          indices.map((i) => canvases[i]!),
-          plans,
-        ),
-      };
-    });
-  }
-
-  /** A cancelled job's flag is up: the jobs after it are refused as they begin. */
-  async run(): Promise<GenerationResult[]> {
-    for (const { job } of this.#jobs) await job.run(() => {});
-    return this.partial();
-  }
-
-  cancel(): void {
-    for (const { job } of this.#jobs) job.cancel();
-  }
-
-  partial(): GenerationResult[] {
-    const results = new Array<GenerationResult>(this.#count);
-    for (const { job, indices } of this.#jobs)
-      for (const [i, result] of job.results().entries()) results[indices[i]!] = result;
-    return results;
-  }
-}
-
-function groupsOf(canvases: readonly FlowCanvas[]): number[][] {
-  const byShape = new Map<string, number[]>();
-  for (const [i, { prefix, added }] of canvases.entries()) {
-    const shape = `${prefix.length} ${added}`;
-    byShape.set(shape, [...(byShape.get(shape) ?? []), i]);
-  }
-  return [...byShape.values()].flatMap((indices) => {
-    const pieces = Math.ceil(indices.length / batchLimit);
-    return Array.from({ length: pieces }, (_, i) => indices.slice(i * batchLimit, (i + 1) * batchLimit));
-  });
-}

@@ -1,4 +1,5 @@
 #include "flow_batch.h"
+#include "model_handle.h"
 
 namespace noema::napi {
 
@@ -83,34 +84,20 @@ std::shared_ptr<OwnedInversion> read_inversion(const Arguments& a, const OwnedFl
     return owned;
 }
 
-class FlowModelHandle : public Handle<FlowModelHandle, FlowModel> {
+class FlowModelHandle : public ModelHandle<FlowModelHandle, FlowModel, FlowTrainer> {
  public:
-    explicit FlowModelHandle(const Napi::CallbackInfo& info) : Handle(info) {
-        bytes_ = static_cast<int64_t>(value()->weight_bytes());
-        runtime()->weight_bytes += bytes_;
-        Napi::MemoryManagement::AdjustExternalMemory(info.Env(), bytes_);
-    }
-
-    void Finalize(Napi::Env env) override { forget(env); }
+    using ModelHandle::ModelHandle;
 
     static Napi::Value define(Napi::Env env) {
-        return DefineClass(
+        return define_with(
             env, "NativeFlowModel",
-            {InstanceMethod("info", &FlowModelHandle::info), InstanceMethod("encode", &FlowModelHandle::encode),
-             InstanceMethod("invert", &FlowModelHandle::invert), InstanceMethod("trainer", &FlowModelHandle::trainer),
-             InstanceMethod("dispose", &FlowModelHandle::dispose)});
+            {InstanceMethod("encode", &FlowModelHandle::encode), InstanceMethod("invert", &FlowModelHandle::invert)});
+    }
+    static Napi::Object new_trainer(Napi::Env env, RuntimePointer runtime, std::shared_ptr<FlowTrainer> trainer) {
+        return new_flow_trainer(env, std::move(runtime), std::move(trainer));
     }
 
  private:
-    Napi::Value info(const Napi::CallbackInfo& info) {
-        const auto& model = alive(info, "model");
-        Napi::Object out = Napi::Object::New(info.Env());
-        out.Set("parameters", static_cast<double>(model->parameters()));
-        out.Set("weightBytes", static_cast<double>(model->weight_bytes()));
-        out.Set("precision", model->precision() == Precision::bf16 ? "bf16" : "f32");
-        return out;
-    }
-
     Napi::Value encode(const Napi::CallbackInfo& info) {
         const auto model = alive(info, "model");
         const Arguments a(info, "encode");
@@ -145,36 +132,6 @@ class FlowModelHandle : public Handle<FlowModelHandle, FlowModel> {
         };
         return runtime()->submit(info.Env(), {work, result, a.cancellation()});
     }
-
-    Napi::Value trainer(const Napi::CallbackInfo& info) {
-        const auto model = alive(info, "model");
-        const bool keep_average = Arguments(info, "trainer").boolean_or("keepAverage", false);
-        auto out = std::make_shared<std::shared_ptr<FlowTrainer>>();
-        const auto work = [=](Engine& engine, const std::atomic<bool>*) {
-            std::unique_ptr<FlowTrainer> made;
-            NOEMA_TRY(FlowTrainer::create(engine, model, keep_average, made));
-            *out = std::move(made);
-            return Status{};
-        };
-        const auto result = [=, runtime = runtime()](Napi::Env env) -> Napi::Value {
-            return new_flow_trainer(env, runtime, *out);
-        };
-        return runtime()->submit(info.Env(), {work, result, nullptr});
-    }
-
-    Napi::Value dispose(const Napi::CallbackInfo& info) {
-        forget(info.Env());
-        return info.Env().Undefined();
-    }
-
-    void forget(Napi::Env env) {
-        if (!value()) return;
-        runtime()->weight_bytes -= bytes_;
-        Napi::MemoryManagement::AdjustExternalMemory(env, -bytes_);
-        drop();
-    }
-
-    int64_t bytes_ = 0;
 };
 
 }  // namespace

@@ -1,4 +1,4 @@
-#include "handle.h"
+#include "model_handle.h"
 
 namespace noema::napi {
 
@@ -35,36 +35,21 @@ struct ForwardOutput {
     std::vector<std::vector<float>> hidden;
 };
 
-class MaskedModelHandle : public Handle<MaskedModelHandle, MaskedModel> {
+class MaskedModelHandle : public ModelHandle<MaskedModelHandle, MaskedModel, MaskedTrainer> {
  public:
-    explicit MaskedModelHandle(const Napi::CallbackInfo& info) : Handle(info) {
-        bytes_ = static_cast<int64_t>(value()->weight_bytes());
-        runtime()->weight_bytes += bytes_;
-        Napi::MemoryManagement::AdjustExternalMemory(info.Env(), bytes_);
-    }
-
-    void Finalize(Napi::Env env) override { forget(env); }
+    using ModelHandle::ModelHandle;
 
     static Napi::Value define(Napi::Env env) {
-        return DefineClass(
-            env, "NativeMaskedModel",
-            {InstanceMethod("info", &MaskedModelHandle::info), InstanceMethod("forward", &MaskedModelHandle::forward),
-             InstanceMethod("losses", &MaskedModelHandle::losses),
-             InstanceMethod("session", &MaskedModelHandle::session),
-             InstanceMethod("trainer", &MaskedModelHandle::trainer),
-             InstanceMethod("dispose", &MaskedModelHandle::dispose)});
+        return define_with(env, "NativeMaskedModel",
+                           {InstanceMethod("forward", &MaskedModelHandle::forward),
+                            InstanceMethod("losses", &MaskedModelHandle::losses),
+                            InstanceMethod("session", &MaskedModelHandle::session)});
+    }
+    static Napi::Object new_trainer(Napi::Env env, RuntimePointer runtime, std::shared_ptr<MaskedTrainer> trainer) {
+        return new_masked_trainer(env, std::move(runtime), std::move(trainer));
     }
 
  private:
-    Napi::Value info(const Napi::CallbackInfo& info) {
-        const auto& model = alive(info, "model");
-        Napi::Object out = Napi::Object::New(info.Env());
-        out.Set("parameters", static_cast<double>(model->parameters()));
-        out.Set("weightBytes", static_cast<double>(model->weight_bytes()));
-        out.Set("precision", model->precision() == Precision::bf16 ? "bf16" : "f32");
-        return out;
-    }
-
     Napi::Value forward(const Napi::CallbackInfo& info) {
         const auto model = alive(info, "model");
         const Arguments a(info, "forward");
@@ -121,36 +106,6 @@ class MaskedModelHandle : public Handle<MaskedModelHandle, MaskedModel> {
         if (!status.ok()) throw_error(info.Env(), status);
         return new_masked_session(info.Env(), runtime(), session);
     }
-
-    Napi::Value trainer(const Napi::CallbackInfo& info) {
-        const auto model = alive(info, "model");
-        const bool keep_average = Arguments(info, "trainer").boolean_or("keepAverage", false);
-        auto out = std::make_shared<std::shared_ptr<MaskedTrainer>>();
-        const auto work = [=](Engine& engine, const std::atomic<bool>*) {
-            std::unique_ptr<MaskedTrainer> made;
-            NOEMA_TRY(MaskedTrainer::create(engine, model, keep_average, made));
-            *out = std::move(made);
-            return Status{};
-        };
-        const auto result = [=, runtime = runtime()](Napi::Env env) -> Napi::Value {
-            return new_masked_trainer(env, runtime, *out);
-        };
-        return runtime()->submit(info.Env(), {work, result, nullptr});
-    }
-
-    Napi::Value dispose(const Napi::CallbackInfo& info) {
-        forget(info.Env());
-        return info.Env().Undefined();
-    }
-
-    void forget(Napi::Env env) {
-        if (!value()) return;
-        runtime()->weight_bytes -= bytes_;
-        Napi::MemoryManagement::AdjustExternalMemory(env, -bytes_);
-        drop();
-    }
-
-    int64_t bytes_ = 0;
 };
 
 }  // namespace
