@@ -32,7 +32,7 @@ struct Micro {
     int64_t ahead;  // bytes from a line to the one to fetch meanwhile, as in matmul_block.cpp
 };
 
-template <int R, int P>
+template <int R, int P, bool fetch>
 inline __attribute__((always_inline)) void micro(const Micro& t) {
     __m512 sums[R][P];
 #pragma GCC unroll 16
@@ -46,7 +46,7 @@ inline __attribute__((always_inline)) void micro(const Micro& t) {
         __m512i column[P];
 #pragma GCC unroll 16
         for (int v = 0; v < P; ++v) {
-            if constexpr (panels_at_once(R) < 8) __builtin_prefetch(b + v * t.panel_bytes + t.ahead, 0, 2);
+            if constexpr (fetch) __builtin_prefetch(b + v * t.panel_bytes + t.ahead, 0, 2);
             column[v] = _mm512_load_si512(b + v * t.panel_bytes);
         }
 #pragma GCC unroll 16
@@ -66,7 +66,10 @@ inline __attribute__((always_inline)) void micro(const Micro& t) {
 template <int R, int P = panels_at_once(R)>
 __attribute__((noinline)) void micro_panels(Micro t, int64_t panels) {
     for (; panels >= P; panels -= P) {
-        micro<R, P>(t);
+        if (P < 4 && t.ahead)
+            micro<R, P, (P < 4)>(t);
+        else
+            micro<R, P, false>(t);
         t.b += P * t.panel_bytes;
         t.sums += P * kPanelColumns;
     }
@@ -89,10 +92,10 @@ void multiply_bf16(const BlockProduct& p) {
     const int64_t group = panels_at_once(static_cast<int>(rows));
     for (int64_t n = 0; n < p.panels; n += group)
         for (int64_t m = 0; m < p.rows; m += rows)
-            micro_rows({reinterpret_cast<const uint32_t*>(p.a + m * pitch), p.b + n * p.panel_bytes, p.panel_bytes,
-                        p.sums + m * p.pitch + n * kPanelColumns, p.pitch, p.steps, p.first,
-                        n + group < p.panels ? group * p.panel_bytes : 0},
-                       std::min(rows, p.rows - m), std::min(group, p.panels - n));
+            micro_rows(
+                {reinterpret_cast<const uint32_t*>(p.a + m * pitch), p.b + n * p.panel_bytes, p.panel_bytes,
+                 p.sums + m * p.pitch + n * kPanelColumns, p.pitch, p.steps, p.first, fetch_distance(p, n, group)},
+                std::min(rows, p.rows - m), std::min(group, p.panels - n));
 }
 
 }  // namespace noema::cpu

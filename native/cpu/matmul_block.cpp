@@ -44,14 +44,13 @@ struct Micro {
     int64_t ahead;  // bytes from a line to the one to fetch meanwhile
 };
 
-/// Few panels at a time are few streams, and the hardware follows each only to the end of its page: where the rows leave room for
-/// it, the same step of the next group is asked for.
-template <int R>
-HWY_INLINE void fetch_ahead(const Micro& t, const std::byte* line) {
-    if constexpr (panels_at_once(R) < 8) __builtin_prefetch(line + t.ahead, 0, 2);
+/// Few panels at a time are few streams, and the hardware follows each only to the end of its page: the same step of the next group
+/// is asked for. Eight or four panels are streams enough.
+constexpr bool may_fetch(int panels) {
+    return panels < 4;
 }
 
-template <int R, int P>
+template <int R, int P, bool fetch>
 HWY_INLINE void micro_f32(const Micro& t) {
     constexpr int V = P * kVectors;
     constexpr int64_t A = row_pitch(Packing::f32) / 4;
@@ -69,7 +68,8 @@ HWY_INLINE void micro_f32(const Micro& t) {
 #pragma GCC unroll 16
         for (int v = 0; v < V; ++v) {
             const std::byte* line = b + (v / kVectors) * t.panel_bytes;
-            if (v % kVectors == 0) fetch_ahead<R>(t, line);
+            if constexpr (fetch)
+                if (v % kVectors == 0) __builtin_prefetch(line + t.ahead, 0, 2);
             column[v] = hn::Load(d, reinterpret_cast<const float*>(line) + (v % kVectors) * kLanes);
         }
 #pragma GCC unroll 16
@@ -86,7 +86,7 @@ HWY_INLINE void micro_f32(const Micro& t) {
 }
 
 // bf16 pairs widened to two f32 vectors: the even k first, then the odd.
-template <int R, int P>
+template <int R, int P, bool fetch>
 HWY_INLINE void micro_widened(const Micro& t) {
     constexpr int V = P * kVectors;
     constexpr int64_t A = row_pitch(Packing::f32_of_bf16) / 4;
@@ -107,7 +107,8 @@ HWY_INLINE void micro_widened(const Micro& t) {
 #pragma GCC unroll 16
             for (int v = 0; v < V; ++v) {
                 const std::byte* line = b + (v / kVectors) * t.panel_bytes;
-                if (v % kVectors == 0 && odd == 0) fetch_ahead<R>(t, line);
+                if constexpr (fetch)
+                    if (v % kVectors == 0 && odd == 0) __builtin_prefetch(line + t.ahead, 0, 2);
                 const auto pair = hn::Load(du, reinterpret_cast<const uint32_t*>(line) + (v % kVectors) * kLanes);
                 column[v] = hn::BitCast(d, odd ? hn::And(pair, hn::Set(du, 0xFFFF0000u)) : hn::ShiftLeft<16>(pair));
             }
@@ -125,19 +126,22 @@ HWY_INLINE void micro_widened(const Micro& t) {
         for (int v = 0; v < V; ++v) hn::StoreU(sums[r][v], d, t.sums + r * t.pitch + v * kLanes);
 }
 
-template <bool widened, int R, int P>
+template <bool widened, int R, int P, bool fetch>
 HWY_INLINE void micro(const Micro& t) {
     if constexpr (widened)
-        micro_widened<R, P>(t);
+        micro_widened<R, P, fetch>(t);
     else
-        micro_f32<R, P>(t);
+        micro_f32<R, P, fetch>(t);
 }
 
 // `panels` is at most panels_at_once(R); an odd rest goes by halves.
 template <bool widened, int R, int P = panels_at_once(R)>
 HWY_NOINLINE void micro_panels(Micro t, int64_t panels) {
     for (; panels >= P; panels -= P) {
-        micro<widened, R, P>(t);
+        if (may_fetch(P) && t.ahead)
+            micro<widened, R, P, may_fetch(P)>(t);
+        else
+            micro<widened, R, P, false>(t);
         t.b += P * t.panel_bytes;
         t.sums += P * kPanelColumns;
     }
@@ -162,7 +166,7 @@ HWY_INLINE void multiply_rows(const BlockProduct& p) {
         for (int64_t m = 0; m < p.rows; m += rows)
             micro_rows<widened>(
                 {p.a + m * pitch, p.b + n * p.panel_bytes, p.panel_bytes, p.sums + m * p.pitch + n * kPanelColumns,
-                 p.pitch, p.steps, p.first, n + group < p.panels ? group * p.panel_bytes : 0},
+                 p.pitch, p.steps, p.first, fetch_distance(p, n, group)},
                 std::min(rows, p.rows - m), std::min(group, p.panels - n));
 }
 

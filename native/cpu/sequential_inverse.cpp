@@ -258,7 +258,7 @@ class Worker {
             const std::byte* b = static_cast<const std::byte*>(weight.packed) + i * panel_bytes;
             for (int64_t s = 0; s < steps_; s += kBlockSteps)
                 kernel_.multiply({rows_at(s), b + s * kStepBytes, panel_bytes, own_.sums, kGroupColumns, s_.B, count,
-                                  std::min(kBlockSteps, steps_ - s), s == 0});
+                                  std::min(kBlockSteps, steps_ - s), s == 0, true});
             finish_block(to, {own_.sums, kGroupColumns, 0, s_.B, column, std::min(N - column, count * kPanelColumns)});
         }
     }
