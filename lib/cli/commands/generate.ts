@@ -5,6 +5,7 @@ import type { Command } from "commander";
 import { type AnyModel, createEngine } from "../../engine.js";
 import { NoemaError } from "../../errors.js";
 import type { FlowModel } from "../../flow/model.js";
+import type { Inversion } from "../../flow/plan.js";
 import type { Generation, GenerationResult } from "../../generation.js";
 import { type BoundFlags, loadOptions, numberOf } from "../bound-flags.js";
 import { example, type Streams } from "../command.js";
@@ -20,6 +21,7 @@ interface GenerateFlags extends DecodingFlags, Pick<BoundFlags, "precision" | "j
   infill?: string;
   maxTokens?: string;
   seed?: string;
+  inversion?: string;
   threads?: string;
   documentStart?: boolean;
   refine?: boolean;
@@ -34,6 +36,10 @@ export function generate(program: Command, streams: Streams): void {
     .option("--infill <text>", 'a text with holes instead: "[mask]" is one token, "[mask:12]" are twelve')
     .option("--max-tokens <n>", "new tokens (default: 128, or what the model's positions leave)")
     .option("--seed <n>", "fixes the text (default: 0)")
+    .option(
+      "--inversion <way>",
+      "flows: sequential, jacobi, or auto, the faster one of each flow (default: sequential)",
+    )
     .option("--document-start", "put an end-of-text token, which separates texts in training, before the prompt");
   addDeviceFlag(addDecodingFlags(command))
     .option("--precision <name>", "f32 or bf16: how weights are held")
@@ -80,6 +86,8 @@ function start(model: AnyModel, { flags, signal, prompt, refine }: Start): Gener
     ...(flags.documentStart ? { documentStart: true } : {}),
   };
   if (model.family === "flow") return invert(model, flags, { ...asked, signal, ...seed });
+  if (flags.inversion !== undefined)
+    throw new NoemaError("ERR_UNSUPPORTED", '"inversion" is for flows; this model is a masked one');
   if (flags.infill !== undefined) return model.infill({ text: flags.infill, ...shared });
   return model.generate({ ...asked, ...shared });
 }
@@ -90,7 +98,13 @@ function invert(model: FlowModel, flags: GenerateFlags, options: Parameters<Flow
   const foreign = (["infill", "decoding"] as const).filter((flag) => flags[flag] !== undefined);
   const [name] = [...foreign, ...Object.keys(others)];
   if (name !== undefined) throw new NoemaError("ERR_UNSUPPORTED", `"${name}" is for masked models; this one is a flow`);
-  return model.generate({ ...options, ...(temperature !== undefined && { temperature }) });
+  // Any word: what is none of the ways is refused where they are known.
+  const inversion = flags.inversion as Inversion | undefined;
+  return model.generate({
+    ...options,
+    ...(temperature !== undefined && { temperature }),
+    ...(inversion !== undefined && { inversion }),
+  });
 }
 
 /** Up to 64 bits, so not by way of a number. */

@@ -154,6 +154,12 @@ test("on the command line: generate and score", async (t) => {
   t.is(error, "");
   t.is(code, 0);
   t.true(out.length > 0);
+  const swept = await noema(
+    ...["generate", folder, "--prompt", "abc", "--max-tokens", "5", "--seed", "2", "--inversion", "jacobi"],
+  );
+  t.is(swept.out, out);
+  const unknown = await noema("generate", folder, "--inversion", "jacoby");
+  t.regex(unknown.error, /ERR_UNKNOWN_OPTION: .*did you mean "jacobi"/);
   const refused = await noema("generate", folder, "--decoding", "conv", "--prompt", "a");
   t.regex(refused.error, /"decoding" is for masked models/);
   const scored = await noema("score", folder, "abcabc", "--draws", "2");
