@@ -49,6 +49,15 @@ async function look(folder: string): Promise<Inspection> {
   };
 }
 
+/** A setting, or a list of objects with a row for each: the flows of a stack. */
+function settingRows(name: string, value: unknown): [string, string][] {
+  if (!Array.isArray(value)) return [[name, String(value)]];
+  return value.map((one: object, i) => {
+    const parts = Object.entries(one).map(([key, setting]) => `${key} ${setting}`);
+    return [`${name}[${i}]`, parts.join(", ")];
+  });
+}
+
 function render({ layout, family, config, tokenizer, parameters, bytes, dtypes, tensors }: Inspection): string {
   const rows = [
     ["family", family],
@@ -56,7 +65,7 @@ function render({ layout, family, config, tokenizer, parameters, bytes, dtypes, 
     ["parameters", parameters.toLocaleString("en")],
     ["tensors", `${tensors.length}, ${mebibytes(bytes)}, ${dtypes.join(" and ")}`],
     ["tokenizer", tokenizer ? "tokenizer.json" : "none"],
-    ...Object.entries(config).map(([name, value]) => [name, String(value)]),
+    ...Object.entries(config).flatMap(([name, value]) => settingRows(name, value)),
   ];
   const table = tensors.map(({ name, dtype, shape, bytes: own }) => [
     name,

@@ -162,6 +162,8 @@ test("on the command line: generate and score", async (t) => {
   t.regex(unknown.error, /ERR_UNKNOWN_OPTION: .*did you mean "jacobi"/);
   const refused = await noema("generate", folder, "--decoding", "conv", "--prompt", "a");
   t.regex(refused.error, /"decoding" is for masked models/);
+  const looked = await noema("inspect", folder);
+  t.regex(looked.out, /^flows\[1\] +kind mixture-cdf, direction reverse, numLayers 1, numComponents 4/m);
   const scored = await noema("score", folder, "abcabc", "--draws", "2");
   t.regex(scored.out, /at most .* nats, .* per token \(6 tokens, 2 draws, telescoped\)/);
 });
