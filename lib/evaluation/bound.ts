@@ -181,14 +181,15 @@ function hideCounted(window: Window, stratum: number, uniforms: Uint32Array, hid
   return positions.length / count;
 }
 
-function summarise(window: Window, estimates: readonly number[]): WindowBound {
+/** The mean of a window's estimates, and how far it may be off. */
+export function summarise(window: Window, estimates: readonly number[]): WindowBound {
   const nats = sum(estimates) / estimates.length;
   const spread = estimates.reduce((total, value) => total + (value - nats) ** 2, 0);
   const variance = estimates.length > 1 ? spread / (estimates.length - 1) / estimates.length : 0;
   return { index: window.index, tokens: window.ids.length - (window.context ?? 0), nats, variance };
 }
 
-function sum(values: ArrayLike<number>): number {
+export function sum(values: ArrayLike<number>): number {
   let total = 0;
   for (let i = 0; i < values.length; i++) total += values[i]!;
   return total;

@@ -11,7 +11,7 @@ import type { FlowBatch, FlowPass } from "../native/addon.js";
 import { fillNormals } from "../normals.js";
 import { filledAfter, filledBefore } from "../patches.js";
 import { Rng, RngStream } from "../rng.js";
-import { type BoundOptions, checkBound, type Window, type WindowBound } from "./bound.js";
+import { type BoundOptions, checkBound, sum, summarise, type Window, type WindowBound } from "./bound.js";
 
 export interface FlowScorer {
   readonly config: FlowConfig;
@@ -41,7 +41,7 @@ export async function* flowBounds(
         ...(await drawBounds(scorer, text, { rng, window: window.index, first: estimates.length, draws })),
       );
     }
-    yield summarise(window, estimates);
+    yield { ...summarise(window, estimates), importanceWeighted: importanceWeighted(estimates) };
   }
 }
 
@@ -87,19 +87,8 @@ async function drawBounds(
   return Array.from({ length: draws }, (_, i) => sum(pass.nelbo.subarray(i * positions, (i + 1) * positions)));
 }
 
-function summarise({ index, ids, context = 0 }: Window, estimates: readonly number[]): WindowBound {
-  const n = estimates.length;
-  const nats = sum(estimates) / n;
-  const spread = estimates.reduce((total, value) => total + (value - nats) ** 2, 0);
-  const variance = n > 1 ? spread / (n - 1) / n : 0;
+/** -log of the mean of exp(-estimate), taken about the least one. */
+function importanceWeighted(estimates: readonly number[]): number {
   const least = Math.min(...estimates);
-  const weights = estimates.reduce((total, value) => total + Math.exp(least - value), 0);
-  const importanceWeighted = least - Math.log(weights / n);
-  return { index, tokens: ids.length - context, nats, variance, importanceWeighted };
-}
-
-function sum(values: ArrayLike<number>): number {
-  let total = 0;
-  for (let i = 0; i < values.length; i++) total += values[i]!;
-  return total;
+  return least - Math.log(sum(estimates.map((value) => Math.exp(least - value))) / estimates.length);
 }

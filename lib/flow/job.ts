@@ -12,8 +12,7 @@ export interface FlowHost {
   readonly native: NativeFlowModel;
   readonly config: FlowConfig;
   readonly tokenizer: Pick<Tokenizer, "encode" | "decode"> | undefined;
-  /** Absent: a job runs to its end. */
-  createCancellation?(): NativeCancellation;
+  createCancellation(): NativeCancellation;
 }
 
 /** How the flows are inverted, for texts of a shape. */
@@ -28,22 +27,22 @@ interface Made {
 export class FlowJob {
   readonly #host: FlowHost;
   readonly #canvases: readonly FlowCanvas[];
-  readonly #plans: Plans | undefined;
-  readonly #cancellation: NativeCancellation | undefined;
+  readonly #plans: Plans;
+  readonly #cancellation: NativeCancellation;
   readonly #started = performance.now();
   readonly #timing: Timing = { total: 0 };
   #made: Made[] = [];
 
   /** All canvases have prefixes of one length and add as many tokens. `plans` are found out when the job begins. */
-  constructor(host: FlowHost, canvases: readonly FlowCanvas[], plans?: Plans) {
+  constructor(host: FlowHost, canvases: readonly FlowCanvas[], plans: Plans) {
     this.#host = host;
     this.#plans = plans;
     this.#canvases = canvases;
-    this.#cancellation = host.createCancellation?.();
+    this.#cancellation = host.createCancellation();
   }
 
   cancel(): void {
-    this.#cancellation?.cancel();
+    this.#cancellation.cancel();
   }
 
   async run(emit: (at: number, event: GenerationEvent) => void): Promise<GenerationResult[]> {
@@ -72,10 +71,9 @@ export class FlowJob {
       const values = added * config.latentSize;
       noise.set(latentNoise(canvas.seed, values, canvas.temperature), b * values);
     }
-    const request = { ids, batch, length, prefix: prefix.length, noise };
-    const abortable = this.#cancellation ? { cancellation: this.#cancellation } : {};
-    const plans = await this.#plans?.({ batch, positions: added / config.patchSize });
-    const { tokens } = await native.invert({ ...request, ...abortable, ...(plans && { plans }) });
+    const plans = await this.#plans({ batch, positions: added / config.patchSize });
+    const request = { ids, batch, length, prefix: prefix.length, noise, plans, cancellation: this.#cancellation };
+    const { tokens } = await native.invert(request);
     return this.#canvases.map((_, b) => tokens.subarray(b * added, (b + 1) * added));
   }
 

@@ -1,7 +1,7 @@
 /** Flows: the telescoped NELBO of tokens encoded with fresh noise (tarflowlm.md sections 1 and 6b). */
 
 import type { FlowConfig } from "../../checkpoint/config.js";
-import type { Window } from "../../evaluation/bound.js";
+import { sum, type Window } from "../../evaluation/bound.js";
 import { flowBounds } from "../../evaluation/flow-bound.js";
 import { BoundTotals } from "../../evaluation/statistics.js";
 import type { FlowBatch, FlowPass, NativeFlowModel, NativeFlowTrainer } from "../../native/addon.js";
@@ -149,10 +149,4 @@ class Monitor {
       separation,
     };
   }
-}
-
-function sum(values: ArrayLike<number>): number {
-  let total = 0;
-  for (let i = 0; i < values.length; i++) total += values[i]!;
-  return total;
 }
