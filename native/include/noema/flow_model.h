@@ -126,8 +126,6 @@ class FlowModel {
 
     Status replace(Engine& engine, const float* flat);
     Status copy_to(Engine& engine, float* flat) const;
-    const FlowWeights& weights() const { return *weights_; }
-    uint64_t identity() const { return identity_; }
 
  private:
     FlowModel() = default;
@@ -137,7 +135,6 @@ class FlowModel {
     Precision precision_ = Precision::f32;
     std::unique_ptr<WeightStore> store_;
     std::atomic<size_t> weight_bytes_{0};
-    uint64_t identity_ = 0;
     std::unique_ptr<FlowWeights> weights_;
 };
 

@@ -4,6 +4,7 @@
 //
 // the telescoped NELBO, in which log q(z|x) and the last flow's base density have cancelled (tarflowlm.md section 1).
 #include "models/flow/weights.h"
+#include "models/views.h"
 
 namespace noema {
 
@@ -41,7 +42,7 @@ class Gradients {
     size_t L() const { return w_.flows.size(); }
     View rows(int64_t width) const { return c_.arena->tensor(DType::f32, s_.rows(), width); }
     View text(const View& h) const { return by_sequence(h, s_.B); }
-    View as_tokens(const View& h) const { return on_device(view(h.data, h.dtype, s_.tokens(), s_.d()), h.device); }
+    View as_tokens(const View& h) const { return as_shape(h, {s_.tokens(), s_.d()}); }
     View upload(std::vector<float>& values) const {
         return c_.upload(view(values.data(), DType::f32, static_cast<int64_t>(values.size())));
     }
@@ -161,7 +162,7 @@ Status Gradients::codebook_backward(const View& d_z, FlowLesson& lesson) {
                                         .d_log_sigma = g_.log_sigma,
                                         .accumulate_z = true},
                                        c_));
-    const auto column = [](const View& v) { return on_device(view(v.data, v.dtype, v.shape[0], 1), v.device); };
+    const auto column = [](const View& v) { return as_shape(v, {v.shape[0], 1}); };
     NOEMA_TRY(embedding_backward(
         {.ids = suffix_, .d_y = column(upload(lesson.log_sigma)), .d_table = column(g_.log_sigma)}, c_));
 
@@ -175,7 +176,7 @@ Status Gradients::codebook_backward(const View& d_z, FlowLesson& lesson) {
                                        c_));
     if (!s_.m) return {};
     const int64_t before = s_.B * s_.m * s_.P();
-    const View d_means = on_device(view(d_prefix_.data, DType::f32, before, s_.d()), d_prefix_.device);
+    const View d_means = as_shape(d_prefix_, {before, s_.d()});
     return embedding_backward({.ids = before_, .d_y = d_means, .d_table = g_.mean}, c_);
 }
 

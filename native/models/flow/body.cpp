@@ -18,12 +18,12 @@ BlockShape FlowShape::block(int64_t T) const {
 }
 
 View by_sequence(const View& rows, int64_t B) {
-    return on_device(view(rows.data, rows.dtype, B, B ? rows.shape[0] / B : 0, rows.shape[1]), rows.device);
+    return as_shape(rows, {B, B ? rows.shape[0] / B : 0, rows.shape[1]});
 }
 
 View part_of_body(const FlowShape& s, const View& body, int64_t first, int64_t count) {
-    View part = by_sequence(body, s.B);
-    if (part.data) part.data = part.as<float>() + first * part.stride[1];
+    const View all = by_sequence(body, s.B);
+    View part = moved(all, first * all.stride[1]);
     part.shape[1] = count;
     return part;
 }

@@ -27,35 +27,6 @@ Status each_chunk(const Coupling& k, int64_t R, const std::function<Status(int64
     return {};
 }
 
-View rows_of(const View& v, int64_t first, int64_t count) {
-    if (!v) return {};
-    View part = v;
-    if (part.data) part.data = part.as<float>() + first * part.stride[0];
-    part.shape[0] = count;
-    return part;
-}
-
-View columns_of(const View& v, int64_t first, int64_t count) {
-    View part = v;
-    if (part.data)
-        part.data = static_cast<std::byte*>(part.data) + first * static_cast<int64_t>(dtype_size(part.dtype));
-    part.shape[1] = count;
-    return part;
-}
-
-View as_shape(const View& v, std::initializer_list<int64_t> shape) {
-    View out;
-    out.data = v.data, out.dtype = v.dtype, out.device = v.device;
-    int64_t stride = 1;
-    out.rank = static_cast<int>(shape.size());
-    for (int i = out.rank; i-- > 0;) {
-        out.shape[i] = shape.begin()[i];
-        out.stride[i] = stride;
-        stride *= out.shape[i];
-    }
-    return out;
-}
-
 Parameters make_parameters(const Coupling& k, const View& g, Arena& arena) {
     const int64_t R = g.shape[0], c = k.config.channels();
     Parameters p;

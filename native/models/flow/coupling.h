@@ -3,9 +3,9 @@
 
 #include <algorithm>
 #include <functional>
-#include <initializer_list>
 
 #include "models/flow/weights.h"
+#include "models/views.h"
 
 namespace noema {
 
@@ -26,11 +26,6 @@ View as_tokens(const Coupling& coupling, const View& rows);
 
 /// Calls f(first, count) for as many rows at a time as parameters are made for.
 Status each_chunk(const Coupling& coupling, int64_t R, const std::function<Status(int64_t first, int64_t count)>& f);
-
-// Parts of matrices and vectors, contiguous ones in other shapes.
-View rows_of(const View& v, int64_t first, int64_t count);
-View columns_of(const View& v, int64_t first, int64_t count);
-View as_shape(const View& v, std::initializer_list<int64_t> shape);
 
 /// y = x Wᵀ + b in f32, whatever the bodies' precision: latents and parameters are not rounded. And its weights' gradients.
 Status biased_product(const BiasedWeight& weight, const View& x, const View& y, Context& c);

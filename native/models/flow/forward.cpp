@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "models/flow/weights.h"
+#include "models/views.h"
 
 namespace noema {
 
@@ -57,7 +58,7 @@ FlowTokens::FlowTokens(const FlowBatch& b) {
 Status prefix_means(const FlowShape& s, const View& ids, const View& mean, View& out, Context& c) {
     if (!s.m) return {};
     const View tokens = c.arena->tensor(DType::f32, s.B * s.m * s.P(), s.d());
-    out = on_device(view(tokens.data, tokens.dtype, s.B * s.m, s.c()), tokens.device);
+    out = as_shape(tokens, {s.B * s.m, s.c()});
     return embedding({.ids = ids, .table = mean, .y = tokens}, c);
 }
 
@@ -87,7 +88,7 @@ class Encoder {
 
  private:
     Status start(const FlowLatents& latents, FlowTokens& tokens, const View& h) {
-        const View z = on_device(view(h.data, h.dtype, s_.tokens(), s_.d()), h.device);
+        const View z = as_shape(h, {s_.tokens(), s_.d()});
         const auto host = [&](const float* values) {
             return c_.upload(view(const_cast<float*>(values), DType::f32, s_.tokens(), s_.d()));
         };

@@ -101,7 +101,7 @@ class Inverter {
     Status decode(const View& h) {
         const View best = c_.arena->tensor(DType::i32, s_.tokens());
         const View confidence = c_.arena->tensor(DType::f32, s_.tokens());
-        NOEMA_TRY(codebook_decode({.z = on_device(view(h.data, h.dtype, s_.tokens(), s_.d()), h.device),
+        NOEMA_TRY(codebook_decode({.z = as_shape(h, {s_.tokens(), s_.d()}),
                                    .mean = w_.mean,
                                    .log_sigma = w_.log_sigma,
                                    .best = best,

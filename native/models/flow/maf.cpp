@@ -17,11 +17,7 @@ struct Group {
 };
 
 Weight part(const View& weight, int64_t first_row, int64_t rows, int64_t columns) {
-    View v = columns_of(weight, 0, columns);
-    if (v.data)
-        v.data = static_cast<std::byte*>(v.data) + first_row * v.stride[0] * static_cast<int64_t>(dtype_size(v.dtype));
-    v.shape[0] = rows;
-    return {v};
+    return {columns_of(rows_of(weight, first_row, rows), 0, columns)};
 }
 
 Weight features_of(const Coupling& k, const Group& i) {

@@ -25,7 +25,6 @@ Status FlowModel::adopt(Engine& engine, const std::vector<TensorSource>& tensors
         bind_weights(config_, [&](const std::string& name) { return store->find(name); }));
     store_ = std::move(store);
     weight_bytes_ = store_->bytes();
-    identity_ = next_identity();
     return {};
 }
 

@@ -24,8 +24,8 @@ StageInverse::StageInverse(const FlowShape& s, const FlowWeights& w, size_t flow
 
 /// Positions first .. first + count of every sequence: [B,count,c] of [B*N,c].
 View StageInverse::part(const View& rows, int64_t first, int64_t count) const {
-    View v = by_sequence(rows, s_.B);
-    if (v.data) v.data = v.as<float>() + first * v.stride[1];
+    const View all = by_sequence(rows, s_.B);
+    View v = moved(all, first * all.stride[1]);
     v.shape[1] = count;
     return v;
 }
@@ -94,9 +94,8 @@ Status StageInverse::sweep_until_rest(const Task& t, const Module& m) {
     View wide = part(t.h, m.first, m.count);
     wide.rank = 2, wide.shape[1] = m.count * s_.c(), wide.stride[1] = 1;
     NOEMA_TRY(start(t, m));
-    NOEMA_TRY(
-        reduce({.x = on_device(view(next.data, next.dtype, s_.B, 0), next.device), .y = moved, .kind = ReduceKind::min},
-               c_));  // of nothing: infinite
+    NOEMA_TRY(reduce({.x = as_shape(next, {s_.B, 0}), .y = moved, .kind = ReduceKind::min},
+                     c_));  // of nothing: infinite
     const int64_t most = t.plan.sweeps ? std::min(t.plan.sweeps, m.count) : m.count;
     for (int64_t i = 0; i < most; ++i) {
         if (c_.stream.is_cancelled()) return Status::error(Code::aborted, "the inversion was cancelled");

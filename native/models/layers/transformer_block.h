@@ -6,6 +6,7 @@
 
 #include <cmath>
 
+#include "models/views.h"
 #include "noema/backend.h"
 
 namespace noema {
@@ -50,7 +51,7 @@ struct BlockActivations {
 
 /// [B,T,H,D] seen as rows [R, H*D].
 inline View as_rows(const View& v) {
-    return on_device(view(v.data, v.dtype, v.shape[0] * v.shape[1], v.shape[2] * v.shape[3]), v.device);
+    return as_shape(v, {v.shape[0] * v.shape[1], v.shape[2] * v.shape[3]});
 }
 
 inline float attention_scale(const BlockShape& s) {

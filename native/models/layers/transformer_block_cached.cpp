@@ -6,8 +6,7 @@ namespace {
 
 /// Positions first .. first + count of a [B,S,H,D] cache.
 View positions_of(const View& cache, int64_t first, int64_t count) {
-    View v = cache;
-    if (v.data) v.data = v.as<float>() + first * v.stride[1];
+    View v = moved(cache, first * cache.stride[1]);
     v.shape[1] = count;
     return v;
 }
@@ -24,8 +23,7 @@ View wide(const View& v) {
 Status project(const BlockShape& s, const Weight& weight, const View& n, const View& place, Context& c) {
     ArenaScope scope(*c.arena);
     const View rows = c.arena->tensor(DType::f32, s.B, s.T, s.Hkv * s.D);
-    NOEMA_TRY(linear(weight, n, on_device(view(rows.data, rows.dtype, s.rows(), s.Hkv * s.D), rows.device), {},
-                     s.precision, c));
+    NOEMA_TRY(linear(weight, n, as_shape(rows, {s.rows(), s.Hkv * s.D}), {}, s.precision, c));
     return reorder({.x = rows, .y = wide(place)}, c);
 }
 
