@@ -6,7 +6,8 @@ namespace {
 
 constexpr const char* kPrecisions[] = {"f32", "bf16", nullptr};
 
-MaskedConfig read_masked_config(const Arguments& a) {
+/// What the masked and the autoregressive family have in common.
+MaskedConfig read_transformer_config(const Arguments& a) {
     constexpr int64_t most = int64_t{1} << 31;
     MaskedConfig c;
     c.vocab_size = a.integer("vocabSize", 1, most);
@@ -18,8 +19,19 @@ MaskedConfig read_masked_config(const Arguments& a) {
     c.max_positions = a.integer("maxPositions", 1, most);
     c.rope_theta = a.number("ropeTheta");
     c.rms_norm_eps = static_cast<float>(a.number("rmsNormEps"));
-    c.mask_token_id = a.integer("maskTokenId", 0, most);
     c.tied_embeddings = a.boolean_or("tiedEmbeddings", false);
+    return c;
+}
+
+MaskedConfig read_masked_config(const Arguments& a) {
+    MaskedConfig c = read_transformer_config(a);
+    c.mask_token_id = a.integer("maskTokenId", 0, int64_t{1} << 31);
+    return c;
+}
+
+MaskedConfig read_autoregressive_config(const Arguments& a) {
+    MaskedConfig c = read_transformer_config(a);
+    c.causal = true;
     return c;
 }
 
@@ -72,6 +84,7 @@ class EngineHandle : public Napi::ObjectWrap<EngineHandle> {
             {InstanceMethod("ready", &EngineHandle::ready), InstanceMethod("stats", &EngineHandle::stats),
              InstanceMethod("dispose", &EngineHandle::dispose),
              InstanceMethod("loadMasked", &EngineHandle::load_masked),
+             InstanceMethod("loadAutoregressive", &EngineHandle::load_autoregressive),
              InstanceMethod("loadFlow", &EngineHandle::load_flow)});
     }
 
@@ -99,6 +112,10 @@ class EngineHandle : public Napi::ObjectWrap<EngineHandle> {
 
     Napi::Value load_masked(const Napi::CallbackInfo& info) {
         return load<MaskedModel>(info, "loadMasked", read_masked_config, new_masked_model);
+    }
+
+    Napi::Value load_autoregressive(const Napi::CallbackInfo& info) {
+        return load<MaskedModel>(info, "loadAutoregressive", read_autoregressive_config, new_masked_model);
     }
 
     Napi::Value load_flow(const Napi::CallbackInfo& info) {

@@ -1,4 +1,5 @@
-// The masked family: models, decoding sessions and trainers.
+// The masked family: models, decoding sessions and trainers. With a causal mask the same network is the autoregressive family, which is
+// trained and scored, not decoded.
 #pragma once
 
 #include <mutex>
@@ -18,8 +19,9 @@ struct MaskedConfig {
     int64_t max_positions = 0;
     double rope_theta = 10000.0;
     float rms_norm_eps = 1e-5f;
-    int64_t mask_token_id = 0;
+    int64_t mask_token_id = 0;  // of no meaning when causal
     bool tied_embeddings = false;
+    bool causal = false;  // a position sees itself and what precedes it
 
     int64_t head_width() const { return hidden_size / num_heads; }
     Status validate() const;

@@ -118,6 +118,8 @@ DecodeSession::DecodeSession(std::shared_ptr<const MaskedModel> model, Options o
 
 Status DecodeSession::create(std::shared_ptr<const MaskedModel> model, Options o, std::shared_ptr<DecodeSession>& out) {
     const size_t R = static_cast<size_t>(o.B * o.T), B = static_cast<size_t>(o.B);
+    if (model->config().causal)
+        return Status::error(Code::unsupported, "a causal model has no mask token: it cannot be decoded by sessions");
     if (o.ids.size() != R) return refuse("ids must have batch * length entries");
     if (o.seeds.size() != B) return refuse("seeds must have one entry per sequence");
     if ((!o.key_start.empty() && o.key_start.size() != B) || (!o.key_end.empty() && o.key_end.size() != B))

@@ -15,17 +15,19 @@ BatchViews upload_batch(const MaskedBatch& b, Context& c) {
 }
 
 BlockShape block_shape(const MaskedConfig& c, const MaskedBatch& b, const AttentionMask& mask, Precision precision) {
-    return {.B = b.B,
-            .T = b.T,
-            .C = c.hidden_size,
-            .H = c.num_heads,
-            .Hkv = c.num_kv_heads,
-            .D = c.head_width(),
-            .F = c.intermediate_size,
-            .epsilon = c.rms_norm_eps,
-            .rope_theta = c.rope_theta,
-            .mask = mask,
-            .precision = precision};
+    BlockShape shape{.B = b.B,
+                     .T = b.T,
+                     .C = c.hidden_size,
+                     .H = c.num_heads,
+                     .Hkv = c.num_kv_heads,
+                     .D = c.head_width(),
+                     .F = c.intermediate_size,
+                     .epsilon = c.rms_norm_eps,
+                     .rope_theta = c.rope_theta,
+                     .mask = mask,
+                     .precision = precision};
+    shape.mask.causal = c.causal;
+    return shape;
 }
 
 Status check_batch(const MaskedConfig& c, const MaskedBatch& b) {
