@@ -1,6 +1,7 @@
 /** Where models are loaded and run: a device, its threads, a queue. */
 
-import type { Family } from "./checkpoint/config.js";
+import { AutoregressiveModel } from "./autoregressive-model.js";
+import { type Family, families } from "./checkpoint/config.js";
 import { type Checkpoint, ofFamily, openCheckpoint } from "./checkpoint/folder.js";
 import type { LocatedTensor } from "./checkpoint/shards.js";
 import { checkNames, checkNumber, invalid } from "./decoding/options.js";
@@ -42,6 +43,7 @@ export interface LoadOptions {
 interface ModelsByFamily {
   masked: MaskedModel;
   flow: FlowModel;
+  autoregressive: AutoregressiveModel;
 }
 /** A model of some family: `family` says which. */
 export type AnyModel = ModelsByFamily[Family];
@@ -68,7 +70,6 @@ export interface Estimate {
 }
 
 const engineOptions = ["device", "threads", "backend", "queueLimit"];
-const families: readonly Family[] = ["masked", "flow"];
 const precisions: readonly Precision[] = ["f32", "bf16"];
 
 export class Engine extends Handle {
@@ -130,6 +131,11 @@ export class Engine extends Handle {
     if (checkpoint.layout.family === "flow") {
       const { config } = ofFamily(checkpoint, "flow");
       return new FlowModel({ ...parts, config, native: await this.#native.loadFlow(config, tensors, precision) });
+    }
+    if (checkpoint.layout.family === "autoregressive") {
+      const { config } = ofFamily(checkpoint, "autoregressive");
+      const native = await this.#native.loadAutoregressive(config, tensors, precision);
+      return new AutoregressiveModel({ ...parts, config, native });
     }
     const { config } = ofFamily(checkpoint, "masked");
     return new MaskedModel({ ...parts, config, native: await this.#native.loadMasked(config, tensors, precision) });

@@ -3,13 +3,17 @@
 import type { AnyModel } from "./engine.js";
 import { type EvaluateOptions, type Evaluation, evaluate as evaluateFiles } from "./evaluation/evaluate.js";
 
-/** How well the model knows text files: nats per token, perplexity, bits per character and per byte; all are upper bounds. */
+/**
+ * How well the model knows text files: nats per token, perplexity, bits per character and per byte. All are upper bounds, but
+ * those of autoregressive models, which are exact: `kind` says which.
+ */
 export async function evaluate(
   model: AnyModel,
   files: string | readonly string[],
   options?: EvaluateOptions,
 ): Promise<Evaluation> {
   if (model.family === "flow") return evaluateFiles(model.bounded, files, options);
+  if (model.family === "autoregressive") return evaluateFiles(model.exact, files, options);
   const { native, config, tokenizer } = model;
   const { maskTokenId: maskId, maxPositions, eosTokenId } = config;
   const losses: typeof native.losses = (request) => native.losses(request);

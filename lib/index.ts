@@ -1,6 +1,14 @@
 /** The whole public API. */
 
-export type { Family, FlowConfig, FlowKind, FlowStage, MaskedConfig } from "./checkpoint/config.js";
+export type { AutoregressiveModel, AutoregressiveModelInfo } from "./autoregressive-model.js";
+export type {
+  AutoregressiveConfig,
+  Family,
+  FlowConfig,
+  FlowKind,
+  FlowStage,
+  MaskedConfig,
+} from "./checkpoint/config.js";
 export type { Decoding, DecodingOptions } from "./decoding/resolve.js";
 export {
   type AnyModel,
@@ -14,7 +22,7 @@ export {
 } from "./engine.js";
 export { type ErrorCode, errorMeanings, NoemaError } from "./errors.js";
 export { evaluate } from "./evaluate.js";
-export type { BoundForm, BoundOptions, EstimateForm } from "./evaluation/bound.js";
+export type { BoundForm, BoundOptions, EstimateForm, EstimateKind } from "./evaluation/bound.js";
 export type { EvaluateOptions, Evaluation, EvaluationProgress } from "./evaluation/evaluate.js";
 export type { Score, ScoreOptions } from "./evaluation/score.js";
 export type { Edit, EditOptions, LatentChange, TokenChange, TokenDifference } from "./flow/edit.js";

@@ -1,4 +1,4 @@
-/** What the loaded models of all families have in common: they belong to an engine, write texts and score them. */
+/** What the loaded models of all families have in common: they belong to an engine and score texts, and most write them. */
 
 import type { Family } from "./checkpoint/config.js";
 import type { Score, ScoreOptions } from "./evaluation/score.js";
@@ -36,7 +36,7 @@ export abstract class Model extends Handle {
     this.tokenizer = common.tokenizer;
   }
 
-  /** An upper bound on a text's negative log-likelihood, in nats, with the standard error of its estimate. */
+  /** A text's negative log-likelihood in nats, or an upper bound on it with the standard error of its estimate. */
   abstract score(text: string | ArrayLike<number>, options?: ScoreOptions): Promise<Score>;
 
   protected get folder(): string {

@@ -4,9 +4,8 @@ import { NoemaError } from "../errors.js";
 import { readLimited } from "../files.js";
 import { describe, type JsonObject, parseObject } from "../json.js";
 
-/** A masked-diffusion transformer, whatever the layout that it was stored in. */
-export interface MaskedConfig {
-  layout: "llada";
+/** A transformer over tokens: what the families that predict tokens have in common. */
+interface TransformerConfig {
   /** Rows of the embedding and of the head: ids are below this. */
   vocabSize: number;
   /** C = numHeads * D. */
@@ -20,10 +19,22 @@ export interface MaskedConfig {
   maxPositions: number;
   ropeTheta: number;
   rmsNormEps: number;
-  maskTokenId: number;
   eosTokenId?: number;
-  padTokenId?: number;
   tiedEmbeddings: boolean;
+}
+
+/** A masked-diffusion transformer, whatever the layout that it was stored in. */
+export interface MaskedConfig extends TransformerConfig {
+  layout: "llada";
+  maskTokenId: number;
+  padTokenId?: number;
+}
+
+/** The same blocks under a causal mask: a language model that goes from left to right, what the others are measured against. */
+export interface AutoregressiveConfig extends TransformerConfig {
+  layout: "noema-autoregressive";
+  /** Stands in front of every window, so that its first token is predicted, too. */
+  bosTokenId: number;
 }
 
 export type FlowKind = "affine" | "mixture-cdf" | "mixture-rosenblatt";
@@ -63,14 +74,16 @@ export interface FlowConfig {
   flows: FlowStage[];
 }
 
-export type ModelConfig = MaskedConfig | FlowConfig;
+export type ModelConfig = MaskedConfig | FlowConfig | AutoregressiveConfig;
 
 /** Every family's config. */
 export interface FamilyConfigs {
   masked: MaskedConfig;
   flow: FlowConfig;
+  autoregressive: AutoregressiveConfig;
 }
 export type Family = keyof FamilyConfigs;
+export const families: readonly Family[] = ["masked", "flow", "autoregressive"];
 
 export interface ConfigFile {
   readonly path: string;

@@ -2,6 +2,7 @@
 
 import type { JsonObject } from "../json.js";
 import { isObject } from "../json.js";
+import { blockTensors, headCount, WIDTH } from "./block.js";
 import {
   badValue,
   boolean,
@@ -15,7 +16,6 @@ import {
 } from "./config.js";
 import type { Layout, TensorSpec } from "./layout.js";
 
-const WIDTH = { min: 2, max: 1 << 20 };
 const kinds: readonly FlowKind[] = ["affine", "mixture-cdf", "mixture-rosenblatt"];
 const directions = ["forward", "reverse"] as const;
 /** Channels of a position, d * P: the grouped head's weights grow with its square. */
@@ -62,13 +62,7 @@ function parseFlows(config: ConfigFile, channels: number): FlowStage[] {
 function parse(config: ConfigFile): FlowConfig {
   const vocabSize = integer(config, "vocab_size", { min: 2, max: 1 << 24 });
   const hiddenSize = integer(config, "hidden_size", WIDTH);
-  const numHeads = integer(config, "num_attention_heads", { min: 1, max: hiddenSize });
-  if (hiddenSize % (2 * numHeads) !== 0)
-    throw badValue(
-      config,
-      "num_attention_heads",
-      `a number that cuts hidden_size = ${hiddenSize} into heads of even width`,
-    );
+  const numHeads = headCount(config, hiddenSize);
   const latentSize = integer(config, "latent_size", { min: 1, max: CHANNELS });
   const patchSize = integer(config, "patch_size", { min: 1, max: Math.floor(CHANNELS / latentSize) });
   const eosTokenId = optionalInteger(config, "eos_token_id", { min: 0, max: vocabSize - 1 });
@@ -84,30 +78,6 @@ function parse(config: ConfigFile): FlowConfig {
     ...(eosTokenId !== undefined && { eosTokenId }),
     flows: parseFlows(config, latentSize * patchSize),
   };
-}
-
-/** The shared block: [name in files, within noema]. */
-const blockVectors = [
-  ["input_layernorm", "attention_norm"],
-  ["post_attention_layernorm", "mlp_norm"],
-] as const;
-
-function blockTensors(at: string, { hiddenSize: C, intermediateSize: F }: FlowConfig): TensorSpec[] {
-  const matrices = [
-    ...["q", "k", "v", "o"].map((name) => [`self_attn.${name}_proj`, name, C, C] as const),
-    ...["gate", "up"].map((name) => [`mlp.${name}_proj`, name, F, C] as const),
-    ["mlp.down_proj", "down", C, F] as const,
-  ];
-  return [
-    ...matrices.map(([name, own, rows, columns]) => {
-      return { name: `${at}${name}.weight`, canonical: `${at}${own}.weight`, shape: [rows, columns] };
-    }),
-    ...blockVectors.map(([name, own]) => ({
-      name: `${at}${name}.weight`,
-      canonical: `${at}${own}.weight`,
-      shape: [C],
-    })),
-  ];
 }
 
 /** What makes the coupling's parameters from the body's features. */
@@ -138,7 +108,7 @@ function headTensors(stage: FlowStage, config: FlowConfig): [string, number[]][]
 }
 
 function stageTensors(l: number, stage: FlowStage, config: FlowConfig): TensorSpec[] {
-  const { hiddenSize: C, latentSize, patchSize } = config;
+  const { hiddenSize: C, intermediateSize: F, latentSize, patchSize } = config;
   const c = latentSize * patchSize;
   const at = `flows.${l}.`;
   const own = ([name, shape]: [string, number[]]) => ({ name: at + name, canonical: at + name, shape });
@@ -148,7 +118,7 @@ function stageTensors(l: number, stage: FlowStage, config: FlowConfig): TensorSp
     ["input.bias", [C]],
   ];
   if (config.prefixConditioning) entrance.push(["context.weight", [C, c]]);
-  const blocks = Array.from({ length: stage.numLayers }, (_, i) => blockTensors(`${at}layers.${i}.`, config));
+  const blocks = Array.from({ length: stage.numLayers }, (_, i) => blockTensors(`${at}layers.${i}.`, { C, F }));
   return [...entrance.map(own), ...blocks.flat(), own(["norm.weight", [C]]), ...headTensors(stage, config).map(own)];
 }
 

@@ -2,20 +2,23 @@
 
 import { NoemaError } from "../errors.js";
 import { describe } from "../json.js";
-import type { ConfigFile, FlowConfig, MaskedConfig } from "./config.js";
+import type { AutoregressiveConfig, ConfigFile, FlowConfig, MaskedConfig } from "./config.js";
 import type { Layout } from "./layout.js";
 import { llada } from "./llada.js";
+import { noemaAutoregressive } from "./noema-autoregressive.js";
 import { noemaFlow } from "./noema-flow.js";
 
 export const layouts: readonly Layout[] = [
   llada, //
   noemaFlow,
+  noemaAutoregressive,
 ];
 
 /** Which kind of config each describes. */
 interface LayoutsByName {
   llada: Layout<MaskedConfig>;
   "noema-flow": Layout<FlowConfig>;
+  "noema-autoregressive": Layout<AutoregressiveConfig>;
 }
 
 /** The layout that recognises this config.json. */

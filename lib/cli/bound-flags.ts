@@ -2,7 +2,14 @@
 
 import type { Command } from "commander";
 import { NoemaError } from "../errors.js";
-import { type BoundForm, type BoundOptions, boundDefaults, boundForms } from "../evaluation/bound.js";
+import {
+  type BoundForm,
+  type BoundOptions,
+  boundDefaults,
+  boundForms,
+  type EstimateForm,
+  type EstimateKind,
+} from "../evaluation/bound.js";
 import type { Precision } from "../native/addon.js";
 import { addDeviceFlag, type DeviceFlag } from "./device-flag.js";
 
@@ -36,6 +43,16 @@ export function boundOptions({ form, draws, seed, length }: BoundFlags): BoundOp
 
 export function loadOptions({ precision }: BoundFlags): { precision?: Precision } {
   return precision === undefined ? {} : { precision: precision as Precision };
+}
+
+/** What stands before a figure. */
+export function atMost(kind: EstimateKind): string {
+  return kind === "upper" ? "at most " : "";
+}
+
+/** How a figure was come by. */
+export function manner({ draws, form }: { draws: number; form: EstimateForm }): string {
+  return draws > 0 ? `${draws} draws, ${form}` : form;
 }
 
 export function numberOf(text: string, name: string): number {

@@ -20,8 +20,11 @@ import { Rng, RngStream, type Seed, toUniform } from "../rng.js";
 export type BoundForm = "stratified" | "fixed-count";
 export const boundForms: readonly BoundForm[] = ["stratified", "fixed-count"];
 
-/** What a family's estimates are: masked models have two forms to choose from, flows one. */
-export type EstimateForm = BoundForm | "telescoped";
+/** What a family's estimates are: masked models have two forms to choose from, the others one. */
+export type EstimateForm = BoundForm | "telescoped" | "chain-rule";
+
+/** What they say of the negative log-likelihood: it is at most this, or exactly this. */
+export type EstimateKind = "upper" | "exact";
 
 /** What estimating needs of a model: a native model's losses, or a trainer's. */
 export interface Scorer {

@@ -2,7 +2,7 @@
 
 import { checkNames, checkNumber } from "../decoding/options.js";
 import { NoemaError, unknownOption } from "../errors.js";
-import { type BoundOptions, boundDefaults, boundNames, type EstimateForm, type Window } from "./bound.js";
+import { type BoundOptions, boundNames, type EstimateForm, type EstimateKind, type Window } from "./bound.js";
 import { estimates, type ScoredModel, windowLength } from "./score.js";
 import { type BoundSummary, BoundTotals } from "./statistics.js";
 import { type TextCount, windowsOfFiles } from "./windows.js";
@@ -30,13 +30,15 @@ export interface EvaluationProgress {
 }
 
 export interface Evaluation extends BoundSummary {
-  kind: "upper";
+  /** What all figures are: upper bounds, or exact. */
+  kind: EstimateKind;
   /** exp(bound). */
   perplexity: number;
   bitsPerCharacter: number;
   bitsPerByte: number;
   characters: number;
   bytes: number;
+  /** Of every window; 0 where nothing is drawn. */
   draws: number;
   form: EstimateForm;
   length: number;
@@ -52,7 +54,6 @@ export async function evaluate(
   options: EvaluateOptions = {},
 ): Promise<Evaluation> {
   checkNames(options, evaluateNames, "evaluate");
-  const { draws } = { ...boundDefaults, ...options };
   const { tokenizer } = model;
   if (!tokenizer) throw new NoemaError("ERR_BAD_TOKENIZER", "this model has no tokenizer: text cannot be evaluated");
   const length = windowLength(model, options.length);
@@ -69,12 +70,12 @@ export async function evaluate(
   const count: TextCount = { characters: 0, bytes: 0, tokens: 0 };
   const windows = windowsOfFiles(typeof files === "string" ? [files] : files, tokenizer, cut, count);
   const totals = new BoundTotals();
-  const { form, bounds } = estimates(model, withSignal(windows, options.signal), options);
+  const { kind, form, draws, bounds } = estimates(model, withSignal(windows, options.signal), options);
   for await (const window of bounds) {
     totals.add(window);
     if (options.onProgress) options.onProgress({ ...totals.summary(draws), bytes: count.bytes });
   }
-  return { kind: "upper", ...perUnit(totals.summary(draws), count), draws, form, length };
+  return { kind, ...perUnit(totals.summary(draws), count), draws, form, length };
 }
 
 async function* withSignal(windows: AsyncIterable<Window>, signal: AbortSignal | undefined): AsyncGenerator<Window> {

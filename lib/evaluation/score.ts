@@ -1,4 +1,4 @@
-/** How likely a text is to a model: an upper bound on its negative log-likelihood. */
+/** How likely a text is to a model: its negative log-likelihood, or an upper bound on it. */
 
 import { checkNames, checkNumber, invalid, isList } from "../decoding/options.js";
 import { NoemaError } from "../errors.js";
@@ -7,6 +7,7 @@ import {
   boundDefaults,
   boundNames,
   type EstimateForm,
+  type EstimateKind,
   type Scorer,
   type Window,
   type WindowBound,
@@ -26,19 +27,40 @@ export interface Bounded extends Readable {
   bounds(windows: Iterable<Window> | AsyncIterable<Window>, options: BoundOptions): AsyncGenerator<WindowBound>;
 }
 
-/** What scoring needs of a model: its losses under corruption, or its own bounds. */
-export type ScoredModel = (Scorer & Readable) | Bounded;
+/** A model of a family whose likelihoods are exact. */
+export interface Exact extends Readable {
+  likelihoods(windows: Iterable<Window> | AsyncIterable<Window>, options: BoundOptions): AsyncGenerator<WindowBound>;
+}
+
+/** What scoring needs of a model: its losses under corruption, its own bounds, or its likelihoods. */
+export type ScoredModel = (Scorer & Readable) | Bounded | Exact;
 
 /** The family's estimates, and what they are called. */
+export interface Estimates {
+  kind: EstimateKind;
+  form: EstimateForm;
+  /** 0: nothing is drawn. */
+  draws: number;
+  bounds: AsyncGenerator<WindowBound>;
+}
+
 export function estimates(
   model: ScoredModel,
   windows: Iterable<Window> | AsyncIterable<Window>,
   options: BoundOptions,
-): { form: EstimateForm; bounds: AsyncGenerator<WindowBound> } {
-  if (!("bounds" in model))
-    return { form: options.form ?? boundDefaults.form, bounds: windowBounds(model, windows, options) };
-  if (options.form !== undefined) throw invalid("form", options.form, "nothing: this model's bound has one form");
-  return { form: "telescoped", bounds: model.bounds(windows, options) };
+): Estimates {
+  const { draws, form } = { ...boundDefaults, ...options };
+  if ("likelihoods" in model) {
+    refuseGiven(options, ["form", "draws", "seed"], "nothing: this model's likelihood is exact");
+    return { kind: "exact", form: "chain-rule", draws: 0, bounds: model.likelihoods(windows, options) };
+  }
+  if (!("bounds" in model)) return { kind: "upper", form, draws, bounds: windowBounds(model, windows, options) };
+  refuseGiven(options, ["form"], "nothing: this model's bound has one form");
+  return { kind: "upper", form: "telescoped", draws, bounds: model.bounds(windows, options) };
+}
+
+function refuseGiven(options: BoundOptions, names: readonly (keyof BoundOptions)[], expected: string): void {
+  for (const name of names) if (options[name] !== undefined) throw invalid(name, options[name], expected);
 }
 
 export interface ScoreOptions extends BoundOptions {
@@ -49,13 +71,13 @@ export interface ScoreOptions extends BoundOptions {
 }
 
 export interface Score {
-  /** What the bound says: the text costs at most `nats`, give or take `standardError`. */
-  bound: "upper";
+  /** What is said: the text costs at most `nats`, give or take `standardError`; or exactly `nats`. */
+  bound: EstimateKind;
   nats: number;
   tokens: number;
-  /** Of `nats`, over the draws. NaN for a single draw. */
+  /** Of `nats`, over the draws. NaN for a single draw, 0 where nothing is drawn. */
   standardError: number;
-  /** Corruptions, or draws of latents, of every window. */
+  /** Corruptions, or draws of latents, of every window; 0 where nothing is drawn. */
   draws: number;
   form: EstimateForm;
   windows: number;
@@ -75,13 +97,12 @@ export async function score(
   if (ids.length === 0)
     throw new NoemaError("ERR_INVALID_ARGUMENT", "score: the text is empty, expected at least one token");
   const windows = windowsOfIds(ids, windowLength(model, length), idsOf(model, context, "context"));
-  const { draws } = { ...boundDefaults, ...bound };
   const totals = new BoundTotals();
-  const { form, bounds } = estimates(model, windows, bound);
+  const { kind, form, draws, bounds } = estimates(model, windows, bound);
   for await (const window of bounds) totals.add(window);
   const { nats, tokens, drawError, importanceWeighted } = totals.summary(draws);
   return {
-    ...{ bound: "upper", nats, tokens, standardError: drawError * tokens, draws, form, windows: windows.length },
+    ...{ bound: kind, nats, tokens, standardError: drawError * tokens, draws, form, windows: windows.length },
     ...(importanceWeighted !== undefined && { importanceWeighted: importanceWeighted * tokens }),
   };
 }

@@ -7,11 +7,11 @@ export interface BoundSummary {
   /** Sum over all scored tokens, in nats. */
   nats: number;
   tokens: number;
-  /** Nats per token. */
+  /** Nats per token; of exact likelihoods, just these. */
   bound: number;
   /** Of `bound`, over sequences (windows): what another sample of text of this kind would change. NaN for a single sequence. */
   standardError: number;
-  /** Of `bound`, over the draws alone: what other draws on the same text would change. NaN for a single draw. */
+  /** Of `bound`, over the draws alone: what other draws on the same text would change. NaN for a single draw, 0 where nothing is drawn. */
   drawError: number;
   sequences: number;
   /** Nats per token of the importance-weighted bound over the draws, where the family has one. */
@@ -57,7 +57,7 @@ export class BoundTotals {
       tokens: this.#tokens,
       bound,
       standardError: n > 1 ? Math.sqrt(Math.max(0, residuals) * (n / (n - 1))) / this.#tokens : Number.NaN,
-      drawError: draws > 1 ? Math.sqrt(this.#variance) / this.#tokens : Number.NaN,
+      drawError: draws === 1 ? Number.NaN : Math.sqrt(this.#variance) / this.#tokens,
       sequences: n,
       ...(this.#weighted !== undefined && n > 0 && { importanceWeighted: this.#weighted / this.#tokens }),
     };

@@ -3,7 +3,7 @@
  * `native/README.md`: B sequences, T positions, R rows, K candidates, V vocabulary. A "row" is a flat position b * T + t.
  */
 
-import type { FlowConfig, MaskedConfig } from "../checkpoint/config.js";
+import type { AutoregressiveConfig, FlowConfig, MaskedConfig } from "../checkpoint/config.js";
 import type { ErrorCode } from "../errors.js";
 
 export type Precision = "f32" | "bf16";
@@ -75,6 +75,12 @@ export interface NativeEngine {
   ready(): Promise<void>;
   stats(): EngineStats;
   loadMasked(config: MaskedConfig, tensors: NativeTensor[], precision: Precision): Promise<NativeMaskedModel>;
+  /** The masked family's network under a causal mask. */
+  loadAutoregressive(
+    config: AutoregressiveConfig,
+    tensors: NativeTensor[],
+    precision: Precision,
+  ): Promise<NativeAutoregressiveModel>;
   /** `precision` is that of the bodies; heads, couplings and the codebook are f32 always. */
   loadFlow(config: FlowConfig, tensors: NativeTensor[], precision: Precision): Promise<NativeFlowModel>;
   dispose(): void;
@@ -277,6 +283,9 @@ export interface NativeMaskedModel {
   trainer(options: { keepAverage: boolean }): Promise<NativeMaskedTrainer>;
   dispose(): void;
 }
+
+/** What of a masked model needs no masks. */
+export type NativeAutoregressiveModel = Pick<NativeMaskedModel, "info" | "losses" | "trainer" | "dispose">;
 
 /**
  * B sequences of T tokens in patches of P, the first `prefix` of each given. N = (T - prefix) / P positions are modelled, of c = d * P

@@ -1,5 +1,6 @@
 /** The loss curve of a run as one self-contained SVG that reads well on light and dark ground. */
 
+import type { EstimateKind } from "../evaluation/bound.js";
 import type { Metric } from "./metrics.js";
 
 interface Point {
@@ -24,8 +25,14 @@ const PLOT = { left: 64, right: WIDTH - 20, top: 36, bottom: HEIGHT - 52 };
 /** More points than pixels say nothing more: a training curve is drawn as at most this many averages. */
 const MAX_POINTS = 240;
 
+export interface CurveOptions {
+  title?: string;
+  /** What the losses are. */
+  kind?: EstimateKind;
+}
+
 /** Draws loss over steps: training (averaged, for single batches are noisy) and held-out with its standard error. */
-export function lossCurve(metrics: readonly Metric[], title = "Loss"): string {
+export function lossCurve(metrics: readonly Metric[], { title = "Loss", kind = "upper" }: CurveOptions = {}): string {
   const train = average(
     metrics.flatMap((metric) => (metric.type === "step" ? { x: metric.step, y: metric.loss } : [])),
   );
@@ -41,7 +48,7 @@ export function lossCurve(metrics: readonly Metric[], title = "Loss"): string {
     ...horizontalTicks(y),
     ...verticalTicks(x),
     `<text x="${(PLOT.left + PLOT.right) / 2}" y="${HEIGHT - 12}" text-anchor="middle">step</text>`,
-    `<text transform="translate(16 ${(PLOT.top + PLOT.bottom) / 2}) rotate(-90)" text-anchor="middle">nats per token (upper bound)</text>`,
+    `<text transform="translate(16 ${(PLOT.top + PLOT.bottom) / 2}) rotate(-90)" text-anchor="middle">nats per token${kind === "upper" ? " (upper bound)" : ""}</text>`,
     line(train, x, y, "train"),
     ...errorBars(heldOut, x, y),
     line(heldOut, x, y, "held"),

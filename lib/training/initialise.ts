@@ -1,6 +1,6 @@
 /** The config and the weights that a run begins with: fresh, from a checkpoint, or from the run's own state. */
 
-import type { MaskedConfig, ModelConfig } from "../checkpoint/config.js";
+import type { AutoregressiveConfig, MaskedConfig, ModelConfig } from "../checkpoint/config.js";
 import { type Checkpoint, ofFamily, openCheckpoint } from "../checkpoint/folder.js";
 import type { Layout } from "../checkpoint/layout.js";
 import { layoutNamed } from "../checkpoint/registry.js";
@@ -32,7 +32,7 @@ const PAD_TOKENS = ["<|pad|>", "[PAD]", "<pad>"];
 
 /** The checkpoint's config, or one of the shape asked for, with the tokenizer's ids. */
 export async function configOf(
-  options: Pick<TrainOptions, "init" | "shape" | "flow" | "run">,
+  options: Pick<TrainOptions, "init" | "family" | "shape" | "flow" | "run">,
   { length }: Pick<TrainSettings, "length">,
   vocabulary: Vocabulary,
 ): Promise<ModelConfig> {
@@ -50,17 +50,19 @@ export async function configOf(
 }
 
 /** A checkpoint's config; with `flow`, a stack gets more flows. */
-async function continued(init: string, { flow }: Pick<TrainOptions, "flow">): Promise<ModelConfig> {
+async function continued(init: string, { family, flow }: Pick<TrainOptions, "family" | "flow">): Promise<ModelConfig> {
   const checkpoint: Checkpoint = await openCheckpoint(init);
+  if (family !== undefined) ofFamily(checkpoint, family);
   return flow === undefined ? checkpoint.config : extended(ofFamily(checkpoint, "flow").config, flow);
 }
 
 function fresh(
-  { shape, flow }: Pick<TrainOptions, "shape" | "flow">,
+  { family, shape, flow }: Pick<TrainOptions, "family" | "shape" | "flow">,
   length: number,
   vocabulary: Vocabulary,
 ): ModelConfig {
-  if (flow === undefined) return freshConfig(shape, length, vocabulary);
+  if (family === "autoregressive") return autoregressiveConfig(shape, length, vocabulary);
+  if (flow === undefined) return maskedConfig(shape, length, vocabulary);
   const sizes = { shape: completeShape(shape), vocabSize: vocabulary.vocabSize, length };
   return flowConfig(flow, { ...sizes, eosTokenId: firstOf(vocabulary, EOS_TOKENS) });
 }
@@ -69,26 +71,48 @@ function firstOf(vocabulary: Vocabulary, tokens: readonly string[]): number | un
   return tokens.map((token) => vocabulary.idOf(token)).find((id) => id !== undefined);
 }
 
-function freshConfig(shape: TrainOptions["shape"], length: number, vocabulary: Vocabulary): MaskedConfig {
+/** What fresh transformers over tokens have in common. */
+function transformerSizes(shape: TrainOptions["shape"], length: number, vocabulary: Vocabulary) {
   const { hidden, layers, heads, kvHeads, intermediate, ropeTheta } = completeShape(shape);
+  const eosTokenId = firstOf(vocabulary, EOS_TOKENS);
+  return {
+    ...{ vocabSize: vocabulary.vocabSize, hiddenSize: hidden, numLayers: layers },
+    ...{ numHeads: heads, numKvHeads: kvHeads, intermediateSize: intermediate, maxPositions: length, ropeTheta },
+    ...{ rmsNormEps: 1e-5, tiedEmbeddings: true },
+    ...(eosTokenId !== undefined && { eosTokenId }),
+  };
+}
+
+/** The end-of-text token, which precedes every document but the first, begins every window: no row of the vocabulary is added. */
+function autoregressiveConfig(
+  shape: TrainOptions["shape"],
+  length: number,
+  vocabulary: Vocabulary,
+): AutoregressiveConfig {
+  const { eosTokenId, ...sizes } = transformerSizes(shape, length, vocabulary);
+  if (eosTokenId === undefined) {
+    const message = `${vocabulary.path}: no end-of-text token; one of ${EOS_TOKENS.join(", ")} must be in the vocabulary`;
+    throw new NoemaError("ERR_BAD_TOKENIZER", message);
+  }
+  return checked({ layout: "noema-autoregressive", ...sizes, eosTokenId, bosTokenId: eosTokenId });
+}
+
+/** Refuses sizes that do not fit together, as it would when the checkpoint is read. */
+function checked<C extends MaskedConfig | AutoregressiveConfig>(config: C): C {
+  const layout: Layout = layoutNamed(config.layout);
+  return layout.parse({ path: "shape", values: layout.config(config) }) as C;
+}
+
+function maskedConfig(shape: TrainOptions["shape"], length: number, vocabulary: Vocabulary): MaskedConfig {
   const find = (tokens: readonly string[]) => firstOf(vocabulary, tokens);
   const maskTokenId = find(MASK_TOKENS);
   if (maskTokenId === undefined) {
     const message = `${vocabulary.path}: no mask token; one of ${MASK_TOKENS.join(", ")} must be in the vocabulary`;
     throw new NoemaError("ERR_BAD_TOKENIZER", message);
   }
-  const eosTokenId = find(EOS_TOKENS);
   const padTokenId = find(PAD_TOKENS);
-  const config: MaskedConfig = {
-    ...{ layout: "llada", vocabSize: vocabulary.vocabSize, hiddenSize: hidden, numLayers: layers },
-    ...{ numHeads: heads, numKvHeads: kvHeads, intermediateSize: intermediate, maxPositions: length, ropeTheta },
-    ...{ rmsNormEps: 1e-5, maskTokenId, tiedEmbeddings: true },
-    ...(eosTokenId !== undefined && { eosTokenId }),
-    ...(padTokenId !== undefined && { padTokenId }),
-  };
-  const layout = layoutNamed(config.layout);
-  // Refuses sizes that do not fit together, as it would when the checkpoint is read.
-  return layout.parse({ path: "shape", values: layout.config(config) });
+  const sizes = transformerSizes(shape, length, vocabulary);
+  return checked({ layout: "llada", ...sizes, maskTokenId, ...(padTokenId !== undefined && { padTokenId }) });
 }
 
 /** The parameters of the run's saved state. */
@@ -126,15 +150,15 @@ export function freshWeights(config: ModelConfig, seed: Seed): Weights[] {
   const rng = new Rng(seed);
   return tensorsOf(config).map(({ name, shape }, index) => {
     const data = new Float32Array(shape.reduce((product, extent) => product * extent, 1));
-    const start = config.layout === "noema-flow" ? flowStart(name, config) : maskedStart(shape, name, config);
+    const start = config.layout === "noema-flow" ? flowStart(name, config) : transformerStart(shape, name, config);
     if (typeof start === "number") fillNormals(rng, { stream: RngStream.init, step: index }, data, start);
     else data.set(data.map((_, i) => start(i)));
     return { name, shape, dtype: "f32", data };
   });
 }
 
-function maskedStart(shape: readonly number[], name: string, config: MaskedConfig): Start {
+function transformerStart(shape: readonly number[], name: string, { numLayers }: { numLayers: number }): Start {
   if (shape.length === 1) return () => 1;
   const residual = name.endsWith(".o.weight") || name.endsWith(".down.weight");
-  return residual ? STANDARD_DEVIATION / Math.sqrt(2 * config.numLayers) : STANDARD_DEVIATION;
+  return residual ? STANDARD_DEVIATION / Math.sqrt(2 * numLayers) : STANDARD_DEVIATION;
 }

@@ -4,12 +4,13 @@
  */
 
 import { appendFile, readFile } from "node:fs/promises";
+import type { EstimateKind } from "../evaluation/bound.js";
 import { ioError, writeAll, writeAtomically } from "../files.js";
 
 export interface TrainingMetric {
   type: "step";
   step: number;
-  /** Nats per token: an unbiased, noisy estimate of the bound on the batch. */
+  /** Nats per token: the batch's, or an unbiased, noisy estimate of the bound on it. */
   loss: number;
   rate: number;
   gradientNorm: number;
@@ -23,11 +24,14 @@ export interface HeldOutMetric {
   step: number;
   /** Which parameters were judged. */
   source: "parameter" | "average";
-  /** Nats per token, an upper bound on the negative log-likelihood, and its standard error over sequences. */
+  /** What `bound` is. Left out by versions that knew upper bounds only. */
+  kind?: EstimateKind;
+  /** Nats per token, the negative log-likelihood or an upper bound on it, and its standard error over sequences. */
   bound: number;
   standardError: number;
   sequences: number;
   tokens: number;
+  /** Of every sequence; 0 where nothing is drawn. */
   draws: number;
   /** Of a flow stack. */
   flows?: FlowMonitors;

@@ -1,5 +1,6 @@
 /** The options of a training run: one table from which checks, the command line's flags and the saved state's comparison follow. */
 
+import { type Family, families } from "../checkpoint/config.js";
 import { checkNames, checkSignal } from "../decoding/options.js";
 import type { Decoding } from "../decoding/resolve.js";
 import { NoemaError, unknownOption } from "../errors.js";
@@ -116,8 +117,10 @@ export interface TrainOptions extends Partial<TrainSettings> {
   tokenizer?: string;
   /** A checkpoint folder to start from instead of fresh weights. */
   init?: string;
+  /** Of the model. Default: that of `init`, else "flow" with `flow`, else "masked". */
+  family?: Family;
   shape?: Partial<ModelShape>;
-  /** A stack of flows instead of a masked model; with `init`, a checkpoint of one, `flows` are put on top of its own. */
+  /** A stack of flows; with `init`, a checkpoint of one, `flows` are put on top of its own. */
   flow?: FlowShape;
   samplePrompts?: readonly string[];
   /** How sample texts are written. Default: the rule "conv" at temperature 0.8. */
@@ -145,6 +148,7 @@ const otherNames = [
   "heldOut",
   "tokenizer",
   "init",
+  "family",
   "shape",
   "flow",
   "samplePrompts",
@@ -211,6 +215,16 @@ function checkOthers(options: TrainOptions): void {
   if (init !== undefined && shape !== undefined) throw wrong("shape", shape, "nothing, for init brings its own");
   if (shape !== undefined) checkShape(shape);
   if (options.flow !== undefined) checkFlowShape(options.flow);
+  checkFamily(options);
+}
+
+function checkFamily({ family, flow, init }: TrainOptions): void {
+  if (family === undefined) return;
+  if (typeof family !== "string") throw wrong("family", family, `one of ${families.join(", ")}`);
+  if (!families.includes(family)) throw unknownOption(family, families, "family");
+  if (flow !== undefined && family !== "flow") throw wrong("family", family, '"flow", for flow describes such a model');
+  if (flow === undefined && family === "flow" && init === undefined)
+    throw wrong("flow", flow, "the stack of a fresh flow model");
 }
 
 function isPath(value: unknown): value is string {

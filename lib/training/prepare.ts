@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { ioError, writeAll, writeAtomically } from "../files.js";
 import type { NativeEngine, NativeTrainer } from "../native/addon.js";
 import type { Tokenizer } from "../tokenizer/tokenizer.js";
+import { AutoregressiveObjective, checkNoSamples } from "./autoregressive/objective.js";
 import { FlowObjective } from "./flow/objective.js";
 import { checkFlowPrompts, flowSampler } from "./flow/samples.js";
 import { configOf, firstWeights, savedWeights, type Weights } from "./initialise.js";
@@ -20,7 +21,7 @@ import { checkContinuation, loadState, readBuffer, type StateBuffer, type Traini
 
 /** What training needs of an engine. */
 export interface TrainingEngine {
-  readonly native: Pick<NativeEngine, "loadMasked" | "loadFlow">;
+  readonly native: Pick<NativeEngine, "loadMasked" | "loadFlow" | "loadAutoregressive">;
 }
 
 export interface OpenedSession {
@@ -43,6 +44,7 @@ export async function openSession(engine: TrainingEngine, options: TrainOptions)
   if (saved) checkContinuation(saved, wanted, options.changes);
   const { samplePrompts = [""] } = options;
   if (config.layout === "noema-flow") checkFlowPrompts(samplePrompts, config, tokenizer);
+  else if (config.layout === "noema-autoregressive") checkNoSamples(settings);
   else checkPrompts(samplePrompts, config, tokenizer);
   const inputs = await openInputs(options, settings, { tokenizer, config });
   const owned: Closable[] = [inputs.data];
@@ -110,6 +112,12 @@ async function openObjective(
     await trainer.trainFrom(settings.stage);
     const sample = flowSampler(model, config, tokenizer, { length });
     return new FlowObjective({ config, settings, model, trainer, sample });
+  }
+  if (config.layout === "noema-autoregressive") {
+    const model = own(await engine.native.loadAutoregressive(config, tensors, settings.precision));
+    const trainer = own(await model.trainer({ keepAverage: average }));
+    await fillBuffers(trainer, tensors, fill);
+    return new AutoregressiveObjective({ config, settings, model, trainer });
   }
   const model = own(await engine.native.loadMasked(config, tensors, settings.precision));
   const trainer = own(await model.trainer({ keepAverage: average }));

@@ -126,7 +126,7 @@ export class Session {
     const { heldOut, metrics, objective } = this.parts;
     const source = this.source;
     const found = await objective.heldOut(heldOut, source, signal);
-    const metric: HeldOutMetric = { type: "held-out", step: this.step, source, ...found };
+    const metric: HeldOutMetric = { type: "held-out", step: this.step, source, kind: objective.kind, ...found };
     metrics.add(metric);
     await metrics.flush();
     return metric;
@@ -163,7 +163,7 @@ export class Session {
   /** What others read: the checkpoint and the curve. */
   async publishFiles(): Promise<void> {
     await this.#exportCheckpoint();
-    await writeCurve(this.parts.run, this.parts.metrics);
+    await writeCurve(this.parts);
   }
 
   /** The run's folder is a checkpoint that loads like any other. */
@@ -185,7 +185,7 @@ function fallLength({ decay, steps }: TrainSettings): number {
   return decay || Math.ceil(steps / 5);
 }
 
-async function writeCurve(run: string, metrics: MetricsLog): Promise<void> {
-  const svg = Buffer.from(lossCurve(metrics.all));
+async function writeCurve({ run, metrics, objective }: SessionParts): Promise<void> {
+  const svg = Buffer.from(lossCurve(metrics.all, { kind: objective.kind }));
   await writeAtomically(join(run, "curve.svg"), (handle) => writeAll(handle, svg));
 }

@@ -109,13 +109,16 @@ function fakeEngine(options: FakeOptions, log: FakeLog, backend: string): Native
       if (options.unavailable) throw new NoemaError("ERR_DEVICE_UNAVAILABLE", options.unavailable);
     },
     loadMasked: async () => fakeModel(options, log),
-    loadFlow: async () => {
-      throw new NoemaError("ERR_UNSUPPORTED", "the toy network is a masked one");
-    },
+    loadFlow: notMasked,
+    loadAutoregressive: notMasked,
     dispose: () => {
       log.enginesFreed++;
     },
   };
+}
+
+async function notMasked(): Promise<never> {
+  throw new NoemaError("ERR_UNSUPPORTED", "the toy network is a masked one");
 }
 
 class FakeSession extends LogitsSession {

@@ -6,7 +6,7 @@ import { createEngine } from "../../engine.js";
 import { evaluate } from "../../evaluate.js";
 import type { Evaluation } from "../../evaluation/evaluate.js";
 import { ioError } from "../../files.js";
-import { addBoundFlags, type BoundFlags, boundOptions, loadOptions, numberOf } from "../bound-flags.js";
+import { addBoundFlags, atMost, type BoundFlags, boundOptions, loadOptions, manner, numberOf } from "../bound-flags.js";
 import { example, type Streams } from "../command.js";
 import { deviceOption } from "../device-flag.js";
 import { interruptible } from "../interrupt.js";
@@ -20,7 +20,9 @@ interface EvaluateFlags extends BoundFlags {
 export function registerEvaluate(program: Command, streams: Streams): void {
   const command = program
     .command("evaluate")
-    .description("bound a corpus's nats per token from above: perplexity, bits per character and byte, standard error")
+    .description(
+      "nats per token of a corpus, or a bound on them: perplexity, bits per character and byte, standard error",
+    )
     .argument("<model>", "a checkpoint folder")
     .argument("<files...>", "text files")
     .option("--limit <number>", "stop after this many windows")
@@ -78,13 +80,14 @@ async function totalBytes(files: readonly string[]): Promise<number> {
 }
 
 function describe(result: Evaluation): string {
-  const { bound, standardError, perplexity, bitsPerCharacter, bitsPerByte, tokens, sequences, draws, form } = result;
+  const { bound, standardError, perplexity, bitsPerCharacter, bitsPerByte, tokens, sequences } = result;
+  const most = atMost(result.kind);
   return [
-    `nats per token      at most ${bound.toFixed(4)} ± ${standardError.toFixed(4)} (over ${sequences} sequences)`,
-    `perplexity          at most ${perplexity.toFixed(2)}`,
-    `bits per character  at most ${bitsPerCharacter.toFixed(4)}`,
-    `bits per byte       at most ${bitsPerByte.toFixed(4)}`,
-    `scored              ${tokens} tokens, ${draws} draws each, ${form}`,
+    `nats per token      ${most}${bound.toFixed(4)} ± ${standardError.toFixed(4)} (over ${sequences} sequences)`,
+    `perplexity          ${most}${perplexity.toFixed(2)}`,
+    `bits per character  ${most}${bitsPerCharacter.toFixed(4)}`,
+    `bits per byte       ${most}${bitsPerByte.toFixed(4)}`,
+    `scored              ${tokens} tokens, ${manner(result)}`,
     "",
   ].join("\n");
 }

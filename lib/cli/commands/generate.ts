@@ -85,6 +85,7 @@ function start(model: AnyModel, { flags, signal, prompt, refine }: Start): Gener
     ...(flags.maxTokens === undefined ? {} : { maxTokens: numberOf(flags.maxTokens, "max-tokens") }),
     ...(flags.documentStart ? { documentStart: true } : {}),
   };
+  if (model.family === "autoregressive") return model.generate();
   if (model.family === "flow") return invert(model, flags, { ...asked, signal, ...seed });
   if (flags.inversion !== undefined)
     throw new NoemaError("ERR_UNSUPPORTED", '"inversion" is for flows; this model is a masked one');

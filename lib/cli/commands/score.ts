@@ -2,9 +2,8 @@
 
 import type { Command } from "commander";
 import { createEngine } from "../../engine.js";
-import type { EstimateForm } from "../../evaluation/bound.js";
 import type { Score } from "../../evaluation/score.js";
-import { addBoundFlags, type BoundFlags, boundOptions, loadOptions } from "../bound-flags.js";
+import { addBoundFlags, atMost, type BoundFlags, boundOptions, loadOptions, manner } from "../bound-flags.js";
 import { example, type Streams } from "../command.js";
 import { deviceOption } from "../device-flag.js";
 import { interruptible } from "../interrupt.js";
@@ -16,7 +15,7 @@ interface ScoreFlags extends BoundFlags {
 export function registerScore(program: Command, streams: Streams): void {
   const command = program
     .command("score")
-    .description("bound a text's negative log-likelihood from above: nats, with the standard error of the estimate")
+    .description("a text's negative log-likelihood in nats, or a bound on it with the standard error of the estimate")
     .argument("<model>", "a checkpoint folder")
     .argument("<texts...>", "one score for each")
     .option("--context <text>", "text in front that is given, not scored");
@@ -47,8 +46,9 @@ async function scoreTexts(
   }
 }
 
-function describe(text: string, { nats, standardError, tokens, draws, form }: Score): string {
+function describe(text: string, score: Score): string {
+  const { nats, standardError, tokens } = score;
   const perToken = (nats / tokens).toFixed(4);
-  const estimate = `at most ${nats.toFixed(3)} ± ${standardError.toFixed(3)} nats, ${perToken} per token`;
-  return `${JSON.stringify(text)}: ${estimate} (${tokens} tokens, ${draws} draws, ${form satisfies EstimateForm})\n`;
+  const estimate = `${atMost(score.bound)}${nats.toFixed(3)} ± ${standardError.toFixed(3)} nats, ${perToken} per token`;
+  return `${JSON.stringify(text)}: ${estimate} (${tokens} tokens, ${manner(score)})\n`;
 }

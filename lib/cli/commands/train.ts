@@ -31,6 +31,7 @@ const ownFlags: [flags: string, help: string][] = [
   ["--held-out <files...>", "text for held-out evaluation"],
   ["--tokenizer <file>", "a tokenizer.json"],
   ["--init <folder>", "start from this checkpoint instead of fresh weights"],
+  ["--family <name>", `of a fresh model: masked (the default) or autoregressive; flows take a recipe with "flow"`],
   ["--sample-prompts <texts...>", "prompts of the sample texts"],
   ["--cache <folder>", "where tokenised text is kept"],
   ["--changes <names...>", "options that may differ from the saved state's"],
@@ -48,7 +49,7 @@ const shapeHelp: Record<keyof ModelShape, string> = {
 export function registerTrain(program: Command, streams: Streams): void {
   const command = program
     .command("train")
-    .description("train a masked-diffusion model on text; runs are resumable, bit for bit")
+    .description("train a model on text; runs are resumable, bit for bit")
     .argument("[recipe]", "a JSON file of options; flags override it");
   for (const [flags, help] of ownFlags) command.option(flags, help);
   for (const name of optionNames) command.addOption(tableFlag(name));

@@ -22,6 +22,7 @@ export interface FlowParts {
 }
 
 export class FlowObjective implements Objective {
+  readonly kind = "upper";
   readonly #parts: FlowParts;
   readonly #rng: Rng;
 

@@ -17,6 +17,7 @@ export interface MaskedParts {
 }
 
 export class MaskedObjective implements Objective {
+  readonly kind = "upper";
   readonly #parts: MaskedParts;
 
   constructor(parts: MaskedParts) {

@@ -21,7 +21,7 @@ import type {
 
 type Buffers = Record<TrainerBuffer, Map<string, Float32Array>>;
 
-export class FakeEngine implements Pick<NativeEngine, "loadMasked" | "loadFlow"> {
+export class FakeEngine implements Pick<NativeEngine, "loadMasked" | "loadFlow" | "loadAutoregressive"> {
   readonly trainers: FakeTrainer[] = [];
   /** Makes the loss of this optimiser step NaN. */
   poisonedStep = -1;
@@ -34,6 +34,9 @@ export class FakeEngine implements Pick<NativeEngine, "loadMasked" | "loadFlow">
   }
   loadFlow(): never {
     throw new NoemaError("ERR_UNSUPPORTED", "loadFlow");
+  }
+  loadAutoregressive(): never {
+    throw new NoemaError("ERR_UNSUPPORTED", "loadAutoregressive");
   }
 }
 

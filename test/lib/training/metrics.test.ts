@@ -75,7 +75,7 @@ test("ticks are round and inside", (t) => {
 });
 
 test("the curve draws both lines, labels its axes and escapes its title", (t) => {
-  const svg = lossCurve([step(1), heldOut(1), step(100), heldOut(100)], "a < b & c");
+  const svg = lossCurve([step(1), heldOut(1), step(100), heldOut(100)], { title: "a < b & c" });
   t.regex(svg, /^<svg [^>]*viewBox/);
   t.regex(svg, /polyline class="train" points="[\d.]+,[\d.]+ [\d.]+,[\d.]+"/);
   t.regex(svg, /polyline class="held" points="[\d.]+,[\d.]+ [\d.]+,[\d.]+"/);

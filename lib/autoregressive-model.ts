@@ -1,0 +1,87 @@
+/**
+ * A loaded autoregressive model: the baseline that models of the other families are measured against, made of the same blocks.
+ * It is trained, scored and evaluated; it writes no texts.
+ */
+
+import type { AutoregressiveConfig } from "./checkpoint/config.js";
+import { NoemaError } from "./errors.js";
+import { windowLikelihoods } from "./evaluation/likelihood.js";
+import { type Exact, type Score, type ScoreOptions, score } from "./evaluation/score.js";
+import type { Generation, GenerationResult } from "./generation.js";
+import { type CommonParts, Model } from "./model.js";
+import type { NativeAutoregressiveModel, Precision } from "./native/addon.js";
+
+export interface AutoregressiveModelInfo {
+  family: "autoregressive";
+  layout: string;
+  folder: string;
+  parameters: number;
+  weightBytes: number;
+  precision: Precision;
+  vocabSize: number;
+  maxPositions: number;
+  bosTokenId: number;
+  eosTokenId?: number;
+  config: Readonly<AutoregressiveConfig>;
+}
+
+/** @internal */
+export interface AutoregressiveParts extends CommonParts {
+  readonly native: NativeAutoregressiveModel;
+  readonly config: AutoregressiveConfig;
+}
+
+export class AutoregressiveModel extends Model {
+  readonly family = "autoregressive";
+  readonly #parts: AutoregressiveParts;
+
+  /** @internal Use `engine.load`. */
+  constructor(parts: AutoregressiveParts) {
+    super(parts);
+    this.#parts = parts;
+  }
+
+  get info(): AutoregressiveModelInfo {
+    this.check();
+    const { native, config, folder } = this.#parts;
+    const { layout, vocabSize, maxPositions, bosTokenId, eosTokenId } = config;
+    const eos = eosTokenId === undefined ? {} : { eosTokenId };
+    const sizes = { vocabSize, maxPositions, bosTokenId, ...eos };
+    return { family: "autoregressive", layout, folder, ...native.info(), ...sizes, config: { ...config } };
+  }
+
+  /** A text's negative log-likelihood in nats: exact, not a bound. */
+  override async score(text: string | ArrayLike<number>, options?: ScoreOptions): Promise<Score> {
+    return score(this.exact, text, options);
+  }
+
+  /** Refused with ERR_UNSUPPORTED. */
+  generate(_options?: object): Generation {
+    return this.start(() => {
+      throw writesNothing();
+    }, undefined);
+  }
+
+  /** Refused with ERR_UNSUPPORTED. */
+  async generateBatch(_options: object): Promise<GenerationResult[]> {
+    this.check();
+    throw writesNothing();
+  }
+
+  /** @internal For scoring and evaluation. */
+  get exact(): Exact & { readonly eosTokenId: number | undefined } {
+    this.check();
+    const { native, config } = this.#parts;
+    const { maxPositions, eosTokenId, bosTokenId: bosId } = config;
+    const losses: typeof native.losses = (request) => native.losses(request);
+    return {
+      ...{ maxPositions, eosTokenId, tokenizer: this.tokenizer },
+      likelihoods: (windows, options) => windowLikelihoods({ losses, bosId }, windows, options),
+    };
+  }
+}
+
+function writesNothing(): NoemaError {
+  const message = "an autoregressive model is a baseline to measure others against: it is scored, it writes no texts";
+  return new NoemaError("ERR_UNSUPPORTED", message);
+}
