@@ -87,6 +87,15 @@ async function drawBounds(
   return Array.from({ length: draws }, (_, i) => sum(pass.nelbo.subarray(i * positions, (i + 1) * positions)));
 }
 
+/** Nats that each flow of a pass takes off what the ones before it leave; of the first, the bound that it reaches alone. */
+export function flowGains({ logSum, logDensity, logDet }: FlowPass): number[] {
+  return logDensity.map((density, l) => {
+    if (l === 0) return sum(logSum) - sum(density);
+    // The density of a flow's input under the flow, against that of base noise, which the flow before counted on.
+    return sum(density) - (sum(logDensity[l - 1]!) - sum(logDet[l - 1]!));
+  });
+}
+
 /** -log of the mean of exp(-estimate), taken about the least one. */
 function importanceWeighted(estimates: readonly number[]): number {
   const least = Math.min(...estimates);

@@ -2,7 +2,7 @@
 
 import type { FlowConfig } from "../../checkpoint/config.js";
 import { sum, type Window } from "../../evaluation/bound.js";
-import { flowBounds } from "../../evaluation/flow-bound.js";
+import { flowBounds, flowGains } from "../../evaluation/flow-bound.js";
 import { BoundTotals } from "../../evaluation/statistics.js";
 import type { FlowBatch, FlowPass, NativeFlowModel, NativeFlowTrainer } from "../../native/addon.js";
 import { fillNormals } from "../../normals.js";
@@ -132,14 +132,10 @@ class Monitor {
     this.#states = Array.from({ length: flows.length + 1 }, () => new Moments());
   }
 
-  add({ logSum, logDensity, logDet, states }: FlowPass, tokens: number): void {
+  add(pass: FlowPass, tokens: number): void {
     this.#tokens += tokens;
-    for (const [l, density] of logDensity.entries()) {
-      // The density of a flow's input under the flow, against that of base noise: what the flow before counted on.
-      const before = l === 0 ? 0 : sum(logDensity[l - 1]!) - sum(logDet[l - 1]!);
-      this.#gains[l]! += l === 0 ? sum(logSum) - sum(density) : sum(density) - before;
-    }
-    for (const [l, state] of (states ?? []).entries()) this.#states[l]!.add(state);
+    for (const [l, nats] of flowGains(pass).entries()) this.#gains[l]! += nats;
+    for (const [l, state] of (pass.states ?? []).entries()) this.#states[l]!.add(state);
   }
 
   summary(separation: number): FlowMonitors {
