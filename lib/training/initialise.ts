@@ -78,12 +78,15 @@ function transformerSizes(shape: TrainOptions["shape"], length: number, vocabula
   return {
     ...{ vocabSize: vocabulary.vocabSize, hiddenSize: hidden, numLayers: layers },
     ...{ numHeads: heads, numKvHeads: kvHeads, intermediateSize: intermediate, maxPositions: length, ropeTheta },
-    ...{ rmsNormEps: 1e-5, tiedEmbeddings: true },
+    rmsNormEps: 1e-5,
     ...(eosTokenId !== undefined && { eosTokenId }),
   };
 }
 
-/** The end-of-text token, which precedes every document but the first, begins every window: no row of the vocabulary is added. */
+/**
+ * The end-of-text token, which precedes every document but the first, begins every window: no row of the vocabulary is added.
+ * Embedding and head share nothing, as a flow's input and head do not: it learns faster so, and a baseline is to be a strong one.
+ */
 function autoregressiveConfig(
   shape: TrainOptions["shape"],
   length: number,
@@ -94,7 +97,8 @@ function autoregressiveConfig(
     const message = `${vocabulary.path}: no end-of-text token; one of ${EOS_TOKENS.join(", ")} must be in the vocabulary`;
     throw new NoemaError("ERR_BAD_TOKENIZER", message);
   }
-  return checked({ layout: "noema-autoregressive", ...sizes, eosTokenId, bosTokenId: eosTokenId });
+  const ids = { eosTokenId, bosTokenId: eosTokenId };
+  return checked({ layout: "noema-autoregressive", ...sizes, ...ids, tiedEmbeddings: false });
 }
 
 /** Refuses sizes that do not fit together, as it would when the checkpoint is read. */
@@ -112,7 +116,8 @@ function maskedConfig(shape: TrainOptions["shape"], length: number, vocabulary: 
   }
   const padTokenId = find(PAD_TOKENS);
   const sizes = transformerSizes(shape, length, vocabulary);
-  return checked({ layout: "llada", ...sizes, maskTokenId, ...(padTokenId !== undefined && { padTokenId }) });
+  const pad = padTokenId === undefined ? {} : { padTokenId };
+  return checked({ layout: "llada", ...sizes, maskTokenId, tiedEmbeddings: true, ...pad });
 }
 
 /** The parameters of the run's saved state. */
