@@ -1,0 +1,121 @@
+// What scripts/compare-text8.ts compares: models of the same blocks, layers, width, text and budget.
+import { join } from "node:path";
+import type { FlowKind, FlowStage, TrainOptions } from "../lib/index.js";
+
+/** What all configurations share. */
+export interface Setup {
+  /** Holds train.txt, valid.txt and test.txt. */
+  data: string;
+  /** Where runs and results go. */
+  runs: string;
+  /** Tokens that every configuration is trained on. */
+  tokens: number;
+  width: number;
+  heads: number;
+  /** Of the flows of a stack, the first nearest the data; the other models have all of them in one. */
+  layers: readonly [number, number, number];
+  /** T. */
+  length: number;
+  batch: number;
+  rate: number;
+  seed: number;
+  /** Windows of test.txt to judge by; 0: all of it. */
+  windows: number;
+}
+
+export type Training = "jointly" | "flow by flow";
+
+export interface Configuration {
+  /** The folder's name. */
+  name: string;
+  kind: "autoregressive" | FlowKind;
+  training: Training;
+  /** What each training in turn adds; none for the autoregressive model. */
+  stages: FlowStage[][];
+}
+
+/** d (tarflowlm.md section 5.1). */
+const LATENT_SIZE = 5;
+const directions = ["forward", "reverse", "forward"] as const;
+/** The grouped head's widths that the paper's rule gives for five channels (section 3.1). */
+const maf = { mafHiddenSize: 64, mafFeatures: 18 };
+
+/** A mixture has a component per symbol in the first flow; above a Rosenblatt flow two are enough (section 5.1). */
+function flowOf(kind: FlowKind, index: number, numLayers: number): FlowStage {
+  const direction = directions[index]!;
+  if (kind === "affine") return { kind, direction, numLayers };
+  if (kind === "mixture-cdf") return { kind, direction, numLayers, numComponents: 27, ...maf };
+  if (index === 0) return { kind, direction, numLayers };
+  return { kind: "mixture-cdf", direction, numLayers, numComponents: 2, ...maf };
+}
+
+const kinds: readonly FlowKind[] = ["affine", "mixture-cdf", "mixture-rosenblatt"];
+
+export function configurations({ layers }: Pick<Setup, "layers">): Configuration[] {
+  const total = layers.reduce((sum, count) => sum + count, 0);
+  const made: Configuration[] = [{ name: "autoregressive", kind: "autoregressive", training: "jointly", stages: [[]] }];
+  for (const kind of kinds) {
+    const stack = layers.map((count, index) => flowOf(kind, index, count));
+    made.push({ name: `${kind}-1`, kind, training: "jointly", stages: [[flowOf(kind, 0, total)]] });
+    made.push({ name: `${kind}-3`, kind, training: "jointly", stages: [stack] });
+    if (kind !== "mixture-rosenblatt") continue;
+    const stages = stack.map((flow) => [flow]);
+    made.push({ name: `${kind}-3-flow-by-flow`, kind, training: "flow by flow", stages });
+  }
+  return made;
+}
+
+/** Steps of every stage, in proportion to its layers: a layer of a stack sees as many tokens however the stack is trained. */
+export function stageSteps({ stages }: Configuration, { tokens, batch, length }: Setup): number[] {
+  const steps = Math.max(stages.length, Math.round(tokens / (batch * length)));
+  const layers = stages.map((flows) => flows.reduce((sum, { numLayers }) => sum + numLayers, 0) || 1);
+  const total = layers.reduce((sum, count) => sum + count, 0);
+  let before = 0;
+  let done = 0;
+  return layers.map((count) => {
+    before += count;
+    const own = Math.max(1, Math.round((steps * before) / total) - done);
+    done += own;
+    return own;
+  });
+}
+
+/** The trainings of a configuration, each in a folder of its own; the next one starts from the one before. */
+export function trainings(configuration: Configuration, setup: Setup): TrainOptions[] {
+  const { data, runs, width, heads, layers, length, batch, rate, seed } = setup;
+  const total = layers.reduce((sum, count) => sum + count, 0);
+  const folder = (stage: number) => join(runs, configuration.name, `stage-${stage + 1}`);
+  return stageSteps(configuration, setup).map((steps, stage) => {
+    const flows = configuration.stages[stage]!;
+    const fresh: Partial<TrainOptions> = {
+      tokenizer: join(runs, "tokenizer.json"),
+      shape: { hidden: width, heads, layers: total },
+      ...(flows.length === 0
+        ? { family: "autoregressive" as const }
+        : // The baseline is never given a prefix, so the flows are not either.
+          { flow: { latentSize: LATENT_SIZE, prefixConditioning: false, flows } }),
+    };
+    return {
+      ...{ run: folder(stage), cache: join(runs, "cache") },
+      ...{ corpus: [join(data, "train.txt")], heldOut: [join(data, "valid.txt")] },
+      ...(stage === 0 ? fresh : { init: folder(stage - 1), flow: { flows }, stage }),
+      ...{ steps, batch, length, rate, warmup: Math.ceil(steps / 20), schedule: "cosine", floor: 0.1, seed },
+      ...{ weightDecay: 0.1, clip: 1, beta2: 0.98, ema: 0.999, precision: "bf16" },
+      reconstructionHalf: Math.ceil(steps / 20),
+      ...{ evaluateEvery: Math.ceil(steps / 4), evaluateSequences: 64, evaluateDraws: 1 },
+      saveEvery: Math.ceil(steps / 8),
+    };
+  });
+}
+
+/** A symbol is a token: a to z, the space, and the end-of-text token that training closes documents with. */
+export function characterTokenizer(): string {
+  const symbols = ["<|endoftext|>", "\u0120", ..."abcdefghijklmnopqrstuvwxyz"];
+  return JSON.stringify({
+    version: "1.0",
+    added_tokens: [{ id: 0, content: symbols[0], special: true }],
+    pre_tokenizer: { type: "ByteLevel", add_prefix_space: false, use_regex: true },
+    decoder: { type: "ByteLevel" },
+    model: { type: "BPE", vocab: Object.fromEntries(symbols.map((symbol, id) => [symbol, id])), merges: [] },
+  });
+}

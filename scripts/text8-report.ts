@@ -1,0 +1,153 @@
+// The tables of scripts/compare-text8.ts, and what they say in words.
+import { BoundTotals } from "../lib/evaluation/statistics.js";
+import type { Configuration, Setup } from "./text8-configurations.js";
+import type { Result } from "./text8-runs.js";
+
+/** In bits per character; the standard error is over windows. */
+export interface Estimate {
+  bits: number;
+  standardError: number;
+}
+
+export interface Row {
+  name: string;
+  kind: Configuration["kind"];
+  /** Of every flow; of the autoregressive model, its own. */
+  layers: number[];
+  training: Configuration["training"];
+  /** Of test.txt; of flows an upper bound. */
+  bitsPerCharacter: Estimate;
+  parameters: number;
+  trainingTokens: number;
+  secondsPerToken: number;
+  /** Of a stack. */
+  stack?: StackRow;
+}
+
+export interface StackRow {
+  /** The bound that the first flow reaches alone. */
+  first: Estimate;
+  /** What each flow above it takes off. */
+  gains: Estimate[];
+  /** What they take off together. */
+  together: Estimate;
+  /** How many bits the stack is better than one flow of the same kind with all layers, window by window. */
+  better: Estimate;
+}
+
+/** Bits per character of windows, as a ratio of totals. */
+export function estimate(nats: readonly number[], tokens: readonly number[]): Estimate {
+  const totals = new BoundTotals();
+  for (const [index, own] of nats.entries())
+    totals.add({ index, tokens: tokens[index]!, nats: own / Math.LN2, variance: 0 });
+  const { bound: bits, standardError } = totals.summary(0);
+  return { bits, standardError };
+}
+
+const minus = (a: readonly number[], b: readonly number[]): number[] => a.map((value, i) => value - b[i]!);
+const plus = (a: readonly number[], b: readonly number[]): number[] => a.map((value, i) => value + b[i]!);
+
+function stackRow({ gains: [first = [], ...above], nats, tokens }: Result, single: Result): StackRow {
+  return {
+    first: estimate(first, tokens),
+    gains: above.map((gain) => estimate(gain, tokens)),
+    together: estimate(above.reduce(plus), tokens),
+    better: estimate(minus(single.nats, nats), tokens),
+  };
+}
+
+/** A row for every configuration; `layers` is the setup's. */
+export function rowsOf(
+  found: readonly { configuration: Configuration; result: Result }[],
+  { layers }: Pick<Setup, "layers">,
+): Row[] {
+  const total = layers.reduce((sum, count) => sum + count, 0);
+  const singles = new Map(found.map(({ configuration: { name }, result }) => [name, result]));
+  return found.map(({ configuration: { name, kind, training, stages }, result }) => {
+    const flows = stages.flat();
+    const { parameters, trainingTokens, secondsPerToken } = result;
+    return {
+      ...{ name, kind, training, layers: flows.length > 0 ? flows.map(({ numLayers }) => numLayers) : [total] },
+      bitsPerCharacter: estimate(result.nats, result.tokens),
+      ...{ parameters, trainingTokens, secondsPerToken },
+      ...(flows.length > 1 && { stack: stackRow(result, singles.get(`${kind}-1`)!) }),
+    };
+  });
+}
+
+const figure = ({ bits, standardError }: Estimate): string => `${bits.toFixed(4)} ± ${standardError.toFixed(4)}`;
+
+function markdown(head: readonly string[], body: readonly (readonly string[])[]): string {
+  const line = (cells: readonly string[]) => `| ${cells.join(" | ")} |`;
+  return [line(head), `|${"---|".repeat(head.length)}`, ...body.map(line)].join("\n");
+}
+
+/** Every configuration. */
+export function table(rows: readonly Row[]): string {
+  const head = ["model", "layers", "trained", "bits per character", "parameters", "training tokens", "µs per token"];
+  const body = rows.map((row) => [
+    row.kind,
+    row.layers.join(" + "),
+    row.training,
+    `${row.kind === "autoregressive" ? "" : "at most "}${figure(row.bitsPerCharacter)}`,
+    `${(row.parameters / 1e6).toFixed(2)} M`,
+    `${(row.trainingTokens / 1e6).toFixed(2)} M`,
+    (1e6 * row.secondsPerToken).toFixed(1),
+  ]);
+  return markdown(head, body);
+}
+
+/** Stacks alone: what every flow takes off. */
+export function stackTable(rows: readonly Row[]): string {
+  const head = [
+    "stack",
+    "trained",
+    "first flow alone",
+    "second takes off",
+    "third takes off",
+    "better than one flow by",
+  ];
+  const body = rows.flatMap(({ kind, training, stack }) =>
+    stack ? [[kind, training, figure(stack.first), ...stack.gains.map(figure), figure(stack.better)]] : [],
+  );
+  return markdown(head, body);
+}
+
+/** Further from zero than chance takes it: two standard errors. */
+const sign = ({ bits, standardError }: Estimate): number => (Math.abs(bits) > 2 * standardError ? Math.sign(bits) : 0);
+
+function compared({ stack }: Row): string {
+  const { together, better } = stack!;
+  const off = sign(together) > 0 ? `take ${figure(together)} bits per character off` : "take nothing certain off";
+  const amount = figure({ ...better, bits: Math.abs(better.bits) });
+  const against =
+    sign(better) === 0
+      ? `the stack and one flow with all the layers do not differ for certain (by ${figure(better)})`
+      : `the stack is ${amount} bits ${sign(better) > 0 ? "better" : "worse"} than one flow with all the layers`;
+  return `the flows above the first ${off} what it leaves, and ${against}`;
+}
+
+/** What the figures say, stack by stack, and of the whole: made from the figures alone. */
+export function findings(rows: readonly Row[]): string {
+  const stacks = rows.filter(({ stack }) => stack !== undefined);
+  const lines = stacks.map((row) => `- ${row.kind}, trained ${row.training}: ${compared(row)}.`);
+  const paying = stacks
+    .filter(({ stack }) => sign(stack!.better) > 0)
+    .map(({ kind, training }) => `${kind} (${training})`);
+  const verdict =
+    paying.length === 0
+      ? "At this budget flows above the first do not pay: their layers do as much or more in the first flow."
+      : `At this budget flows above the first pay in ${paying.length} of ${stacks.length} stacks: ${paying.join(", ")}.`;
+  return [verdict, "", ...lines, "", baseline(rows)].join("\n");
+}
+
+function baseline(rows: readonly Row[]): string {
+  const flows = rows.filter(({ kind }) => kind !== "autoregressive");
+  const best = flows.reduce((a, b) => (b.bitsPerCharacter.bits < a.bitsPerCharacter.bits ? b : a));
+  const own = rows.find(({ kind }) => kind === "autoregressive")!;
+  const gap = best.bitsPerCharacter.bits - own.bitsPerCharacter.bits;
+  const which = `${best.kind} with ${best.layers.length === 1 ? "one flow" : `${best.layers.length} flows`}`;
+  const than =
+    gap >= 0 ? `${gap.toFixed(4)} bits per character above` : `${(-gap).toFixed(4)} bits per character below`;
+  return `The lowest bound of a flow, ${which} trained ${best.training}, lies ${than} the autoregressive model's likelihood.`;
+}

@@ -1,0 +1,128 @@
+import { mkdir, readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import test from "ava";
+import { createEngine } from "../../lib/index.js";
+import { Rng } from "../../lib/rng.js";
+import { compareText8, page } from "../../scripts/compare-text8.js";
+import { configurations, type Setup, stageSteps, trainings } from "../../scripts/text8-configurations.js";
+import { estimate, findings, type Row, rowsOf, stackTable, table } from "../../scripts/text8-report.js";
+import type { Result } from "../../scripts/text8-runs.js";
+import { sharedFolder } from "../lib/temporary.js";
+
+const small: Setup = {
+  ...{ data: "data", runs: "runs", tokens: 4096, width: 8, heads: 1, layers: [1, 1, 1], length: 16, batch: 8 },
+  ...{ rate: 0.01, seed: 1, windows: 3 },
+};
+
+test("eight configurations, each with all the layers and all the tokens", (t) => {
+  const setup: Setup = { ...small, layers: [1, 2, 3] };
+  const made = configurations(setup);
+  t.is(made.length, 8);
+  t.is(new Set(made.map(({ name }) => name)).size, 8);
+  for (const configuration of made) {
+    const flows = configuration.stages.flat();
+    const layers = flows.reduce((sum, { numLayers }) => sum + numLayers, 0);
+    t.is(layers, configuration.kind === "autoregressive" ? 0 : 6);
+    t.is(
+      stageSteps(configuration, setup).reduce((sum, steps) => sum + steps, 0),
+      32,
+    );
+    t.deepEqual(
+      flows.map(({ direction }) => direction),
+      ["forward", "reverse", "forward"].slice(0, flows.length),
+    );
+  }
+  t.deepEqual(stageSteps(made.at(-1)!, setup), [5, 11, 16]);
+  const [first, second] = trainings(made.at(-1)!, setup);
+  t.like(first, { run: join("runs", "mixture-rosenblatt-3-flow-by-flow", "stage-1"), steps: 5 });
+  t.like(second, { init: first!.run, stage: 1, shape: undefined, steps: 11 });
+  t.is(first!.flow!.flows[0]!.numComponents, undefined, "the codebook");
+  t.is(second!.flow!.flows[0]!.numComponents, 2);
+});
+
+test("bits per character are a ratio of totals", (t) => {
+  const { bits, standardError } = estimate([2 * Math.LN2, 4 * Math.LN2], [1, 1]);
+  t.is(bits, 3);
+  t.true(Math.abs(standardError - 1) < 1e-12);
+});
+
+/** Windows of 10 tokens that cost so many nats, and what the flows above the first take off each. */
+function resultWith(nats: number[], gains: number[][] = []): Result {
+  const above = gains.reduce((sum, gain) => sum + gain[0]!, 0);
+  return {
+    ...{ parameters: 1.5e6, trainingTokens: 2e6, secondsPerToken: 3e-5, tokens: nats.map(() => 10), nats },
+    gains: gains.length === 0 ? [] : [nats.map((own) => own + above), ...gains],
+  };
+}
+
+function rowsWith(stackNats: number[]): Row[] {
+  const made = configurations(small);
+  const found = made.map((configuration) => {
+    const flows = configuration.stages.flat().length;
+    const gains = [
+      [1, 1.1, 0.9],
+      [0, 0.1, -0.1],
+    ];
+    const result = flows === 3 ? resultWith(stackNats, gains) : resultWith([20, 21, 22], flows === 1 ? [] : undefined);
+    return { configuration, result };
+  });
+  return rowsOf(found, small);
+}
+
+test("the tables, and what they say", (t) => {
+  const rows = rowsWith([22, 23.1, 23.9]);
+  t.regex(table(rows), /\| autoregressive \| 3 \| jointly \| 3\.0297 ± 0\.0833 \| 1\.50 M \| 2\.00 M \| 30\.0 \|/);
+  t.regex(table(rows), /\| affine \| 1 \+ 1 \+ 1 \| jointly \| at most 3\.3182 /);
+  const lines = stackTable(rows).split("\n");
+  t.is(lines.length, 2 + 4);
+  t.regex(lines[2]!, /\| affine \| jointly \| .* \| 0\.1443 ± 0\.0083 \| 0\.0000 ± 0\.0083 \| -0\.2885 ± 0\.0083 \|/);
+  t.regex(findings(rows), /^At this budget flows above the first do not pay/);
+  t.regex(findings(rows), /- affine, trained jointly: .*take 0\.1443 .* the stack is 0\.2885 ± .* bits worse/);
+  t.regex(findings(rows), /lies 0\.0000 bits per character above the autoregressive/);
+  const better = findings(rowsWith([18, 19.1, 19.9]));
+  t.regex(better, /^At this budget flows above the first pay in 4 of 4 stacks: affine \(jointly\), /);
+  t.regex(better, /lies 0\.2885 bits per character below/);
+  t.regex(findings(rowsWith([19.5, 21, 22.5])), /do not differ for certain/);
+});
+
+/** Letters and spaces, of which some are likelier than others. */
+function text(seed: number, length: number): string {
+  const rng = new Rng(seed);
+  return Array.from(
+    { length },
+    (_, i) => " abcdefghijklmnopqrstuvwxyz"[Math.floor(27 * rng.uniform(0, 0, 0, i) ** 2)],
+  ).join("");
+}
+
+test("the whole comparison in miniature, interrupted and gone on with", async (t) => {
+  const folder = sharedFolder();
+  const setup: Setup = { ...small, data: join(folder, "data"), runs: join(folder, "runs"), tokens: 3 * 128 };
+  await mkdir(setup.data, { recursive: true });
+  for (const [seed, name] of ["train", "valid", "test"].entries())
+    await writeFile(join(setup.data, `${name}.txt`), text(seed, 400));
+  await using engine = await createEngine({ threads: 1 });
+  const controller = new AbortController();
+  const lines: string[] = [];
+  const report = (line: string) => {
+    lines.push(line);
+    if (line.startsWith("mixture-cdf-3: step 1")) controller.abort(new Error("enough"));
+  };
+  await t.throwsAsync(compareText8({ engine, setup, signal: controller.signal, report }), { message: "enough" });
+  const rows = await compareText8({ engine, setup, signal: undefined, report });
+  t.is(lines.filter((line) => line.endsWith("done before")).length, 4);
+  t.is(rows.length, 8);
+  for (const { name, bitsPerCharacter, trainingTokens, secondsPerToken, parameters, stack } of rows) {
+    t.true(bitsPerCharacter.bits > 2 && bitsPerCharacter.bits < 12 && bitsPerCharacter.standardError > 0, name);
+    t.is(trainingTokens, setup.tokens, name);
+    t.true(secondsPerToken > 0 && parameters > 1000, name);
+    if (!stack) continue;
+    t.is(stack.gains.length, 2);
+    t.true(Math.abs(stack.first.bits - stack.together.bits - bitsPerCharacter.bits) < 1e-4, name);
+  }
+  const again = await compareText8({ engine, setup, signal: undefined, report });
+  t.deepEqual(again, rows);
+  t.regex(page(setup, rows), /^# Flows on text8\n/);
+  const other = { ...setup, rate: 0.02 };
+  await t.throwsAsync(compareText8({ engine, setup: other, signal: undefined, report }), { message: /other settings/ });
+  t.regex(await readFile(join(setup.runs, "affine-3", "stage-1", "config.json"), "utf8"), /"noema-flow"/);
+});
