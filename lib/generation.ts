@@ -24,7 +24,7 @@ export interface CommitEvent {
   ids: Int32Array;
 }
 
-/** The canvas after a step: decided tokens, and proposals where `mask` is 1. */
+/** The canvas after a step: decided tokens, and proposals where `mask` is 1. Of a flow: the draft that a flow's inverse has left. */
 export interface RefineEvent {
   type: "refine";
   step: number;
@@ -34,6 +34,8 @@ export interface RefineEvent {
   mask: Uint8Array;
   /** [T] probability of the token when it was proposed; 1 for given tokens. */
   confidence: Float32Array;
+  /** Of a flow: which state was read, L (base noise) to 0 (the text). */
+  level?: number;
 }
 
 export interface FinishEvent {

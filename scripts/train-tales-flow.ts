@@ -1,21 +1,29 @@
-// Trains a flow (TarFlowLM) that tells children's stories, flow by flow.
+// Trains models/tales-flow: a flow (TarFlowLM) that tells children's stories.
 //
-//   npx tsx scripts/train-tales-flow.ts --data FOLDER [--steps 8000] [--minutes 45] [--anneal 750]
+//   npx tsx scripts/train-tales-flow.ts --data FOLDER [--steps 5000] [--minutes 45] [--anneal 600] [--publish]
 //
-// The same text, tokenizer and manner of running as train-tales-masked.ts. The run lives in runs/tales-flow.
-import { createEngine, type TrainOptions } from "../lib/index.js";
+// The same text, tokenizer and manner of running as train-tales-masked.ts. The run lives in runs/tales-flow; --publish trains readouts of
+// its states (RUN-readouts, from the branch with --anneal) and puts checkpoint and card into models/tales-flow (or --folder).
+import { createEngine, type Engine, type TrainOptions } from "../lib/index.js";
+import { publishFlow } from "./tales-flow-card.js";
 import { annealed, runTales, talesFlags, talesText } from "./tales-run.js";
 
-const flags = talesFlags("tales-flow", 8000);
+const flags = talesFlags("tales-flow", 5000);
 
-/** The flow nearest the data takes most of the language modelling, so it has most of the layers (Proposition 4 of the paper). */
+/**
+ * The flow nearest the noise carries the language model and has most of the layers; the shallow one nearest the data comes from the
+ * other side, so that every token's latents can still be moved by what follows it, and its input can be read as a draft.
+ */
 const recipe: TrainOptions = {
   run: flags.run,
   ...talesText(flags.data),
   shape: { hidden: 256, heads: 4, intermediate: 704 },
   flow: {
     latentSize: 16,
-    flows: [{ kind: "mixture-rosenblatt", direction: "forward", numLayers: 6 }],
+    flows: [
+      { kind: "affine", direction: "reverse", numLayers: 2 },
+      { kind: "mixture-rosenblatt", direction: "forward", numLayers: 6 },
+    ],
   },
   ...{ steps: Number(flags.steps), batch: 32, microBatch: 16, length: 256 },
   ...{ rate: 1.5e-3, warmup: 300, schedule: "cosine", floor: 0.1, reconstructionHalf: 300 },
@@ -24,6 +32,25 @@ const recipe: TrainOptions = {
   ...{ sampleEvery: 1000, samplePrompts: ["Once upon a time", ""], sampleLength: 160 },
 };
 
+/** Of the flows as they stand in `init`. */
+function readoutsOf(init: string, { corpus, heldOut = [] }: TrainOptions): TrainOptions {
+  return {
+    ...{ run: `${init}-readouts`, init, corpus, heldOut, cache: `${init}/cache`, readouts: 128 },
+    ...{ steps: 300, batch: 32, microBatch: 16, length: 256, rate: 3e-3, warmup: 20, ema: 0.98 },
+    ...{ precision: "bf16", seed: 2, evaluateEvery: 100, evaluateSequences: 128, evaluateDraws: 1, saveEvery: 100 },
+  };
+}
+
+async function publish(engine: Engine, options: TrainOptions, anneal: number): Promise<void> {
+  const readouts = readoutsOf(options.run, options);
+  await runTales(engine, readouts, 0);
+  const { folder, draws } = flags;
+  const runs = { run: options.run, readouts: readouts.run };
+  await publishFlow(engine, { ...runs, folder, options, anneal, draws: Number(draws) });
+}
+
 const anneal = Number(flags.anneal);
 await using engine = await createEngine({ threads: Number(flags.threads) });
-await runTales(engine, anneal > 0 ? await annealed(recipe, anneal) : recipe, Number(flags.minutes));
+const options = anneal > 0 ? await annealed(recipe, anneal) : recipe;
+await runTales(engine, options, Number(flags.minutes));
+if (flags.publish) await publish(engine, options, anneal);

@@ -57,7 +57,7 @@ double weight_bytes(const Size& s) {
 struct Loaded {
     std::unique_ptr<FlowModel> model;
     std::vector<int32_t> ids;
-    std::vector<float> u;
+    std::vector<double> u;
     FlowInverse found, one_by_one;
 };
 
@@ -70,7 +70,8 @@ Status load(Engine& engine, const Size& s, Loaded& loaded) {
         });
     loaded.ids.assign(s.B * kPositions, 0);
     loaded.u.resize(s.B * kPositions * kLatent);
-    for (size_t i = 0; i < loaded.u.size(); ++i) loaded.u[i] = test::normal(1, static_cast<uint32_t>(i));
+    for (size_t i = 0; i < loaded.u.size(); ++i)
+        loaded.u[i] = static_cast<double>(test::normal(1, static_cast<uint32_t>(i)));
     return FlowModel::load(engine, config, weights.sources, s.precision, loaded.model);
 }
 
@@ -79,10 +80,10 @@ Status invert(Engine& engine, const Size& s, const Loaded& loaded, const Inverse
     return loaded.model->invert(engine, batch, loaded.u.data(), range, out, nullptr);
 }
 
-double largest_difference(const std::vector<float>& a, const std::vector<float>& b) {
+double largest_difference(const std::vector<double>& a, const std::vector<double>& b) {
     double worst = a.size() == b.size() ? 0 : INFINITY;
     for (size_t i = 0; i < a.size() && i < b.size(); ++i) {
-        const double error = std::fabs(static_cast<double>(a[i]) - b[i]);
+        const double error = std::fabs(a[i] - b[i]);
         if (!(error <= worst)) worst = error;
     }
     return worst;

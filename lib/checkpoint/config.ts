@@ -50,6 +50,8 @@ export interface FlowStage {
   /** Of mixture-cdf's grouped head: M and E. */
   mafHiddenSize?: number;
   mafFeatures?: number;
+  /** Width of the readout of the state that it makes; left out: that state has none. */
+  readoutHiddenSize?: number;
 }
 
 /** A stack of autoregressive flows over a codebook of token densities (TarFlowLM). */

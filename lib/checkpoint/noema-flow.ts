@@ -22,6 +22,7 @@ const directions = ["forward", "reverse"] as const;
 const CHANNELS = 4096;
 const MAF = { min: 1, max: 4096 };
 const MAF_FEATURES = { min: 1, max: 256 };
+const READOUT = { min: 1, max: 1 << 16 };
 
 function oneOf<T extends string>(config: ConfigFile, key: string, names: readonly T[]): T {
   const value = config.values[key];
@@ -31,6 +32,11 @@ function oneOf<T extends string>(config: ConfigFile, key: string, names: readonl
 }
 
 function parseStage(config: ConfigFile, channels: number): FlowStage {
+  const readoutHiddenSize = optionalInteger(config, "readout_hidden_size", READOUT);
+  return { ...parseCoupling(config, channels), ...(readoutHiddenSize !== undefined && { readoutHiddenSize }) };
+}
+
+function parseCoupling(config: ConfigFile, channels: number): FlowStage {
   const kind = oneOf(config, "kind", kinds);
   const direction = oneOf(config, "direction", directions);
   const numLayers = integer(config, "num_hidden_layers", { min: 1, max: 1024 });
@@ -80,6 +86,19 @@ function parse(config: ConfigFile): FlowConfig {
   };
 }
 
+/** A small network for one position of a state; its hidden units belong to the position's tokens, P times as many. */
+function readoutTensors(
+  { readoutHiddenSize: M }: FlowStage,
+  { latentSize: d, patchSize: P, vocabSize }: FlowConfig,
+): [string, number[]][] {
+  if (M === undefined) return [];
+  return [
+    ["readout.input.weight", [P * M, d * P]],
+    ["readout.input.bias", [P * M]],
+    ["readout.output.weight", [vocabSize, M]],
+  ];
+}
+
 /** What makes the coupling's parameters from the body's features. */
 function headTensors(stage: FlowStage, config: FlowConfig): [string, number[]][] {
   const { hiddenSize: C, latentSize: d, patchSize: P, vocabSize } = config;
@@ -119,7 +138,12 @@ function stageTensors(l: number, stage: FlowStage, config: FlowConfig): TensorSp
   ];
   if (config.prefixConditioning) entrance.push(["context.weight", [C, c]]);
   const blocks = Array.from({ length: stage.numLayers }, (_, i) => blockTensors(`${at}layers.${i}.`, { C, F }));
-  return [...entrance.map(own), ...blocks.flat(), own(["norm.weight", [C]]), ...headTensors(stage, config).map(own)];
+  const rest: [string, number[]][] = [
+    ["norm.weight", [C]],
+    ...headTensors(stage, config),
+    ...readoutTensors(stage, config),
+  ];
+  return [...entrance.map(own), ...blocks.flat(), ...rest.map(own)];
 }
 
 function tensors(config: FlowConfig): TensorSpec[] {
@@ -131,12 +155,14 @@ function tensors(config: FlowConfig): TensorSpec[] {
   return [...codebook, ...config.flows.flatMap((stage, l) => stageTensors(l, stage, config))];
 }
 
-function stageToJson({ kind, direction, numLayers, numComponents, mafHiddenSize, mafFeatures }: FlowStage): JsonObject {
+function stageToJson(stage: FlowStage): JsonObject {
+  const { kind, direction, numLayers, numComponents, mafHiddenSize, mafFeatures, readoutHiddenSize } = stage;
   return {
     ...{ kind, direction, num_hidden_layers: numLayers },
     ...(numComponents !== undefined && { num_components: numComponents }),
     ...(mafHiddenSize !== undefined && { maf_hidden_size: mafHiddenSize }),
     ...(mafFeatures !== undefined && { maf_features: mafFeatures }),
+    ...(readoutHiddenSize !== undefined && { readout_hidden_size: readoutHiddenSize }),
   };
 }
 

@@ -1,10 +1,13 @@
-/** A canvas as styled text: given tokens bold, masks as dim blocks, tokens decided since the last frame in colour. */
+/**
+ * A canvas as styled text: given tokens bold, masks as dim blocks, tokens decided since the last frame in colour. A flow's drafts are
+ * dim text.
+ */
 
 import type { RefineEvent } from "../generation.js";
 import type { Chunk } from "./live-region.js";
 import type { Palette } from "./palette.js";
 
-type StyleName = "given" | "plain" | "fresh" | "mask";
+type StyleName = "given" | "plain" | "fresh" | "mask" | "draft";
 
 /** As wide as a token usually is. */
 const block = "▒▒▒ ";
@@ -19,15 +22,17 @@ export class Painter {
   constructor(decode: (ids: number[]) => string, palette: Palette, promptTokens: number) {
     this.#decode = decode;
     this.#promptTokens = promptTokens;
-    this.#styles = { given: palette.bold, plain: (text) => text, fresh: palette.green, mask: palette.dim };
+    const { bold, green, dim } = palette;
+    this.#styles = { given: bold, plain: (text) => text, fresh: green, mask: dim, draft: dim };
   }
 
-  frame({ ids, mask }: RefineEvent): Chunk[] {
+  frame({ ids, mask, level }: RefineEvent): Chunk[] {
+    const undecided = level === undefined ? "mask" : "draft";
     const before = this.#before;
     this.#before = mask;
     this.#prompt = [...ids.slice(0, this.#promptTokens)];
     return this.#runs(ids, (at) => {
-      if (mask[at]) return "mask";
+      if (mask[at]) return undecided;
       if (at < this.#promptTokens) return "given";
       return before?.[at] === 0 ? "plain" : "fresh";
     });

@@ -52,7 +52,7 @@ export interface Edit {
   text: string;
   differences: TokenDifference[];
   /** [N,c] the state at `level` after the edit. */
-  latents: Float32Array;
+  latents: Float64Array;
 }
 
 const names = ["text", "tokens", "latents", "level", "seed", "signal"];
@@ -90,8 +90,8 @@ async function changedState(
   { tokens, latents, level }: Changes,
 ) {
   const { c, P } = latentSizes(config);
-  const request = { batch: 1, length: ids.length, noise, states: true };
-  const before = (await native.encode({ ...request, ids })).states!;
+  const request = { batch: 1, length: ids.length, noise };
+  const before = await native.trace({ ...request, ids });
   const fixed = new Uint8Array(ids.length / P);
   const given = before[level]!.slice();
   const changed = ids.slice();
@@ -103,7 +103,7 @@ async function changedState(
   }
   // The new tokens' latents keep the noise of the old ones.
   if (tokens.length > 0) {
-    const after = (await native.encode({ ...request, ids: changed })).states![0]!;
+    const after = (await native.encode({ ...request, ids: changed, states: true })).states![0]!;
     for (const [n, isFixed] of fixed.entries()) if (isFixed) given.set(after.subarray(n * c, (n + 1) * c), n * c);
   }
   for (const { position, values } of latents) {

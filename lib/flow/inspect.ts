@@ -3,6 +3,7 @@
 import { checkNames } from "../decoding/options.js";
 import type { Seed } from "../rng.js";
 import type { FlowHost } from "./job.js";
+import { hasReading } from "./request.js";
 import { encodedText, latentSizes, type StateStatistics, statisticsOf } from "./states.js";
 
 export interface InspectOptions {
@@ -10,11 +11,24 @@ export interface InspectOptions {
   seed?: Seed;
 }
 
+/** A state's tokens, one per token of the text. */
+export interface Reading {
+  ids: Int32Array;
+  /** Empty where the model has no tokenizer. */
+  text: string;
+  /** Probability of every token. */
+  confidence: Float32Array;
+  /** Share of the text's own tokens. */
+  accuracy: number;
+}
+
 /** A state: h^(level), in text order. */
 export interface Level extends StateStatistics {
   level: number;
   /** [N, c] where c = latentSize * patchSize. */
-  latents: Float32Array;
+  latents: Float64Array;
+  /** What the state reads as, by the codebook or its readout; undefined where it has none. */
+  reading?: Reading;
   /** [N] log-determinant of the flow that made it, per position; undefined at level 0. */
   logDet?: Float32Array;
 }
@@ -38,11 +52,25 @@ export async function inspect(
   checkNames(options, ["seed"], "inspect");
   const { ids, noise } = encodedText(host, text, options.seed);
   const { c, P } = latentSizes(host.config);
-  const pass = await host.native.encode({ ids, batch: 1, length: ids.length, noise, states: true });
-  const states = pass.states!;
-  const levels = states.map((latents, level): Level => {
+  const request = { ids, batch: 1, length: ids.length, noise };
+  const pass = await host.native.encode({ ...request, states: true });
+  const states = await host.native.trace(request);
+  const levels: Level[] = [];
+  for (const [level, latents] of states.entries()) {
     const logDet = level > 0 ? { logDet: pass.logDet[level - 1]! } : {};
-    return { level, latents, ...logDet, ...statisticsOf(latents, c, states[level - 1]) };
-  });
+    const reading = hasReading(level, host.config) ? { reading: await readingOf(host, { level, latents }, ids) } : {};
+    levels.push({ level, latents, ...reading, ...logDet, ...statisticsOf(latents, c, states[level - 1]) });
+  }
   return { ids, positions: ids.length / P, channels: c, levels, nelbo: pass.nelbo };
+}
+
+async function readingOf(
+  { native, tokenizer }: FlowHost,
+  state: { level: number; latents: Float64Array },
+  text: Int32Array,
+): Promise<Reading> {
+  const { tokens, confidence } = await native.read(state);
+  const right = tokens.reduce((sum, token, i) => sum + (token === text[i] ? 1 : 0), 0);
+  const written = tokenizer?.decode(tokens, { skipSpecialTokens: true }) ?? "";
+  return { ids: tokens, text: written, confidence, accuracy: right / text.length };
 }

@@ -1,11 +1,18 @@
 /** Texts from base noise: canvases of one shape go through the inverses together. */
 
 import type { FlowConfig } from "../checkpoint/config.js";
-import type { CommitEvent, FinishReason, GenerationEvent, GenerationResult, Timing } from "../generation.js";
-import type { InversePlan, NativeCancellation, NativeFlowModel } from "../native/addon.js";
+import type {
+  CommitEvent,
+  FinishReason,
+  GenerationEvent,
+  GenerationResult,
+  RefineEvent,
+  Timing,
+} from "../generation.js";
+import type { FlowReading, InversePlan, NativeCancellation, NativeFlowModel, State } from "../native/addon.js";
 import { latentNoise } from "../normals.js";
 import type { Tokenizer } from "../tokenizer/tokenizer.js";
-import type { FlowCanvas } from "./request.js";
+import { type FlowCanvas, hasReading } from "./request.js";
 
 /** What a job needs of its model. */
 export interface FlowHost {
@@ -24,19 +31,37 @@ interface Made {
   reason: FinishReason;
 }
 
+export interface FlowJobOptions {
+  /** How the flows are inverted; found out when the job begins. */
+  plans: Plans;
+  /** The level that texts are read from. */
+  exit: number;
+  refine: boolean;
+}
+
+/** What every canvas is made from, in one call: prefixes of one length, as many tokens to add. */
+interface Request {
+  ids: Int32Array;
+  batch: number;
+  length: number;
+  prefix: number;
+  noise: Float32Array;
+  plans: InversePlan[];
+}
+
 export class FlowJob {
   readonly #host: FlowHost;
   readonly #canvases: readonly FlowCanvas[];
-  readonly #plans: Plans;
+  readonly #options: FlowJobOptions;
   readonly #cancellation: NativeCancellation;
   readonly #started = performance.now();
   readonly #timing: Timing = { total: 0 };
   #made: Made[] = [];
 
-  /** All canvases have prefixes of one length and add as many tokens. `plans` are found out when the job begins. */
-  constructor(host: FlowHost, canvases: readonly FlowCanvas[], plans: Plans) {
+  /** All canvases have prefixes of one length and add as many tokens. */
+  constructor(host: FlowHost, canvases: readonly FlowCanvas[], options: FlowJobOptions) {
     this.#host = host;
-    this.#plans = plans;
+    this.#options = options;
     this.#canvases = canvases;
     this.#cancellation = host.createCancellation();
   }
@@ -46,7 +71,7 @@ export class FlowJob {
   }
 
   async run(emit: (at: number, event: GenerationEvent) => void): Promise<GenerationResult[]> {
-    const tokens = await this.#invert();
+    const tokens = await this.#tokens(emit);
     this.#timing.firstCommit = this.#timing.total = performance.now() - this.#started;
     this.#made = tokens.map((ids, at) => this.#finish(ids, this.#canvases[at]!));
     for (const [at, result] of this.results().entries()) {
@@ -58,10 +83,18 @@ export class FlowJob {
   }
 
   /** Tokens of every canvas. */
-  async #invert(): Promise<Int32Array[]> {
-    const { native, config } = this.#host;
-    const [{ prefix, added }] = this.#canvases as [FlowCanvas];
+  async #tokens(emit: (at: number, event: GenerationEvent) => void): Promise<Int32Array[]> {
+    const added = this.#canvases[0]!.added;
     if (added === 0) return this.#canvases.map(() => new Int32Array(0));
+    const request = await this.#request();
+    const { exit, refine } = this.#options;
+    const tokens = exit === 0 && !refine ? await this.#whole(request) : await this.#byLevel(request, emit);
+    return this.#canvases.map((_, b) => tokens.subarray(b * added, (b + 1) * added));
+  }
+
+  async #request(): Promise<Request> {
+    const { config } = this.#host;
+    const [{ prefix, added }] = this.#canvases as [FlowCanvas];
     const batch = this.#canvases.length;
     const length = prefix.length + added;
     const ids = new Int32Array(batch * length);
@@ -71,10 +104,45 @@ export class FlowJob {
       const values = added * config.latentSize;
       noise.set(latentNoise(canvas.seed, values, canvas.temperature), b * values);
     }
-    const plans = await this.#plans({ batch, positions: added / config.patchSize });
-    const request = { ids, batch, length, prefix: prefix.length, noise, plans, cancellation: this.#cancellation };
-    const { tokens } = await native.invert(request);
-    return this.#canvases.map((_, b) => tokens.subarray(b * added, (b + 1) * added));
+    const plans = await this.#options.plans({ batch, positions: added / config.patchSize });
+    return { ids, batch, length, prefix: prefix.length, noise, plans };
+  }
+
+  async #whole(request: Request): Promise<Int32Array> {
+    const { tokens } = await this.#host.native.invert({ ...request, cancellation: this.#cancellation });
+    return tokens;
+  }
+
+  /** One flow's inverse after the other, as far as the text is read from; states that can be read are told on the way. */
+  async #byLevel(
+    { noise, ...request }: Request,
+    emit: (at: number, event: GenerationEvent) => void,
+  ): Promise<Int32Array> {
+    const { native, config } = this.#host;
+    const { exit, refine } = this.#options;
+    const cancellation = this.#cancellation;
+    let latents: State = noise;
+    let tokens = new Int32Array(0);
+    for (let level = config.flows.length; level >= exit; level--) {
+      if (level < config.flows.length) {
+        const found = await native.invert({ ...request, latents, level: level + 1, to: level, cancellation });
+        latents = found.state;
+      }
+      if (level !== exit && !(refine && hasReading(level, config))) continue;
+      const reading = await native.read({ level, latents, cancellation });
+      tokens = reading.tokens as Int32Array<ArrayBuffer>;
+      for (const [at, canvas] of refine ? this.#canvases.entries() : [])
+        emit(at, this.#draft(canvas, at, level, reading));
+    }
+    return tokens;
+  }
+
+  #draft({ prefix, added }: FlowCanvas, at: number, level: number, { tokens, confidence }: FlowReading): RefineEvent {
+    const ids = Int32Array.from([...prefix, ...tokens.subarray(at * added, (at + 1) * added)]);
+    const sure = new Float32Array(ids.length).fill(1);
+    sure.set(confidence.subarray(at * added, (at + 1) * added), prefix.length);
+    const mask = new Uint8Array(ids.length).fill(level === this.#options.exit ? 0 : 1, prefix.length);
+    return { type: "refine", step: this.#host.config.flows.length - level, ids, mask, confidence: sure, level };
   }
 
   /** The tokens wanted, up to the end of the text. */
@@ -90,9 +158,11 @@ export class FlowJob {
   /** What is there so far: nothing, or all. */
   results(): GenerationResult[] {
     const total = this.#timing.total || performance.now() - this.#started;
+    const { config } = this.#host;
+    const flows = config.flows.length - this.#options.exit;
     return this.#canvases.map(({ promptTokens, added }, at) => {
       const { ids, text, reason } = this.#made[at] ?? { ids: new Int32Array(0), text: "", reason: "abort" as const };
-      const forwards = this.#made[at] ? (added / this.#host.config.patchSize) * this.#host.config.flows.length : 0;
+      const forwards = this.#made[at] ? (added / config.patchSize) * flows : 0;
       const usage = { promptTokens, completionTokens: ids.length, forwards };
       return { text, ids, reason, usage, timing: { ...this.#timing, total }, filled: 0 };
     });

@@ -8,11 +8,13 @@ import type { Generation, GenerationResult } from "../generation.js";
 import { type CommonParts, Model } from "../model.js";
 import type { InversePlan, NativeFlowModel, Precision } from "../native/addon.js";
 import { BatchWork, SingleWork } from "../works.js";
+import { type DraftMeasure, type DraftOptions, measureDrafts } from "./drafts.js";
 import { type Edit, type EditOptions, edit } from "./edit.js";
 import { type Inspection, type InspectOptions, inspect } from "./inspect.js";
 import { type FlowHost, FlowJob, type Plans } from "./job.js";
 import { checkInversion, fastestPlans, type Inversion, measurePlans, type PlanMeasure } from "./plan.js";
 import {
+  checkExit,
   checkFlowOptions,
   type FlowBatchOptions,
   type FlowGenerateOptions,
@@ -72,7 +74,8 @@ export class FlowModel extends Model {
     return this.start(() => {
       checkFlowOptions(options, flowGenerateOptions, "generate");
       const canvas = flowCanvas(options, this.config, this.tokenizer);
-      return new SingleWork(new FlowJob(this.#host, [canvas], this.#plans(options.inversion)));
+      const { refine = false } = options;
+      return new SingleWork(new FlowJob(this.#host, [canvas], { ...this.#jobOptions(options), refine }));
     }, options?.signal);
   }
 
@@ -86,11 +89,11 @@ export class FlowModel extends Model {
     const { prompts, ...shared } = options;
     if (!Array.isArray(prompts)) throw invalid("prompts", prompts, "a list of prompts");
     const canvases = prompts.map((prompt, i) => flowCanvas({ ...shared, prompt }, this.config, this.tokenizer, i));
-    const plans = this.#plans(options.inversion);
+    const jobOptions = { ...this.#jobOptions(options), refine: false };
     const work = new BatchWork(canvases, {
       shapeOf: ({ prefix, added }) => `${prefix.length} ${added}`,
       limit: batchLimit,
-      jobOf: (group) => new FlowJob(this.#host, group, plans),
+      jobOf: (group) => new FlowJob(this.#host, group, jobOptions),
     });
     return this.track(work, options.signal);
   }
@@ -103,6 +106,15 @@ export class FlowModel extends Model {
   async inspect(text: string | ArrayLike<number>, options?: InspectOptions): Promise<Inspection> {
     this.check();
     return inspect(this.#host, text, options);
+  }
+
+  /**
+   * Early exit, measured: how often each state, where it can be read, reads as the text that it becomes, over `count` texts written
+   * from nothing.
+   */
+  async measureDrafts(options?: DraftOptions): Promise<DraftMeasure[]> {
+    this.check();
+    return measureDrafts(this.#host, options);
   }
 
   /** Changes a text, or a state of it, at some places, and regenerates what depends on them. */
@@ -141,6 +153,10 @@ export class FlowModel extends Model {
     checkNumber(batch, { min: 1, max: 1024, integer: true }, "batch");
     checkNumber(positions, { min: 1, max: this.config.maxPositions, integer: true }, "positions");
     return measurePlans(this.native, this.config, { batch, positions });
+  }
+
+  #jobOptions({ inversion, exit }: Pick<FlowGenerateOptions, "inversion" | "exit">) {
+    return { plans: this.#plans(inversion), exit: checkExit(exit, this.config) };
   }
 
   #plans(inversion: Inversion | undefined): Plans {

@@ -3,7 +3,7 @@
 import type { FlowConfig } from "../checkpoint/config.js";
 import { checkNames, checkNumber, invalid } from "../decoding/options.js";
 import { unknownOption } from "../errors.js";
-import type { InversePlan, NativeFlowModel } from "../native/addon.js";
+import type { InversePlan, NativeFlowModel, State } from "../native/addon.js";
 import { latentNoise } from "../normals.js";
 
 /** "sequential" and "jacobi" for all flows, a plan per flow, or "auto": each flow is measured once in every way. */
@@ -69,10 +69,10 @@ export async function measurePlans(
   const { flows, latentSize, patchSize } = config;
   const length = positions * patchSize;
   const request = { ids: new Int32Array(batch * length), batch, length };
-  let latents = latentNoise(0, batch * length * latentSize);
+  let latents: State = latentNoise(0, batch * length * latentSize);
   const measures: PlanMeasure[] = [];
   for (let flow = flows.length - 1; flow >= 0; flow--) {
-    let next = latents;
+    let next: State = latents;
     for (const plan of candidates(positions)) {
       const plans = flows.map((_, l): InversePlan => (l === flow ? plan : { method: "sequential" }));
       let milliseconds = Number.POSITIVE_INFINITY;
@@ -82,7 +82,7 @@ export async function measurePlans(
         const found = await native.invert({ ...request, latents, level: flow + 1, to: flow, plans });
         milliseconds = Math.min(milliseconds, performance.now() - started);
         sweeps = found.sweeps[flow]!.reduce((sum, count) => sum + count, 0) / batch;
-        if (plan.method === "sequential") next = found.state as Float32Array<ArrayBuffer>;
+        if (plan.method === "sequential") next = found.state;
       }
       measures.push({ flow, plan, milliseconds, sweeps });
     }

@@ -23,12 +23,19 @@ export interface FlowGenerateOptions {
    * some ten texts. Default: "sequential".
    */
   inversion?: Inversion;
+  /**
+   * Early exit: the state to read the text from, by its readout, the flows below left out. Default: 0, the data's latents.
+   * `measureDrafts` tells how often a level's reading agrees with the text.
+   */
+  exit?: number;
+  /** Also report what every state reads as, coarse to fine, as refine events; of the levels that have a readout. */
+  refine?: boolean;
   /** Fixes the output. Default: 0. */
   seed?: Seed;
   signal?: AbortSignal;
 }
 
-export interface FlowBatchOptions extends Omit<FlowGenerateOptions, "prompt"> {
+export interface FlowBatchOptions extends Omit<FlowGenerateOptions, "prompt" | "refine"> {
   prompts: readonly Prompt[];
 }
 
@@ -38,10 +45,15 @@ export const flowGenerateOptions = [
   "documentStart",
   "temperature",
   "inversion",
+  "exit",
+  "refine",
   "seed",
   "signal",
 ];
-export const flowBatchOptions = ["prompts", ...flowGenerateOptions.slice(1)];
+export const flowBatchOptions = [
+  "prompts",
+  ...flowGenerateOptions.filter((name) => name !== "prompt" && name !== "refine"),
+];
 
 /** What one text is made from. */
 export interface FlowCanvas {
@@ -62,10 +74,23 @@ export function flowLimits(config: FlowConfig, tokenizer: Tokenizer | undefined)
 
 export function checkFlowOptions(options: unknown, allowed: readonly string[], what: string): void {
   checkNames(options, allowed, what);
-  const { signal, documentStart } = options as FlowGenerateOptions;
-  checkSignal(signal);
-  if (documentStart !== undefined && typeof documentStart !== "boolean")
-    throw invalid("documentStart", documentStart, "true or false");
+  const flags = options as FlowGenerateOptions;
+  checkSignal(flags.signal);
+  for (const name of ["documentStart", "refine"] as const)
+    if (flags[name] !== undefined && typeof flags[name] !== "boolean")
+      throw invalid(name, flags[name], "true or false");
+}
+
+/** The level that texts are read from. */
+export function checkExit(exit: number | undefined, config: FlowConfig): number {
+  const level = checkNumber(exit ?? 0, { min: 0, max: config.flows.length - 1, integer: true }, "exit");
+  if (hasReading(level, config)) return level;
+  throw new NoemaError("ERR_UNSUPPORTED", `exit: the state at level ${level} has no readout`, { level });
+}
+
+/** The data's latents are read by the codebook, the state above a flow by that flow's readout. */
+export function hasReading(level: number, { flows }: FlowConfig): boolean {
+  return level === 0 || flows[level - 1]!.readoutHiddenSize !== undefined;
 }
 
 export function flowCanvas(

@@ -54,7 +54,7 @@ export interface StateStatistics {
   centroidMove: number;
 }
 
-export function statisticsOf(state: Float32Array, c: number, before?: Float32Array): StateStatistics {
+export function statisticsOf(state: Float64Array, c: number, before?: Float64Array): StateStatistics {
   const N = state.length / c;
   const mean = centroid(state, c);
   const last = before ? centroid(before, c) : mean;
@@ -67,14 +67,14 @@ export function statisticsOf(state: Float32Array, c: number, before?: Float32Arr
   };
 }
 
-function centroid(state: Float32Array, c: number): Float64Array {
+function centroid(state: Float64Array, c: number): Float64Array {
   const mean = new Float64Array(c);
   for (let i = 0; i < state.length; i++) mean[i % c]! += state[i]! / (state.length / c);
   return mean;
 }
 
 /** The sum over all pairs is that of the unit vectors' sum with itself, less the N ones of each with itself. */
-function meanCosine(state: Float32Array, c: number, lengths: Float64Array): number {
+function meanCosine(state: Float64Array, c: number, lengths: Float64Array): number {
   const total = new Float64Array(c);
   for (let i = 0; i < state.length; i++) total[i % c]! += state[i]! / (lengths[Math.floor(i / c)]! || 1);
   const N = lengths.length;
@@ -83,7 +83,7 @@ function meanCosine(state: Float32Array, c: number, lengths: Float64Array): numb
 }
 
 /** Of eigenvalues, the sum is the covariance's trace, the sum of squares that of its entries' squares. */
-function participationRatio(state: Float32Array, c: number, mean: Float64Array): number {
+function participationRatio(state: Float64Array, c: number, mean: Float64Array): number {
   const N = state.length / c;
   const covariance = new Float64Array(c * c);
   for (let n = 0; n < N; n++)

@@ -300,10 +300,13 @@ export interface FlowBatch {
   /** [B, T - prefix, d] the encoder's standard normal noise (of `invert`: the base noise u). */
   noise?: Float32Array;
   /** [B, T - prefix, d] a state in place of encoded tokens, and its level: 0 is that of the latents z. */
-  latents?: Float32Array;
+  latents?: State;
   level?: number;
   cancellation?: NativeCancellation;
 }
+
+/** A state h^(l): f32 holds no token of more than 10 to 15 nats, f64 does. */
+export type State = Float32Array | Float64Array;
 
 /** In nats, positions in text order. */
 export interface FlowPass {
@@ -319,12 +322,26 @@ export interface FlowPass {
   states?: Float32Array[];
 }
 
+/** A state read as tokens, [positions * P] each: the likeliest, and its probability. */
+export interface FlowReading {
+  tokens: Int32Array;
+  confidence: Float32Array;
+}
+
+/** How the readouts do on a batch: L arrays of [B, T - prefix], those of flows without a readout empty. */
+export interface FlowReadings {
+  /** Nats. */
+  losses: Float32Array[];
+  /** The likeliest; of `readings` only. */
+  tokens: Int32Array[];
+}
+
 export interface InverseRequest extends FlowBatch {
   /** The level to end at; default 0, the data. */
   to?: number;
   /** [B,N] 1 where the state at `to` is not sought but taken from `given` [B,N,c]; what follows in the flow's order depends on it. */
   fixed?: Uint8Array;
-  given?: Float32Array;
+  given?: State;
   /** One per flow of the model; none: all sequential. */
   plans?: readonly InversePlan[];
   /** Run what was found forward again (not with `fixed`): gives `residual`. */
@@ -345,7 +362,7 @@ export interface InversePlan {
 }
 export interface FlowInverse {
   /** [B,N,c] at level `to`. */
-  state: Float32Array;
+  state: Float64Array;
   /** [B, T - prefix]; empty above level 0. */
   tokens: Int32Array;
   /** [B, T - prefix] posterior of that token. */
@@ -360,7 +377,12 @@ export interface NativeFlowTrainer extends NativeTrainer {
   /** Adds gradients of sum weights * nelbo, the reconstruction weighted. Needs `noise`. Rejects with ERR_NON_FINITE like the masked one. */
   accumulate(request: FlowBatch & { weights: Float32Array; reconstruction?: number }): Promise<FlowPass>;
   encode(request: FlowBatch & { source: "parameter" | "average"; states?: boolean }): Promise<FlowPass>;
-  /** Flows below `stage`, and the codebook when it is above 0, keep their values from now on. */
+  /** Adds the readouts' gradients, of sum over tokens and levels of weights [B, T - prefix] * cross-entropy. */
+  accumulateReadouts(request: FlowBatch & { weights: Float32Array }): Promise<FlowReadings>;
+  readings(request: FlowBatch & { source: "parameter" | "average" }): Promise<FlowReadings>;
+  /** All but the readouts keep their values from now on. */
+  trainReadouts(): Promise<void>;
+  /** Flows below `stage`, the codebook when it is above 0, and all readouts keep their values from now on. */
   trainFrom(stage: number): Promise<void>;
 }
 
@@ -369,10 +391,17 @@ export interface NativeFlowModel {
   /** Towards noise: from the tokens, or from a state. Of flows below that state's level nothing is told. */
   encode(request: FlowBatch & { states?: boolean }): Promise<FlowPass>;
   /**
+   * L + 1 times [B,N,c], those below a state's level empty: what `encode` calls states, by the steps of `invert`, which undoes it to
+   * the bit. Takes as long as `invert`.
+   */
+  trace(request: FlowBatch): Promise<Float64Array[]>;
+  /**
    * Towards data: from base noise, or from a state. Rejects with ERR_NOT_CONVERGED, naming flow, sequence and position. Of
    * `ids` only the prefixes are read.
    */
   invert(request: InverseRequest): Promise<FlowInverse>;
+  /** Reads a state [positions,c] of a level: 0 by the codebook, others by their readouts (ERR_UNSUPPORTED where there is none). */
+  read(request: { level: number; latents: State; cancellation?: NativeCancellation }): Promise<FlowReading>;
   /** Needs f32 tensors. keepAverage: also holds an exponential moving average. */
   trainer(options: { keepAverage: boolean }): Promise<NativeFlowTrainer>;
   dispose(): void;

@@ -9,7 +9,7 @@ import { NoemaError } from "../errors.js";
 import type { NativeTensor } from "../native/addon.js";
 import { fillNormals } from "../normals.js";
 import { Rng, RngStream, type Seed } from "../rng.js";
-import { extended, flowConfig } from "./flow/shape.js";
+import { extended, flowConfig, withReadouts } from "./flow/shape.js";
 import { flowStart, type Start } from "./flow/weights.js";
 import { completeShape, type TrainOptions, type TrainSettings } from "./options.js";
 import { readBuffer } from "./state.js";
@@ -33,11 +33,11 @@ const PAD_TOKENS = ["<|pad|>", "[PAD]", "<pad>"];
 /** The checkpoint's config, or one of the shape asked for, with the tokenizer's ids. */
 export async function configOf(
   options: Pick<TrainOptions, "init" | "family" | "shape" | "flow" | "run">,
-  { length }: Pick<TrainSettings, "length">,
+  { length, readouts }: Pick<TrainSettings, "length" | "readouts">,
   vocabulary: Vocabulary,
 ): Promise<ModelConfig> {
   const { init, run } = options;
-  const config = init === undefined ? fresh(options, length, vocabulary) : await continued(init, options);
+  const config = init === undefined ? fresh(options, length, vocabulary) : await continued(init, options, readouts);
   vocabulary.checkFits(config.vocabSize);
   const patch = config.layout === "noema-flow" ? config.patchSize : 1;
   const tokens = config.maxPositions * patch;
@@ -49,11 +49,16 @@ export async function configOf(
   return config;
 }
 
-/** A checkpoint's config; with `flow`, a stack gets more flows. */
-async function continued(init: string, { family, flow }: Pick<TrainOptions, "family" | "flow">): Promise<ModelConfig> {
+/** A checkpoint's config; with `flow`, a stack gets more flows, with `readouts` they of every state. */
+async function continued(
+  init: string,
+  { family, flow }: Pick<TrainOptions, "family" | "flow">,
+  readouts: number,
+): Promise<ModelConfig> {
   const checkpoint: Checkpoint = await openCheckpoint(init);
   if (family !== undefined) ofFamily(checkpoint, family);
-  return flow === undefined ? checkpoint.config : extended(ofFamily(checkpoint, "flow").config, flow);
+  if (flow !== undefined) return extended(ofFamily(checkpoint, "flow").config, flow);
+  return readouts === 0 ? checkpoint.config : withReadouts(ofFamily(checkpoint, "flow").config, readouts);
 }
 
 function fresh(

@@ -35,6 +35,16 @@ export interface HeldOutMetric {
   draws: number;
   /** Of a flow stack. */
   flows?: FlowMonitors;
+  /** Of a flow stack's readouts, which `bound` is the mean loss of. */
+  readouts?: ReadoutMonitors;
+}
+
+/** How well the states above the data's are read, level by level from 1 on. */
+export interface ReadoutMonitors {
+  /** Nats per token. */
+  crossEntropy: number[];
+  /** Share of tokens whose likeliest reading is right. */
+  accuracy: number[];
 }
 
 /** How a stack of flows does, over the held-out text. */

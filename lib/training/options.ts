@@ -72,6 +72,11 @@ export const optionTable = {
   sigmaFloor: number(0.02, [0, 1], "flows: least deviation of a token's latents; the codebook's root mean square is 1"),
   prefixes: number(0.5, [0, 1], "flows: share of the native calls that are given a prefix of random length"),
   stage: integer(0, [0, 63], "flows: train this one and those after it; above 0 the codebook keeps its values, too"),
+  readouts: integer(
+    0,
+    [0, 65536],
+    "flows: train readouts of this hidden width, for every state above the data's, and nothing else; 0: the flows",
+  ),
   precision: choice(["bf16", "f32"] as const, "bf16", "of matrix products; weights and optimiser are f32"),
   seed: integer(0, [0, Number.MAX_SAFE_INTEGER], "of the initial weights, the order of the data and the masks"),
   evaluateEvery: freeInteger(250, [0, MANY], "steps between held-out evaluations; 0: never"),
@@ -215,6 +220,8 @@ function checkOthers(options: TrainOptions): void {
   if (init !== undefined && shape !== undefined) throw wrong("shape", shape, "nothing, for init brings its own");
   if (shape !== undefined) checkShape(shape);
   if (options.flow !== undefined) checkFlowShape(options.flow);
+  if (options.readouts && (init === undefined || options.flow !== undefined))
+    throw wrong("readouts", options.readouts, "0, or init (a flow whose states they read) and no flow");
   checkFamily(options);
 }
 

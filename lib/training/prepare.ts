@@ -7,6 +7,7 @@ import type { NativeEngine, NativeTrainer } from "../native/addon.js";
 import type { Tokenizer } from "../tokenizer/tokenizer.js";
 import { AutoregressiveObjective, checkNoSamples } from "./autoregressive/objective.js";
 import { FlowObjective } from "./flow/objective.js";
+import { ReadoutObjective } from "./flow/readouts.js";
 import { checkFlowPrompts, flowSampler } from "./flow/samples.js";
 import { configOf, firstWeights, savedWeights, type Weights } from "./initialise.js";
 import { openInputs, openTokenizer } from "./inputs.js";
@@ -109,9 +110,14 @@ async function openObjective(
     const model = own(await engine.native.loadFlow(config, tensors, settings.precision));
     const trainer = own(await model.trainer({ keepAverage: average }));
     await fillBuffers(trainer, tensors, fill);
-    await trainer.trainFrom(settings.stage);
     const sample = flowSampler(model, config, tokenizer, { length });
-    return new FlowObjective({ config, settings, model, trainer, sample });
+    const parts = { config, settings, model, trainer, sample };
+    if (settings.readouts > 0) {
+      await trainer.trainReadouts();
+      return new ReadoutObjective(parts);
+    }
+    await trainer.trainFrom(settings.stage);
+    return new FlowObjective(parts);
   }
   if (config.layout === "noema-autoregressive") {
     const model = own(await engine.native.loadAutoregressive(config, tensors, settings.precision));

@@ -1,6 +1,6 @@
 /** A flow's states, likelihoods, gradients, inverse and round trip. */
 
-import type { FlowBatch } from "../native/addon.js";
+import type { FlowBatch, State } from "../native/addon.js";
 import type { Golden } from "./golden.js";
 import { type FlowCase, gradients, inputs, type Outcomes, type Recipe, values } from "./recipe.js";
 
@@ -65,14 +65,14 @@ async function* inverse(golden: Golden, loaded: FlowCase): Outcomes {
 /** Flow by flow from base noise to data: every state, 0 .. L - 1, and the tokens. */
 async function descend(golden: Golden, loaded: FlowCase, u: Float32Array) {
   const batch = batchOf(golden, loaded);
-  const states: Float32Array[] = [];
+  const states: Float64Array[] = [];
   let tokens = new Int32Array(0);
-  let latents = u;
+  let latents: State = u;
   for (let level = loaded.config.flows.length; level > 0; level--) {
     const found = await loaded.native.invert({ ...batch, latents, level, to: level - 1 });
     latents = found.state;
     tokens = found.tokens as Int32Array<ArrayBuffer>;
-    states.unshift(latents);
+    states.unshift(found.state);
   }
   return { states, tokens };
 }

@@ -1,16 +1,19 @@
-// affine, its backward and its inverse: a vector is a part of one row, or several rows where rows are at most half as long.
+// affine, its backward and its inverse: a vector is a part of one row, or several rows where rows are at most half as long. Wide
+// states are few beside the products that make their parameters: they are taken one by one.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "cpu/affine.cpp"
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "cpu/cpu.h"
 #include "cpu/lane_groups-inl.h"
 #include "cpu/normal-inl.h"
 #include "cpu/simd-inl.h"
 #include "cpu/tasks.h"
+#include "cpu/wide_state.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace noema::cpu::HWY_NAMESPACE {
@@ -134,11 +137,12 @@ HWY_INLINE VF exp_small(VF x) {
 
 void affine_rows(const Affine& p, int64_t first, int64_t last) {
     const int64_t c = p.h.shape[1];
+    const VF grid = hn::Set(DF(), static_cast<float>(p.grid)), per_unit = hn::Set(DF(), static_cast<float>(1 / p.grid));
     sum_rows(p, first, last, [&](const auto& part) HWY_ATTR {
         const VF clipped = softclip(part.load(p.parameters)).value;
         const VF centred = hn::Sub(part.load(p.h), part.load(p.parameters, c));
         const VF u = hn::Mul(centred, exp_small(hn::Neg(clipped)));
-        if (p.u) part.store(u, p.u);
+        if (p.u) part.store(p.grid > 0 ? hn::Mul(hn::Round(hn::Mul(u, per_unit)), grid) : u, p.u);
         return Terms{clipped, hn::Mul(u, u)};
     });
 }
@@ -162,9 +166,11 @@ void affine_backward_rows(const AffineBackward& p, int64_t first, int64_t last) 
 
 void affine_inverse_rows(const AffineInverse& p, int64_t first, int64_t last) {
     const int64_t c = p.u.shape[1];
+    const VF grid = hn::Set(DF(), static_cast<float>(p.grid)), per_unit = hn::Set(DF(), static_cast<float>(1 / p.grid));
     each_part(first, last, c, [&](const auto& part) HWY_ATTR {
         const VF scale = exp_small(softclip(part.load(p.parameters)).value);
-        part.store(hn::MulAdd(part.load(p.u), scale, part.load(p.parameters, c)), p.h);
+        const VF h = hn::MulAdd(part.load(p.u), scale, part.load(p.parameters, c));
+        part.store(p.grid > 0 ? hn::Mul(hn::Round(hn::Mul(h, per_unit)), grid) : h, p.h);
     });
 }
 
@@ -181,9 +187,41 @@ HWY_EXPORT(affine_inverse_rows);
 
 namespace {
 
+double softclip(float raw) {
+    return 4 * std::tanh(static_cast<double>(raw) / 4);
+}
+
+void wide_rows(const Affine& p, int64_t first, int64_t last) {
+    const int64_t c = p.h.shape[1];
+    for (int64_t r = first; r < last; ++r) {
+        const float* parameters = p.parameters.at<const float>(r);
+        double log_det = 0, log_normal = 0;
+        for (int64_t i = 0; i < c; ++i) {
+            const double clipped = softclip(parameters[i]);
+            const double u = (load_state(p.h, r, i) - static_cast<double>(parameters[c + i])) * std::exp(-clipped);
+            if (p.u) store_state(p.u, r, i, u, p.grid);
+            log_det -= clipped;
+            log_normal -= 0.5 * u * u + 0.91893853320467274178;
+        }
+        if (p.log_det) p.log_det.as<float>()[r] = static_cast<float>(log_det);
+        if (p.log_density) p.log_density.as<float>()[r] = static_cast<float>(log_det + log_normal);
+    }
+}
+
+void wide_inverse_rows(const AffineInverse& p, int64_t first, int64_t last) {
+    const int64_t c = p.u.shape[1];
+    for (int64_t r = first; r < last; ++r) {
+        const float* parameters = p.parameters.at<const float>(r);
+        for (int64_t i = 0; i < c; ++i) {
+            const double scale = std::exp(softclip(parameters[i])), shift = static_cast<double>(parameters[c + i]);
+            store_state(p.h, r, i, load_state(p.u, r, i) * scale + shift, p.grid);
+        }
+    }
+}
+
 Status forward(const Affine& p, const Stream& stream, Workspace) {
     parallel_rows(stream, p.h.shape[0], p.h.shape[1], [&](int64_t first, int64_t last) {
-        HWY_DYNAMIC_DISPATCH(affine_rows)(p, first, last);
+        p.h.dtype == DType::f64 ? wide_rows(p, first, last) : HWY_DYNAMIC_DISPATCH(affine_rows)(p, first, last);
     });
     return {};
 }
@@ -197,7 +235,8 @@ Status backward(const AffineBackward& p, const Stream& stream, Workspace) {
 
 Status inverse(const AffineInverse& p, const Stream& stream, Workspace) {
     parallel_rows(stream, p.u.shape[0], p.u.shape[1], [&](int64_t first, int64_t last) {
-        HWY_DYNAMIC_DISPATCH(affine_inverse_rows)(p, first, last);
+        p.u.dtype == DType::f64 ? wide_inverse_rows(p, first, last)
+                                : HWY_DYNAMIC_DISPATCH(affine_inverse_rows)(p, first, last);
     });
     return {};
 }

@@ -34,13 +34,21 @@ class RowSums {
     double sum_ = 0;
 };
 
+/// Rounded to multiples of a power of two, if there is one.
+HWY_INLINE VF gridded(VF u, double grid) {
+    const DF d;
+    if (grid == 0) return u;
+    return hn::Mul(hn::Round(hn::Mul(u, hn::Set(d, static_cast<float>(1 / grid)))),
+                   hn::Set(d, static_cast<float>(grid)));
+}
+
 void mixture_cdf_rows(const MixtureCdf& p, int64_t first, int64_t last) {
     const int64_t c = p.h.shape[1];
     Groups groups(first, last, c);
     RowSums density(p.log_density, c), det(p.log_det, c);
     for (Group g; groups.next(g);) {
         const Mapped m = map_of(sums_of(Mixtures(p.parameters, g), load_group(p.h, g), nullptr));
-        if (p.u) store_group(m.u, p.u, g);
+        if (p.u) store_group(gridded(m.u, p.grid), p.u, g);
         density.add(m.log_density, g);
         det.add(m.log_slope, g);
     }
@@ -134,11 +142,23 @@ HWY_EXPORT(mixture_cdf_backward_rows);
 
 namespace {
 
-Status forward(const MixtureCdf& p, const Stream& stream, Workspace) {
+bool is_wide(const MixtureCdf& p) {
+    return p.h.dtype == DType::f64;
+}
+
+size_t forward_workspace(const MixtureCdf& p, const Stream& stream) {
+    return is_wide(p) ? wide_mixture_bytes(p.parameters, stream) : 0;
+}
+
+Status forward(const MixtureCdf& p, const Stream& stream, Workspace workspace) {
     const int64_t R = p.h.shape[0], c = p.h.shape[1];
     if (c == 0) {
         for (const View& sums : {p.log_density, p.log_det})
             for (int64_t r = 0; sums && r < R; ++r) sums.as<float>()[r] = 0;
+        return {};
+    }
+    if (is_wide(p)) {
+        pass_wide_mixtures(p, stream, workspace);
         return {};
     }
     parallel_mixtures(stream, p.parameters, [&](int64_t first, int64_t last, int) {
@@ -167,7 +187,7 @@ Status backward(const MixtureCdfBackward& p, const Stream& stream, Workspace wor
 }  // namespace
 
 Op<MixtureCdf> mixture_cdf_entry() {
-    return {forward, nullptr};
+    return {forward, forward_workspace};
 }
 Op<MixtureCdfBackward> mixture_cdf_backward_entry() {
     return {backward, backward_workspace};

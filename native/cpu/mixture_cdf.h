@@ -2,7 +2,8 @@
 #pragma once
 
 #include "cpu/tasks.h"
-#include "noema/tensor.h"
+#include "noema/arena.h"
+#include "noema/ops/mixture_cdf.h"
 
 namespace noema::cpu {
 
@@ -16,5 +17,9 @@ void parallel_mixtures(const Stream& stream, const View& parameters, const F& f)
     parallel_for(stream, ceil_div(R, rows),
                  [&](int64_t i, int worker) { f(i * rows, std::min(R, (i + 1) * rows), worker); });
 }
+
+/// Forward of wide states (mixture_inverse.cpp), and the workspace that it and the inverse take.
+void pass_wide_mixtures(const MixtureCdf& p, const Stream& stream, Workspace& workspace);
+size_t wide_mixture_bytes(const View& parameters, const Stream& stream);
 
 }  // namespace noema::cpu

@@ -262,20 +262,23 @@ struct Mixtures {
 };
 
 /// The exponents of a component's density and tails: log weight, and - x²/2 where they are small.
+template <class V>
 struct Exponents {
-    VF density, below, above;
+    V density, below, above;
 };
-HWY_INLINE Exponents exponents_of(VF log_weight, VF x) {
-    const DF d;
-    const VF bell = hn::MulAdd(hn::Mul(x, x), hn::Set(d, -0.5f), log_weight);
+template <class V>
+HWY_INLINE Exponents<V> exponents_of(V log_weight, V x) {
+    const hn::DFromV<V> d;
+    const V falling = hn::MulAdd(hn::Mul(x, x), hn::Set(d, -0.5f), log_weight);
     const auto negative = hn::Lt(x, hn::Zero(d));
-    return {bell, hn::IfThenElse(negative, bell, log_weight), hn::IfThenElse(negative, log_weight, bell)};
+    return {falling, hn::IfThenElse(negative, falling, log_weight), hn::IfThenElse(negative, log_weight, falling)};
 }
 
 /// x² stays finite.
-HWY_INLINE VF within_squares(VF x) {
-    const DF d;
-    const VF far = hn::Set(d, 1e18f), a = hn::Abs(x);
+template <class V>
+HWY_INLINE V within_squares(V x) {
+    const hn::DFromV<V> d;
+    const V far = hn::Set(d, 1e18f), a = hn::Abs(x);
     return hn::IfThenElse(hn::Gt(a, far), hn::CopySign(far, x), x);
 }
 
@@ -287,16 +290,16 @@ HWY_NOINLINE inline void careful_sums(const Mixtures& m, VF most, VF h, VF rare_
     const auto x_of = [&](VF mean, VF raw) HWY_ATTR {
         return within_squares(hn::Mul(hn::Sub(h, mean), exp_within(hn::Neg(softclip(raw).value))));
     };
-    Exponents top{lowest, lowest, lowest};
+    Exponents<VF> top{lowest, lowest, lowest};
     m.each([&](int64_t, VF logit, VF mean, VF raw) HWY_ATTR {
-        const Exponents e = exponents_of(hn::Sub(logit, most), x_of(mean, raw));
+        const Exponents<VF> e = exponents_of(hn::Sub(logit, most), x_of(mean, raw));
         top = {hn::Max(top.density, e.density), hn::Max(top.below, e.below), hn::Max(top.above, e.above)};
     });
     VF below = zero, above = zero, density = zero;
     const auto rare = hn::MaskFromVec(rare_lanes);
     m.each([&](int64_t k, VF logit, VF mean, VF raw) HWY_ATTR {
         const VF inverse = exp_within(hn::Neg(softclip(raw).value)), x = x_of(mean, raw);
-        const Exponents e = exponents_of(hn::Sub(logit, most), x);
+        const Exponents<VF> e = exponents_of(hn::Sub(logit, most), x);
         const VF factor = tail_factor(hn::Abs(x)), rest = hn::NegMulAdd(factor, bell(within_bell(x)), one);
         const auto negative = hn::Lt(x, zero);
         const VF of_density = hn::Mul(exp_nonpositive(hn::Sub(e.density, top.density)), inverse);

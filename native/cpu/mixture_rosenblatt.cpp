@@ -1,5 +1,6 @@
 // Without u and log_det only the density is wanted, which rows share (mixture_density.h). Else token by token: components in lanes, scalar
-// after scalar; the sums of a task's scalars are then mapped to u a vector at a time.
+// after scalar; the sums of a task's scalars are then mapped to u a vector at a time. Wide states go the way of the inverse
+// (mixture_rosenblatt_inverse.cpp).
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "cpu/mixture_rosenblatt.cpp"
 #include <hwy/foreach_target.h>
@@ -18,7 +19,7 @@ namespace {
 void rosenblatt_rows(const MixtureRosenblatt& p, const ComponentTable& table, const TokenMemory& memory, int64_t first,
                      int64_t last) {
     const int64_t d = table.d, n = (last - first) * d;
-    Posterior posterior(table, memory.posterior);
+    Posterior<float> posterior(table, memory.posterior);
     Components scratch(memory.components, table.K + kLanes);
     ScalarSums sums(memory.sums, memory.scalars);
     double densities[kMostTokens];
@@ -34,7 +35,7 @@ void rosenblatt_rows(const MixtureRosenblatt& p, const ComponentTable& table, co
         for (int64_t i = 0; i < d; ++i) {
             const float value = u[(r - first) * d + i];
             log_det += 0.5 * static_cast<double>(value) * value + 0.91893853320467274178;
-            if (p.u) p.u.at<float>(r)[i] = value;
+            if (p.u) p.u.at<float>(r)[i] = static_cast<float>(on_grid(static_cast<double>(value), p.grid));
         }
         if (p.log_density) p.log_density.as<float>()[r] = static_cast<float>(densities[r - first]);
         if (p.log_det) p.log_det.as<float>()[r] = static_cast<float>(log_det);
@@ -52,14 +53,18 @@ HWY_EXPORT(rosenblatt_rows);
 
 namespace {
 
+bool is_wide(const MixtureRosenblatt& p) {
+    return p.z.dtype == DType::f64;
+}
 bool only_density(const MixtureRosenblatt& p) {
     return !p.u && !p.log_det;
 }
 
 size_t workspace(const MixtureRosenblatt& p, const Stream& stream) {
     const int64_t R = p.z.shape[0], K = p.mean.shape[0], d = p.mean.shape[1];
-    return ComponentTable::bytes(K, d) +
-           (only_density(p) ? MixtureDensity::bytes(R, K, true) : TokenMemory::bytes(K, d, stream.threads));
+    const size_t table = ComponentTable::bytes(K, d);
+    if (is_wide(p)) return table + workspace_bytes<double>(WideMemory::doubles(K, d) * stream.threads);
+    return table + (only_density(p) ? MixtureDensity::bytes(R, K, true) : TokenMemory::bytes(K, d, stream.threads));
 }
 
 Status density(const MixtureRosenblatt& p, const ComponentTable& table, const Stream& stream, Workspace w) {
@@ -78,6 +83,15 @@ Status density(const MixtureRosenblatt& p, const ComponentTable& table, const St
 
 Status run(const MixtureRosenblatt& p, const Stream& stream, Workspace w) {
     const ComponentTable table = component_table(p.mean, p.log_sigma, stream, w);
+    if (is_wide(p)) {
+        const int64_t rows = WideMemory::tokens(table.K), doubles = WideMemory::doubles(table.K, table.d);
+        double* memory = w.take<double>(doubles * stream.threads);
+        parallel_for(stream, ceil_div(p.z.shape[0], rows), [&](int64_t i, int worker) {
+            pass_wide_tokens(p, table, {memory + worker * doubles, table.K, table.d}, i * rows,
+                             std::min(p.z.shape[0], (i + 1) * rows));
+        });
+        return {};
+    }
     if (only_density(p)) return density(p, table, stream, w);
     float* memory = w.take<float>(TokenMemory::floats(table.K, table.d) * stream.threads);
     parallel_tokens(stream, p.z.shape[0], table, [&](int64_t first, int64_t last, int worker) {

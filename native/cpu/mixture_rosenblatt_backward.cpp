@@ -36,7 +36,7 @@ struct Pull {
 
 HWY_INLINE Pull plain_pull(const Upstream& s, const Near& near) {
     const DF d;
-    const Shares share = shares_of(near.x, exp_nonpositive(near.x), near.distance);
+    const Shares<VF> share = shares_of(near.x, exp_nonpositive(near.x), near.distance);
     const VF tail = s.lower > 0 ? share.below : share.above;
     return {hn::MulSub(hn::Set(d, s.by_share), tail, hn::Mul(hn::Set(d, s.by_weight), share.weight)),
             hn::Mul(hn::Set(d, s.by_bell), share.bell)};
@@ -46,7 +46,7 @@ HWY_INLINE Pull plain_pull(const Upstream& s, const Near& near) {
 HWY_NOINLINE Pull far_pull(const Upstream& s, const Near& near) {
     const DF d;
     const VF distance = hn::Mul(within_squares(near.distance), hn::Set(d, s.lower)), top = hn::Set(d, s.exponent);
-    const Exponents e = exponents_of(near.x, distance);
+    const Exponents<VF> e = exponents_of(near.x, distance);
     const VF factor = tail_factor(hn::Abs(distance));
     const VF rest = hn::NegMulAdd(factor, bell(within_bell(distance)), hn::Set(d, 1.0f));
     const VF part =
@@ -234,7 +234,7 @@ class Token {
     const TokenMemory& memory_;
     const BackwardMemory& more_;
     float* part_;  // this chunk's sums for the table, or null
-    Posterior posterior_;
+    Posterior<float> posterior_;
     Components scratch_;
     ScalarSums sums_;
     int64_t r_ = 0;

@@ -1,5 +1,6 @@
 // mixture_rosenblatt_inverse: scalar after scalar, of as many tokens side by side as a vector has lanes (fewer where components are many):
-// each scalar is one search of probit_root-inl.h. mixture_rosenblatt_draw: one component for the whole token.
+// each scalar is one search of probit_root-inl.h, in double. mixture_rosenblatt of wide states is one evaluation of the same.
+// mixture_rosenblatt_draw: one component for the whole token.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "cpu/mixture_rosenblatt_inverse.cpp"
 #include <hwy/foreach_target.h>
@@ -7,6 +8,7 @@
 
 #include "cpu/cpu.h"
 #include "cpu/rosenblatt-inl.h"
+#include "cpu/wide_state.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace noema::cpu::HWY_NAMESPACE {
@@ -14,67 +16,139 @@ namespace noema::cpu::HWY_NAMESPACE {
 // Unnamed: other ops have helpers of the same names.
 namespace {
 
-/// Tokens side by side on their way back.
-struct Batch {
-    Posterior posterior[kLanes];
-    Components components[kLanes];
-    int32_t failed[kLanes], evaluations[kLanes];
-    int64_t n;
+/// log of the normal distribution beyond the next integer after |u|: where a tail's components are cut, whether u is given or just found.
+double log_tail(double u) {
+    const double a = std::ceil(std::fabs(u));
+    return hn::GetLane(log_positive(tail_factor(hn::Set(DW(), a)))) - 0.5 * a * a;
+}
+
+/// Tokens side by side, scalar after scalar. Forward and inverse evaluate F by the same steps, among the same components.
+class Tokens {
+ public:
+    Tokens(const ComponentTable& table, const WideMemory& memory, const View& logits, int64_t row, int64_t n)
+        : row_(row), n_(n) {
+        for (int64_t lane = 0; lane < n; ++lane) {
+            posterior_[lane] = Posterior<double>(table, memory.posterior(lane));
+            components_[lane] = Components(memory.components(lane), table.K + 2 * kWideLanes);
+            posterior_[lane].start(logits.at<const float>(row + lane));
+            failed[lane] = evaluations[lane] = 0;
+        }
+    }
+
+    /// Scalar i of z from that of u.
+    void invert(const View& u, const View& z, int64_t i, double grid) {
+        Search s = {};
+        for (int64_t lane = 0; lane < n_; ++lane) s.active[lane] = prepare(s, lane, load_state(u, row_ + lane, i));
+        search(s, components_, n_);
+        for (int64_t lane = 0; lane < n_; ++lane) {
+            const bool sought = s.evaluations[lane] > 0;
+            const double x = store_state(z, row_ + lane, i, sought ? s.x.of[lane] : NAN, grid);
+            failed[lane] += !(sought && !s.active[lane] && std::isfinite(x));
+            evaluations[lane] += s.evaluations[lane];
+            if (!posterior_[lane].broken()) posterior_[lane].pass(x);
+        }
+    }
+
+    /// u of scalar i, whose value is z's. The tail's components, where u is far, are those that the inverse will see.
+    void pass(const View& z, int64_t i, Lanes& u) {
+        Search s = {};
+        for (int64_t lane = 0; lane < n_; ++lane) {
+            s.x.of[lane] = load_state(z, row_ + lane, i);
+            if (posterior_[lane].broken()) continue;
+            posterior_[lane].gather(components_[lane]);
+            evaluate(components_[lane], s, lane);
+        }
+        u.set(probit_of(s, false).z);
+        bool any_far = false, any = false;
+        for (int64_t lane = 0; lane < n_; ++lane) {
+            const double a = std::fabs(u.of[lane]);
+            if (posterior_[lane].broken() || !(a > kPrunedWithin)) continue;
+            posterior_[lane].gather_far(components_[lane], log_tail(a));
+            s.u.of[lane] = u.of[lane];
+            any = true, any_far |= a > kFar;
+            if (a > kFar)
+                evaluate_far(components_[lane], s, lane);
+            else
+                evaluate(components_[lane], s, lane);
+        }
+        Lanes far;
+        if (any) far.set(probit_of(s, any_far).z);
+        for (int64_t lane = 0; lane < n_; ++lane) {
+            if (posterior_[lane].broken()) u.of[lane] = NAN;
+            // What more components bring back to where they do not count stays just outside.
+            const double edge = std::nextafter(static_cast<double>(kPrunedWithin), HUGE_VAL), a = std::fabs(u.of[lane]);
+            if (a > kPrunedWithin) u.of[lane] = std::copysign(std::max(edge, std::fabs(far.of[lane])), u.of[lane]);
+            if (!posterior_[lane].broken()) posterior_[lane].pass(s.x.of[lane]);
+        }
+    }
+
+    double weight(int64_t lane) const { return posterior_[lane].broken() ? NAN : posterior_[lane].weight(); }
+    double log_density(int64_t lane, double first) const {
+        return posterior_[lane].broken() ? NAN : posterior_[lane].log_density(first);
+    }
+
+    int32_t failed[kWideLanes], evaluations[kWideLanes];
+
+ private:
+    /// Prepares the search for a token's next scalar; false where there is none to find.
+    bool prepare(Search& s, int64_t lane, double u) {
+        if (posterior_[lane].broken() || !std::isfinite(u)) return false;
+        Components& of = components_[lane];
+        if (std::fabs(u) > kPrunedWithin)
+            posterior_[lane].gather_far(of, log_tail(u));
+        else
+            posterior_[lane].gather(of);
+        s.u.of[lane] = u;
+        s.far[lane] = std::fabs(u) > kFar;
+        bracket(of, s, lane);
+        find_start(of, s, lane);
+        return true;
+    }
+
+    int64_t row_, n_;
+    Posterior<double> posterior_[kWideLanes];
+    Components components_[kWideLanes];
 };
 
-/// log of the normal distribution beyond a > 0.
-float log_tail(float a) {
-    return hn::GetLane(log_positive(tail_factor(hn::Set(DF(), a)))) - 0.5f * a * a;
+/// f(row, n) for as many tokens at a time as go side by side.
+template <class F>
+void each_group(const ComponentTable& table, int64_t first, int64_t last, const F& f) {
+    const int64_t most = std::min<int64_t>(kWideLanes, WideMemory::tokens(table.K));
+    for (int64_t row = first; row < last; row += most) f(row, std::min(most, last - row));
 }
 
-/// Prepares the search for scalar i of a token; false where there is none to find.
-bool prepare(Batch& batch, Search& s, int64_t lane, float u) {
-    if (batch.posterior[lane].broken() || !std::isfinite(u)) return false;
-    Components& of = batch.components[lane];
-    if (std::fabs(u) > kPrunedWithin)
-        batch.posterior[lane].gather_far(of, log_tail(std::fabs(u)));
-    else
-        batch.posterior[lane].gather(of);
-    s.u.of[lane] = u;
-    s.far[lane] = std::fabs(u) > kFar;
-    bracket(of, s, lane);
-    find_start(of, s, lane);
-    return true;
-}
-
-void invert_scalar(const MixtureRosenblattInverse& p, Batch& batch, int64_t row, int64_t i) {
-    Search s = {};
-    for (int64_t lane = 0; lane < batch.n; ++lane)
-        s.active[lane] = prepare(batch, s, lane, p.u.at<const float>(row + lane)[i]);
-    search(s, batch.components, batch.n);
-    for (int64_t lane = 0; lane < batch.n; ++lane) {
-        const bool found = s.evaluations[lane] > 0 && !s.active[lane] && std::isfinite(s.x.of[lane]);
-        const float z = s.evaluations[lane] > 0 ? s.x.of[lane] : NAN;
-        batch.failed[lane] += found ? 0 : 1;
-        batch.evaluations[lane] += s.evaluations[lane];
-        p.z.at<float>(row + lane)[i] = z;
-        if (!batch.posterior[lane].broken()) batch.posterior[lane].pass(z);
-    }
-}
-
-void inverse_rows(const MixtureRosenblattInverse& p, const ComponentTable& table, const InverseMemory& memory,
+void inverse_rows(const MixtureRosenblattInverse& p, const ComponentTable& table, const WideMemory& memory,
                   int64_t first, int64_t last) {
-    Batch batch;
-    const int64_t most = std::min<int64_t>(kLanes, InverseMemory::tokens(table.K));
-    for (int64_t row = first; row < last; row += most) {
-        batch.n = std::min(most, last - row);
-        for (int64_t lane = 0; lane < batch.n; ++lane) {
-            batch.posterior[lane] = Posterior(table, memory.posterior(lane));
-            batch.components[lane] = Components(memory.components(lane), table.K + kLanes);
-            batch.posterior[lane].start(p.logits.at<const float>(row + lane));
-            batch.failed[lane] = batch.evaluations[lane] = 0;
+    each_group(table, first, last, [&](int64_t row, int64_t n) HWY_ATTR {
+        Tokens tokens(table, memory, p.logits, row, n);
+        for (int64_t i = 0; i < table.d; ++i) tokens.invert(p.u, p.z, i, p.grid);
+        for (int64_t lane = 0; lane < n; ++lane) {
+            if (p.failed) p.failed.as<int32_t>()[row + lane] = tokens.failed[lane];
+            if (p.evaluations) p.evaluations.as<int32_t>()[row + lane] = tokens.evaluations[lane];
         }
-        for (int64_t i = 0; i < table.d; ++i) invert_scalar(p, batch, row, i);
-        for (int64_t lane = 0; lane < batch.n; ++lane) {
-            if (p.failed) p.failed.as<int32_t>()[row + lane] = batch.failed[lane];
-            if (p.evaluations) p.evaluations.as<int32_t>()[row + lane] = batch.evaluations[lane];
+    });
+}
+
+void wide_rows(const MixtureRosenblatt& p, const ComponentTable& table, const WideMemory& memory, int64_t first,
+               int64_t last) {
+    each_group(table, first, last, [&](int64_t row, int64_t n) HWY_ATTR {
+        Tokens tokens(table, memory, p.logits, row, n);
+        double before[kWideLanes], log_normal[kWideLanes] = {};
+        for (int64_t lane = 0; lane < n; ++lane) before[lane] = tokens.weight(lane);
+        for (int64_t i = 0; i < table.d; ++i) {
+            Lanes u;
+            tokens.pass(p.z, i, u);
+            for (int64_t lane = 0; lane < n; ++lane) {
+                log_normal[lane] -= 0.5 * u.of[lane] * u.of[lane] + 0.91893853320467274178;
+                if (p.u) store_state(p.u, row + lane, i, u.of[lane], p.grid);
+            }
         }
-    }
+        for (int64_t lane = 0; lane < n; ++lane) {
+            const double density = tokens.log_density(lane, before[lane]);
+            if (p.log_density) p.log_density.as<float>()[row + lane] = static_cast<float>(density);
+            if (p.log_det) p.log_det.as<float>()[row + lane] = static_cast<float>(density - log_normal[lane]);
+        }
+    });
 }
 
 /// Weights are added up by chunks, and one by one in the chunk that decides.
@@ -138,22 +212,22 @@ HWY_AFTER_NAMESPACE();
 namespace noema::cpu {
 
 HWY_EXPORT(inverse_rows);
+HWY_EXPORT(wide_rows);
 HWY_EXPORT(draw_rows);
 
 namespace {
 
 size_t workspace(const MixtureRosenblattInverse& p, const Stream& stream) {
     const int64_t K = p.mean.shape[0], d = p.mean.shape[1];
-    return ComponentTable::bytes(K, d) + workspace_bytes<float>(InverseMemory::floats(K, d) * stream.threads);
+    return ComponentTable::bytes(K, d) + workspace_bytes<double>(WideMemory::doubles(K, d) * stream.threads);
 }
 
 Status run(const MixtureRosenblattInverse& p, const Stream& stream, Workspace w) {
     const ComponentTable table = component_table(p.mean, p.log_sigma, stream, w);
-    const int64_t R = p.u.shape[0], rows = InverseMemory::tokens(table.K),
-                  floats = InverseMemory::floats(table.K, table.d);
-    float* memory = w.take<float>(floats * stream.threads);
+    const int64_t R = p.u.shape[0], rows = WideMemory::tokens(table.K), doubles = WideMemory::doubles(table.K, table.d);
+    double* memory = w.take<double>(doubles * stream.threads);
     parallel_for(stream, ceil_div(R, rows), [&](int64_t i, int worker) {
-        invert_tokens(p, table, {memory + worker * floats, table.K, table.d}, i * rows, std::min(R, (i + 1) * rows));
+        invert_tokens(p, table, {memory + worker * doubles, table.K, table.d}, i * rows, std::min(R, (i + 1) * rows));
     });
     return {};
 }
@@ -167,9 +241,13 @@ Status run_draw(const MixtureRosenblattDraw& p, const Stream& stream, Workspace)
 
 }  // namespace
 
-void invert_tokens(const MixtureRosenblattInverse& p, const ComponentTable& table, const InverseMemory& memory,
+void invert_tokens(const MixtureRosenblattInverse& p, const ComponentTable& table, const WideMemory& memory,
                    int64_t first, int64_t last) {
     HWY_DYNAMIC_DISPATCH(inverse_rows)(p, table, memory, first, last);
+}
+void pass_wide_tokens(const MixtureRosenblatt& p, const ComponentTable& table, const WideMemory& memory, int64_t first,
+                      int64_t last) {
+    HWY_DYNAMIC_DISPATCH(wide_rows)(p, table, memory, first, last);
 }
 
 Op<MixtureRosenblattInverse> mixture_rosenblatt_inverse_entry() {

@@ -10,6 +10,7 @@
 #define NOEMA_CPU_POSTERIOR_INL_H_
 #endif
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -24,8 +25,8 @@ namespace noema::cpu::HWY_NAMESPACE {
 /// distances use up sum x²/2 of what lies between: 16 in 16 scalars once in 100 tokens.
 constexpr float kFollowed = 52.0f, kSlack = 36.0f;
 
-/// Far out, components under e^-27 of the tail itself are not seen in it: 50257 of them are 1e-7 of it.
-constexpr float kSeenInTail = 27.0f;
+/// Far out, components under e^-27 of the tail itself are not seen in it: 50257 of them are 1e-7 of it. (Of wide states: e^-36, 1e-11.)
+constexpr float kSeenInTail = 27.0f, kSeenInWideTail = 36.0f;
 
 /// What there is of the components in one vector: x is the log weight relative to the largest, distance in sigmas.
 struct Near {
@@ -34,19 +35,22 @@ struct Near {
 
 /// Of components at their distances (x: the log weight, relative to the largest): the weight if it counts, its parts of both tails, and it times
 /// exp(-distance²/2).
+template <class V>
 struct Shares {
-    VF weight, below, above, bell;
+    V weight, below, above, bell;
 };
-HWY_INLINE Shares shares_of(VF x, VF weight, VF distance) {
-    const DF d;
-    const VF w = hn::IfThenElseZero(hn::Ge(x, hn::Set(d, -kPrunedBelow)), weight);
-    const VF a = within_bell(distance), e = hn::Mul(bell(a), w), tail = hn::Mul(tail_factor(a), e);
-    const VF rest = hn::Sub(w, tail);
+template <class V>
+HWY_INLINE Shares<V> shares_of(V x, V weight, V distance) {
+    const hn::DFromV<V> d;
+    const V w = hn::IfThenElseZero(hn::Ge(x, hn::Set(d, -kPrunedBelow)), weight);
+    const V a = within_bell(distance), e = hn::Mul(bell(a), w), tail = hn::Mul(tail_factor(a), e);
+    const V rest = hn::Sub(w, tail);
     const auto negative = hn::Lt(distance, hn::Zero(d));
     return {w, hn::IfThenElse(negative, tail, rest), hn::IfThenElse(negative, rest, tail), e};
 }
-HWY_INLINE bool any_unpruned(VF x) {
-    const DF d;
+template <class V>
+HWY_INLINE bool any_unpruned(V x) {
+    const hn::DFromV<V> d;
     return !hn::AllTrue(d, hn::Lt(x, hn::Set(d, -kPrunedBelow)));
 }
 
@@ -55,11 +59,19 @@ struct PlainSums {
     float weight, below, above, all;
 };
 
+/// T: what log weights are kept in. The table is f32.
+template <class T>
 class Posterior {
+    using D = hn::ScalableTag<T>;
+    using V = hn::Vec<D>;
+    static constexpr bool kDouble = sizeof(T) == sizeof(double);
+    static constexpr int64_t kN = static_cast<int64_t>(hn::MaxLanes(D()));
+    static constexpr int64_t whole(int64_t n) { return (n + kN - 1) / kN * kN; }
+
  public:
     /// met: room for the numbers of the components that scalars after the first may meet, in whole vectors (met() below), if they are
     /// wanted.
-    HWY_INLINE Posterior(const ComponentTable& table, const PosteriorMemory& memory, int32_t* met = nullptr)
+    HWY_INLINE Posterior(const ComponentTable& table, const PosteriorMemory<T>& memory, int32_t* met = nullptr)
         : t_(&table), m_(memory), met_(met) {}
     Posterior() = default;
 
@@ -73,23 +85,23 @@ class Posterior {
         see_all(kLogits, [&](int64_t k) HWY_ATTR { return load_logits(k); });
     }
 
-    /// Past scalar passed(), whose value is z; its sums, if they are wanted.
-    HWY_INLINE void pass(float z, PlainSums* sums = nullptr) {
+    /// Past scalar passed(), whose value is z; its sums, if they are wanted (of float only: double evaluates what it gathers).
+    HWY_INLINE void pass(T z, PlainSums* sums = nullptr) {
         const int64_t i = passed_++;
         m_.z[i] = z;
         rest_ += t_->peak - m_.most[i];
         // The largest so far is known to come to this: what is far below it will be far below the largest.
-        const float r = (z - t_->mean_of(i)[leader_]) * t_->inv_sigma[leader_];
-        const float least = t_->neg_log_sigma[leader_] - 0.5f * r * r - kFollowed;
-        if (sums)
-            sweep<true>(i, z, least, *sums);
-        else
+        const T r = (z - T(t_->mean_of(i)[leader_])) * t_->inv_sigma[leader_];
+        const T least = t_->neg_log_sigma[leader_] - T(0.5) * r * r - kFollowed;
+        if (kDouble || !sums)
             sweep<false>(i, z, least, none_);
+        else
+            sweep<!kDouble>(i, z, least, *sums);
         if (broken_) return;
         if (rest_ >= m_.most[i + 1] - kSlack) catch_up();
         if (met_ && i == 0 && source_ == kList) {
             met_count_ = count_;
-            std::memcpy(met_, m_.index, sizeof(int32_t) * static_cast<size_t>(padded(count_)));
+            std::memcpy(met_, m_.index, sizeof(int32_t) * static_cast<size_t>(whole(count_)));
         }
     }
 
@@ -99,109 +111,145 @@ class Posterior {
     /// How many components' numbers `met` holds; -1: any component may have been met.
     int64_t met() const { return met_count_; }
     /// The largest log weight before scalar i, relative to that before scalar i - 1.
-    float most(int64_t i) const { return m_.most[i]; }
+    T most(int64_t i) const { return m_.most[i]; }
 
     /// The sum of all weights, relative to the largest.
-    HWY_INLINE float weight() const {
-        const DF d;
-        const VF base = hn::Set(d, m_.most[passed_]);
-        VF sum = hn::Zero(d);
-        for (int64_t k = 0; k < count_; k += kLanes)
+    HWY_INLINE T weight() const {
+        const D d;
+        const V base = hn::Set(d, m_.most[passed_]);
+        V sum = hn::Zero(d);
+        for (int64_t k = 0; k < count_; k += kN)
             sum = hn::Add(sum, exp_nonpositive(hn::Sub(load_weights(source_, k), base)));
         return sum_of(sum);
     }
 
     /// log p of all scalars so far, `first` being the weight() before them.
-    double log_density(float first) const {
-        double sum = std::log(static_cast<double>(weight()) / first);
+    double log_density(T first) const {
+        double sum = std::log(static_cast<double>(weight()) / static_cast<double>(first));
         for (int64_t i = 1; i <= passed_; ++i) sum += static_cast<double>(m_.most[i]) - 0.91893853320467274178;
         return sum;
     }
 
     /// The components that count in F of scalar passed() where it is near, for a search. Their weights' sum relative to the largest.
-    HWY_INLINE float gather(Components& to) const { return gather_from(to, -kPrunedBelow); }
+    HWY_INLINE double gather(Components& to) const { return gather_from(to, -kPrunedBelow); }
     /// Those that can be seen in a tail of this logarithm, for a scalar that is far out.
-    HWY_NOINLINE float gather_far(Components& to, float log_tail) {
-        const float least = log_tail - kSeenInTail;
+    HWY_NOINLINE double gather_far(Components& to, double log_tail) {
+        const T least = static_cast<T>(log_tail) - (kDouble ? kSeenInWideTail : kSeenInTail);
         if (rest_ - m_.most[passed_] >= least) catch_up();
         return gather_from(to, least);
     }
 
  private:
-    HWY_INLINE float gather_from(Components& to, float least) const {
-        const DF d;
-        const VF base = hn::Set(d, m_.most[passed_]), one = hn::Set(d, 1.0f);
-        VF sum = hn::Zero(d);
+    HWY_INLINE double gather_from(Components& to, T least) const {
+        const D d;
+        const V base = hn::Set(d, m_.most[passed_]);
+        double sum = 0;
         int64_t n = 0;
-        for (int64_t k = 0; k < count_; k += kLanes) {
-            const VF x = hn::Sub(load_weights(source_, k), base);
+        for (int64_t k = 0; k < count_; k += kN) {
+            const V x = hn::Sub(load_weights(source_, k), base);
             const auto kept = hn::Ge(x, hn::Set(d, least));
             if (hn::AllFalse(d, kept)) continue;
-            const VF w = exp_nonpositive(x), inv = load_inverse(source_, k);
-            sum = hn::Add(sum, hn::IfThenElseZero(kept, w));
-            hn::StoreU(hn::Compress(x, kept), d, to.log_weight + n);
-            hn::StoreU(hn::Compress(w, kept), d, to.weight + n);
-            hn::StoreU(hn::Compress(load_means(source_, passed_, k), kept), d, to.mean + n);
-            hn::StoreU(hn::Compress(inv, kept), d, to.inverse + n);
-            hn::StoreU(hn::Compress(hn::Div(one, inv), kept), d, to.scale + n);
+            store_wide(hn::Compress(x, kept), to.log_weight + n);
+            store_wide(hn::Compress(load_means(source_, passed_, k), kept), to.mean + n);
+            store_wide(hn::Compress(load_inverse(source_, k), kept), to.inverse + n);
             n += static_cast<int64_t>(hn::CountTrue(d, kept));
         }
-        hn::StoreU(lowest(), d, to.log_weight + n);
-        for (float* array : {to.weight, to.mean, to.inverse}) hn::StoreU(hn::Zero(d), d, array + n);
-        hn::StoreU(one, d, to.scale + n);
+        const DW w;
+        hn::StoreU(hn::Set(w, -HUGE_VAL), w, to.log_weight + n);
+        for (double* array : {to.mean, to.inverse}) hn::StoreU(hn::Zero(w), w, array + n);
         to.n = padded(n);
-        const float total = sum_of(sum);
-        const VF scale = hn::Set(d, 1.0f / total);
-        for (int64_t k = 0; k < to.n; k += kLanes)
-            hn::StoreU(hn::Mul(hn::LoadU(d, to.weight + k), scale), d, to.weight + k);
-        return total;
+        VW total = hn::Zero(w);
+        for (int64_t k = 0; k < to.n; k += kWideLanes) {
+            const VW weight = exp_nonpositive(hn::LoadU(w, to.log_weight + k)), inverse = hn::LoadU(w, to.inverse + k);
+            const auto there = hn::Gt(inverse, hn::Zero(w));
+            const VW scale = hn::Div(hn::Set(w, 1.0), hn::IfThenElse(there, inverse, hn::Set(w, 1.0)));
+            hn::StoreU(weight, w, to.weight + k);
+            hn::StoreU(scale, w, to.scale + k);
+            total = hn::Add(total, weight);
+        }
+        sum = sum_of(total);
+        const VW scale = hn::Set(w, 1 / sum);
+        for (int64_t k = 0; k < to.n; k += kWideLanes)
+            hn::StoreU(hn::Mul(hn::LoadU(w, to.weight + k), scale), w, to.weight + k);
+        return sum;
+    }
+    static HWY_INLINE void store_wide(V v, double* to) {
+        if constexpr (kDouble) {
+            hn::StoreU(v, D(), to);
+        } else {
+            HWY_ALIGN float narrow[kN];
+            hn::Store(v, D(), narrow);
+            for (int64_t i = 0; i < kN; ++i) to[i] = static_cast<double>(narrow[i]);
+        }
     }
 
     /// Where the components followed are: the table's own order with the logits or log_weight for weights, or a list of them.
     enum Source { kLogits, kTable, kList };
-    using DI = hn::RebindToSigned<DF>;
+    using DI = hn::Rebind<int32_t, D>;
 
-    static HWY_INLINE VF lowest() { return hn::Set(DF(), -HUGE_VALF); }
-    HWY_INLINE VF load_weights(Source source, int64_t k) const {
-        return source == kLogits ? load_logits(k) : hn::LoadU(DF(), m_.log_weight + k);
+    using DT = hn::Rebind<float, D>;
+    /// f32 of the table in T.
+    static HWY_INLINE V widened(hn::Vec<DT> v) {
+        if constexpr (kDouble)
+            return hn::PromoteTo(D(), v);
+        else
+            return v;
     }
-    HWY_INLINE VF load_inverse(Source source, int64_t k) const {
-        return hn::LoadU(DF(), (source == kList ? m_.inverse : t_->inv_sigma) + k);
+    static HWY_INLINE V from_table(const float* p) { return widened(hn::LoadU(DT(), p)); }
+
+    static HWY_INLINE V lowest() { return hn::Set(D(), -HUGE_VALF); }
+    HWY_INLINE V load_weights(Source source, int64_t k) const {
+        return source == kLogits ? load_logits(k) : hn::LoadU(D(), m_.log_weight + k);
     }
-    HWY_INLINE VF load_means(Source source, int64_t i, int64_t k) const {
+    HWY_INLINE V load_inverse(Source source, int64_t k) const {
+        return source == kList ? hn::LoadU(D(), m_.inverse + k) : from_table(t_->inv_sigma + k);
+    }
+    HWY_INLINE V load_means(Source source, int64_t i, int64_t k) const {
         const float* row = t_->mean_of(i);
-        if (source != kList) return hn::LoadU(DF(), row + k);
-        return hn::GatherIndex(DF(), row, hn::LoadU(DI(), m_.index + k));
+        if (source != kList) return from_table(row + k);
+        return widened(hn::GatherIndex(DT(), row, hn::LoadU(DI(), m_.index + k)));
     }
-    HWY_INLINE VF load_logits(int64_t k) const {
-        const DF d;
-        if (k + kLanes <= t_->K) return hn::LoadU(d, logits_ + k);
-        const auto inside = hn::FirstN(d, static_cast<size_t>(t_->K - k));
-        return hn::IfThenElse(inside, hn::MaskedLoad(inside, d, logits_ + k), lowest());
+    HWY_INLINE V load_logits(int64_t k) const {
+        const D d;
+        if (k + kN <= t_->K) return from_table(logits_ + k);
+        const size_t n = static_cast<size_t>(t_->K - k);
+        const V some = widened(hn::MaskedLoad(hn::FirstN(DT(), n), DT(), logits_ + k));
+        return hn::IfThenElse(hn::FirstN(d, n), some, lowest());
     }
     /// x, relative to the largest before, after a scalar at distance r.
-    static HWY_INLINE VF after(VF x, VF r, VF peak) {
-        return hn::Add(x, hn::NegMulAdd(hn::Mul(r, hn::Set(DF(), 0.5f)), r, peak));
+    static HWY_INLINE V after(V x, V r, V peak) {
+        return hn::Add(x, hn::NegMulAdd(hn::Mul(r, hn::Set(D(), 0.5f)), r, peak));
+    }
+
+    static HWY_INLINE auto bits_of(hn::Mask<D> mask) {
+        return hn::BitCast(hn::RebindToUnsigned<D>(), hn::VecFromMask(D(), mask));
+    }
+    /// A mask of D for the lanes of DI.
+    static HWY_INLINE hn::Mask<DI> narrowed(hn::Mask<D> mask) {
+        if constexpr (kDouble)
+            return hn::MaskFromVec(hn::BitCast(DI(), hn::TruncateTo(hn::RebindToUnsigned<DI>(), bits_of(mask))));
+        else
+            return hn::RebindMask(DI(), mask);
     }
 
     /// The largest of many log weights, whose it is, and whether all are numbers.
     struct Largest {
-        VF most;
+        V most;
         hn::Vec<DI> who;
-        hn::Mask<DF> ordered;
+        hn::Mask<D> ordered;
 
         HWY_INLINE Largest() : most(lowest()), who(hn::Zero(DI())), ordered(hn::Eq(most, most)) {}
-        HWY_INLINE void see(VF y, hn::Vec<DI> number) {
+        HWY_INLINE void see(V y, hn::Vec<DI> number) {
             ordered = hn::And(ordered, hn::Eq(y, y));
-            who = hn::IfThenElse(hn::RebindMask(DI(), hn::Gt(y, most)), number, who);
+            who = hn::IfThenElse(narrowed(hn::Gt(y, most)), number, who);
             most = hn::Max(most, y);
         }
     };
     HWY_INLINE void found(const Largest& l, int64_t i) {
-        const DF d;
-        HWY_ALIGN int32_t who[kLanes];
+        const D d;
+        HWY_ALIGN int32_t who[kN];
         hn::Store(l.who, DI(), who);
-        const float most = max_of(l.most);
+        const T most = max_of(l.most);
         const intptr_t lane = hn::FindFirstTrue(d, hn::Eq(l.most, hn::Set(d, most)));
         leader_ = who[lane < 0 ? 0 : lane];
         m_.most[i] = most;
@@ -213,10 +261,10 @@ class Posterior {
     HWY_INLINE void see_all(Source source, const F& weight) {
         Largest largest;
         const auto lane = hn::Iota(DI(), 0);
-        for (int64_t k = 0; k < t_->K; k += kLanes) {
-            const VF y = weight(k);
+        for (int64_t k = 0; k < t_->K; k += kN) {
+            const V y = weight(k);
             largest.see(y, hn::Add(lane, hn::Set(DI(), static_cast<int32_t>(k))));
-            if (source == kTable) hn::StoreU(y, DF(), m_.log_weight + k);
+            if (source == kTable) hn::StoreU(y, D(), m_.log_weight + k);
         }
         source_ = source;
         count_ = t_->K;
@@ -225,12 +273,12 @@ class Posterior {
 
     /// All anew, by the same steps as sweep() takes.
     HWY_NOINLINE void catch_up() {
-        const DF d;
+        const D d;
         see_all(kTable, [&](int64_t k) HWY_ATTR {
-            VF y = load_logits(k);
-            const VF inv = hn::LoadU(d, t_->inv_sigma + k), peak = hn::LoadU(d, t_->neg_log_sigma + k);
+            V y = load_logits(k);
+            const V inv = from_table(t_->inv_sigma + k), peak = from_table(t_->neg_log_sigma + k);
             for (int64_t j = 0; j < passed_; ++j) {
-                const VF r = hn::Mul(hn::Sub(hn::Set(d, m_.z[j]), hn::LoadU(d, t_->mean_of(j) + k)), inv);
+                const V r = hn::Mul(hn::Sub(hn::Set(d, m_.z[j]), from_table(t_->mean_of(j) + k)), inv);
                 y = after(hn::Sub(y, hn::Set(d, m_.most[j])), r, peak);
             }
             return y;
@@ -241,7 +289,7 @@ class Posterior {
 
     /// Weights after scalar i; those under `least` are let go.
     template <bool kSums>
-    HWY_INLINE void sweep(int64_t i, float z, float least, PlainSums& sums) {
+    HWY_INLINE void sweep(int64_t i, T z, T least, PlainSums& sums) {
         if (source_ == kList)
             sweep_from<kList, kSums>(i, z, least, sums);
         else if (source_ == kTable)
@@ -251,48 +299,48 @@ class Posterior {
     }
 
     template <Source source, bool kSums>
-    HWY_NOINLINE void sweep_from(int64_t i, float z, float least, PlainSums& sums) {
-        const DF d;
+    HWY_NOINLINE void sweep_from(int64_t i, T z, T least, PlainSums& sums) {
+        const D d;
         const DI di;
-        const VF base = hn::Set(d, m_.most[i]), at = hn::Set(d, z), bound = hn::Set(d, least);
+        const V base = hn::Set(d, m_.most[i]), at = hn::Set(d, z), bound = hn::Set(d, least);
         const auto lane = hn::Iota(di, 0);
         const int64_t count = count_;
-        VF weight = hn::Zero(d), below = weight, above = weight, all = weight, rest = lowest();
+        V weight = hn::Zero(d), below = weight, above = weight, all = weight, rest = lowest();
         Largest largest;
         int64_t n = 0;
-        for (int64_t k = 0; k < count; k += kLanes) {
-            const VF x = hn::Sub(load_weights(source, k), base), inv = load_inverse(source, k);
-            const VF peak = hn::LoadU(d, (source == kList ? m_.peak : t_->neg_log_sigma) + k);
-            const VF r = hn::Mul(hn::Sub(at, load_means(source, i, k)), inv);
+        for (int64_t k = 0; k < count; k += kN) {
+            const V x = hn::Sub(load_weights(source, k), base), inv = load_inverse(source, k);
+            const V peak = source == kList ? hn::LoadU(d, m_.peak + k) : from_table(t_->neg_log_sigma + k);
+            const V r = hn::Mul(hn::Sub(at, load_means(source, i, k)), inv);
             const auto number =
                 source == kList ? hn::LoadU(di, m_.index + k) : hn::Add(lane, hn::Set(di, static_cast<int32_t>(k)));
             if (kSums && (source == kLogits || any_unpruned(x))) {
-                const VF w = exp_nonpositive(x);
-                const Shares s = shares_of(x, w, r);
+                const V w = exp_nonpositive(x);
+                const Shares<V> s = shares_of(x, w, r);
                 all = hn::Add(all, w);
                 weight = hn::Add(weight, s.weight);
                 below = hn::Add(below, s.below);
                 above = hn::Add(above, s.above);
             }
-            const VF y = after(x, r, peak);
+            const V y = after(x, r, peak);
             largest.see(y, number);
             const auto gone = hn::Lt(y, bound), kept = hn::Not(gone);
             rest = hn::Max(rest, hn::IfThenElse(gone, y, rest));
             hn::StoreU(hn::Compress(y, kept), d, m_.log_weight + n);
             hn::StoreU(hn::Compress(inv, kept), d, m_.inverse + n);
             hn::StoreU(hn::Compress(peak, kept), d, m_.peak + n);
-            hn::StoreU(hn::Compress(number, hn::RebindMask(di, kept)), di, m_.index + n);
+            hn::StoreU(hn::Compress(number, narrowed(kept)), di, m_.index + n);
             n += static_cast<int64_t>(hn::CountTrue(d, kept));
         }
-        if (kSums) sums = {sum_of(weight), sum_of(below), sum_of(above), sum_of(all)};
+        if constexpr (kSums) sums = {sum_of(weight), sum_of(below), sum_of(above), sum_of(all)};
         found(largest, i + 1);
-        rest_ = std::fmax(rest_, max_of(rest));
+        rest_ = std::max(rest_, max_of(rest));
         let_go(n);
     }
 
     /// n components are left.
     HWY_INLINE void let_go(int64_t n) {
-        const DF d;
+        const D d;
         hn::StoreU(lowest(), d, m_.log_weight + n);
         hn::StoreU(hn::Zero(d), d, m_.inverse + n);
         hn::StoreU(hn::Zero(d), d, m_.peak + n);
@@ -302,14 +350,14 @@ class Posterior {
     }
 
     const ComponentTable* t_ = nullptr;
-    PosteriorMemory m_ = {};
+    PosteriorMemory<T> m_ = {};
     const float* logits_ = nullptr;
     int32_t* met_ = nullptr;
     Source source_ = kLogits;
     bool broken_ = false;
     int64_t count_ = 0, passed_ = 0, met_count_ = -1;
     int32_t leader_ = 0;
-    float rest_ = 0;  // none of the others is above this
+    T rest_ = 0;  // none of the others is above this
     PlainSums none_;
 };
 

@@ -10,27 +10,30 @@
 #endif
 
 #include "cpu/mixture_lanes-inl.h"
+#include "cpu/wide-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace noema::cpu::HWY_NAMESPACE {
 
-/// Beyond this u tails are sums in logarithms: 1e-23 leaves room for components whose weight is tiny.
-constexpr float kFar = 10.0f;
-/// Halving alone needs 24 evaluations per factor 2^24 between the bracket and the scale of its components.
-constexpr int kMostEvaluations = 128;
+constexpr int64_t kWideLanes = static_cast<int64_t>(hn::MaxLanes(DW()));
+
+/// Beyond this u tails are sums in logarithms: 1e-197 leaves room for components whose weight is tiny.
+constexpr double kFar = 30.0;
+/// Halving alone needs 53 evaluations per factor 2^53 between the bracket and the scale of its components.
+constexpr int kMostEvaluations = 160;
 
 constexpr int64_t padded(int64_t K) {
-    return (K + kLanes - 1) / kLanes * kLanes;
+    return (K + kWideLanes - 1) / kWideLanes * kWideLanes;
 }
 
 /// One scalar's components, in whole vectors; those beyond K weigh nothing.
 struct Components {
-    float *log_weight, *weight, *mean, *scale, *inverse;
+    double *log_weight, *weight, *mean, *scale, *inverse;
     int64_t n;  // padded
 
     static constexpr int64_t kArrays = 5;
     Components() = default;
-    Components(float* memory, int64_t K)
+    Components(double* memory, int64_t K)
         : log_weight(memory),
           weight(memory + padded(K)),
           mean(memory + 2 * padded(K)),
@@ -39,53 +42,53 @@ struct Components {
           n(padded(K)) {}
 };
 
-/// Values of up to kLanes scalars.
+/// Values of up to kWideLanes scalars.
 struct alignas(64) Lanes {
-    float of[kLanes];
-    VF get() const { return hn::Load(DF(), of); }
-    void set(VF v) { hn::Store(v, DF(), of); }
+    double of[kWideLanes];
+    VW get() const { return hn::Load(DW(), of); }
+    void set(VW v) { hn::Store(v, DW(), of); }
 };
 
 /// The search's state, a lane per scalar.
 struct Search {
-    Lanes u, x, low, high, last_step;
+    Lanes u, x, low, high, last_step, last_residual;
     Lanes centre, spread, start_lower, start_upper;  // where it starts: centre + spread quantile
     Lanes below, above, density, slope;              // sums at x; slope: the density's derivative
     Lanes below_exponent, above_exponent, density_exponent;
-    bool active[kLanes], far[kLanes];
-    int32_t evaluations[kLanes];
+    bool active[kWideLanes], far[kWideLanes];
+    int32_t evaluations[kWideLanes];
 };
 
 // The mixture's quantile lies between its components' quantiles of the same level. Components without weight do not count,
 // unless u is so far out that logarithms decide.
 HWY_INLINE void bracket(const Components& of, Search& s, int64_t lane) {
-    const DF d;
-    const VF u = hn::Set(d, s.u.of[lane]), none = hn::Set(d, HUGE_VALF);
-    const VF least = hn::Set(d, s.far[lane] ? -FLT_MAX : -87.3f);
-    VF low = none, high = hn::Neg(none), size = hn::Zero(d);
-    for (int64_t k = 0; k < of.n; k += kLanes) {
-        const VF mean = hn::Load(d, of.mean + k), reach = hn::Mul(hn::Load(d, of.scale + k), u);
+    const DW d;
+    const VW u = hn::Set(d, s.u.of[lane]), none = hn::Set(d, HUGE_VALF);
+    const VW least = hn::Set(d, s.far[lane] ? -DBL_MAX : -700.0);
+    VW low = none, high = hn::Neg(none), size = hn::Zero(d);
+    for (int64_t k = 0; k < of.n; k += kWideLanes) {
+        const VW mean = hn::Load(d, of.mean + k), reach = hn::Mul(hn::Load(d, of.scale + k), u);
         const auto counts = hn::Ge(hn::Load(d, of.log_weight + k), least);
         low = hn::Min(low, hn::IfThenElse(counts, hn::Add(mean, reach), none));
         high = hn::Max(high, hn::IfThenElse(counts, hn::Add(mean, reach), hn::Neg(none)));
         size = hn::Max(size, hn::IfThenElseZero(counts, hn::Add(hn::Abs(mean), hn::Abs(reach))));
     }
-    const float rounding = 4e-7f * max_of(size);
+    const double rounding = 1e-15 * max_of(size);
     s.low.of[lane] = hn::GetLane(hn::MinOfLanes(d, low)) - rounding;
     s.high.of[lane] = max_of(high) + rounding;
 }
 
 /// Mass and mass times scale of the components whose means lie in (from, to].
 struct Part {
-    float mass, spread;
+    double mass, spread;
 };
-HWY_INLINE Part part_of(const Components& of, float from, float to) {
-    const DF d;
-    VF mass = hn::Zero(d), spread = hn::Zero(d);
-    for (int64_t k = 0; k < of.n; k += kLanes) {
-        const VF mean = hn::Load(d, of.mean + k);
+HWY_INLINE Part part_of(const Components& of, double from, double to) {
+    const DW d;
+    VW mass = hn::Zero(d), spread = hn::Zero(d);
+    for (int64_t k = 0; k < of.n; k += kWideLanes) {
+        const VW mean = hn::Load(d, of.mean + k);
         const auto inside = hn::And(hn::Gt(mean, hn::Set(d, from)), hn::Le(mean, hn::Set(d, to)));
-        const VF w = hn::IfThenElseZero(inside, hn::Load(d, of.weight + k));
+        const VW w = hn::IfThenElseZero(inside, hn::Load(d, of.weight + k));
         mass = hn::Add(mass, w);
         spread = hn::MulAdd(w, hn::Load(d, of.scale + k), spread);
     }
@@ -96,46 +99,47 @@ HWY_INLINE Part part_of(const Components& of, float from, float to) {
 // scales of the components in it; these are taken for one normal distribution (their mean and variance), and that is inverted at what
 // is left of the level. (Sorting the means would cost more than an evaluation, and starts worse where components overlap.)
 HWY_INLINE void find_start(const Components& of, Search& s, int64_t lane) {
-    const DF d;
+    const DW d;
     constexpr int kMostHalvings = 6;
-    const Normal goal = normal(hn::Set(d, s.u.of[lane]));
-    const float lower = hn::GetLane(goal.below), upper = hn::GetLane(goal.above);
-    VF least = hn::Set(d, HUGE_VALF), most = hn::Set(d, -HUGE_VALF);
-    for (int64_t k = 0; k < of.n; k += kLanes) {
-        const VF mean = hn::Load(d, of.mean + k);
+    const VW u = hn::Set(d, s.u.of[lane]), a = within_bell(u);
+    const double tail = hn::GetLane(hn::Mul(tail_factor(a), bell(a)));
+    const double lower = s.u.of[lane] < 0 ? tail : 1 - tail, upper = s.u.of[lane] < 0 ? 1 - tail : tail;
+    VW least = hn::Set(d, HUGE_VALF), most = hn::Set(d, -HUGE_VALF);
+    for (int64_t k = 0; k < of.n; k += kWideLanes) {
+        const VW mean = hn::Load(d, of.mean + k);
         const auto counts = hn::Gt(hn::Load(d, of.weight + k), hn::Zero(d));
         least = hn::Min(least, hn::IfThenElse(counts, mean, least));
         most = hn::Max(most, hn::IfThenElse(counts, mean, most));
     }
-    float from = hn::GetLane(hn::MinOfLanes(d, least)), to = max_of(most), before = 0, after = 0;
-    from -= 1e-6f * std::fabs(from) + FLT_MIN;  // open on this side
+    double from = hn::GetLane(hn::MinOfLanes(d, least)), to = max_of(most), before = 0, after = 0;
+    from -= 1e-15 * std::fabs(from) + DBL_MIN;  // open on this side
     Part part = part_of(of, from, to);
     for (int i = 0; i < kMostHalvings && (to - from) * part.mass > 4 * part.spread; ++i) {
-        const float middle = 0.5f * from + 0.5f * to;
+        const double middle = 0.5 * from + 0.5 * to;
         const Part left = part_of(of, from, middle), right{part.mass - left.mass, part.spread - left.spread};
         const bool go_left = before + left.mass >= lower;
         const Part next = go_left ? left : right;
-        if (!(next.mass > 1e-6f)) break;
+        if (!(next.mass > 1e-6)) break;
         (go_left ? to : from) = middle;
         (go_left ? after : before) += go_left ? right.mass : left.mass;
         part = next;
     }
-    VF mass = hn::Zero(d), first = mass, second = mass;
-    const VF origin = hn::Set(d, 0.5f * from + 0.5f * to);  // moments about it do not cancel
-    for (int64_t k = 0; k < of.n; k += kLanes) {
-        const VF mean = hn::Load(d, of.mean + k), scale = hn::Load(d, of.scale + k), off = hn::Sub(mean, origin);
+    VW mass = hn::Zero(d), first = mass, second = mass;
+    const VW origin = hn::Set(d, 0.5 * from + 0.5 * to);  // moments about it do not cancel
+    for (int64_t k = 0; k < of.n; k += kWideLanes) {
+        const VW mean = hn::Load(d, of.mean + k), scale = hn::Load(d, of.scale + k), off = hn::Sub(mean, origin);
         const auto inside = hn::And(hn::Gt(mean, hn::Set(d, from)), hn::Le(mean, hn::Set(d, to)));
-        const VF w = hn::IfThenElseZero(inside, hn::Load(d, of.weight + k));
+        const VW w = hn::IfThenElseZero(inside, hn::Load(d, of.weight + k));
         mass = hn::Add(mass, w);
         first = hn::MulAdd(w, off, first);
         second = hn::MulAdd(w, hn::MulAdd(off, off, hn::Mul(scale, scale)), second);
     }
-    const float inverse = 1 / sum_of(mass), shift = sum_of(first) * inverse;
-    const float variance = sum_of(second) * inverse - shift * shift;
-    s.centre.of[lane] = 0.5f * from + 0.5f * to + shift;
+    const double inverse = 1 / sum_of(mass), shift = sum_of(first) * inverse;
+    const double variance = sum_of(second) * inverse - shift * shift;
+    s.centre.of[lane] = 0.5 * from + 0.5 * to + shift;
     s.spread.of[lane] = std::sqrt(variance > 0 ? variance : 0);
     // Next to a part's ends what other components reach over counts for more than this one's tail.
-    const float end = before + after > 0 ? 1e-3f : 1e-37f;
+    const double end = before + after > 0 ? 1e-3 : 1e-300;
     s.start_lower.of[lane] = (lower - before) * inverse;
     s.start_upper.of[lane] = (upper - after) * inverse;
     if (!(s.start_lower.of[lane] > end)) s.start_lower.of[lane] = end;
@@ -143,7 +147,7 @@ HWY_INLINE void find_start(const Components& of, Search& s, int64_t lane) {
 }
 
 /// The sums of four vectors over their lanes.
-HWY_INLINE void sums_of_lanes(VF a, VF b, VF c, VF e, float (&out)[4]) {
+HWY_INLINE void sums_of_lanes(VW a, VW b, VW c, VW e, double (&out)[4]) {
     out[0] = sum_of(a);
     out[1] = sum_of(b);
     out[2] = sum_of(c);
@@ -152,25 +156,25 @@ HWY_INLINE void sums_of_lanes(VF a, VF b, VF c, VF e, float (&out)[4]) {
 
 /// Tails, density and its derivative at x (the last two without 1 / sqrt(2 pi)).
 HWY_INLINE void evaluate(const Components& of, Search& s, int64_t lane) {
-    const DF d;
-    const VF x = hn::Set(d, s.x.of[lane]);
-    VF below = hn::Zero(d), above = below, density = below, slope = below;
-    for (int64_t k = 0; k < of.n; k += kLanes) {
-        const VF w = hn::Load(d, of.weight + k), inverse = hn::Load(d, of.inverse + k);
-        const VF at = hn::Mul(hn::Sub(x, hn::Load(d, of.mean + k)), inverse), a = within_bell(at), e = bell(a);
-        const VF tail = hn::Mul(hn::Mul(tail_factor(a), e), w), rest = hn::Sub(w, tail);
+    const DW d;
+    const VW x = hn::Set(d, s.x.of[lane]);
+    VW below = hn::Zero(d), above = below, density = below, slope = below;
+    for (int64_t k = 0; k < of.n; k += kWideLanes) {
+        const VW w = hn::Load(d, of.weight + k), inverse = hn::Load(d, of.inverse + k);
+        const VW at = hn::Mul(hn::Sub(x, hn::Load(d, of.mean + k)), inverse), a = within_bell(at), e = bell(a);
+        const VW tail = hn::Mul(hn::Mul(tail_factor(a), e), w), rest = hn::Sub(w, tail);
         const auto negative = hn::Lt(at, hn::Zero(d));
         below = hn::Add(below, hn::IfThenElse(negative, tail, rest));
         above = hn::Add(above, hn::IfThenElse(negative, rest, tail));
-        const VF own = hn::Mul(hn::Mul(w, e), inverse);
+        const VW own = hn::Mul(hn::Mul(w, e), inverse);
         density = hn::Add(density, own);
         slope = hn::NegMulAdd(hn::Mul(own, inverse), hn::CopySign(a, at), slope);
     }
-    float sums[4];
+    double sums[4];
     sums_of_lanes(below, above, density, slope, sums);
     // Where a tail is under all floats the search is far from done; its side is what counts.
-    s.below.of[lane] = sums[0] > 1e-36f ? sums[0] : 1e-36f;
-    s.above.of[lane] = sums[1] > 1e-36f ? sums[1] : 1e-36f;
+    s.below.of[lane] = sums[0] > 1e-300 ? sums[0] : 1e-300;
+    s.above.of[lane] = sums[1] > 1e-300 ? sums[1] : 1e-300;
     s.density.of[lane] = sums[2];
     s.slope.of[lane] = sums[3];
     s.below_exponent.of[lane] = s.above_exponent.of[lane] = s.density_exponent.of[lane] = 0;
@@ -178,37 +182,37 @@ HWY_INLINE void evaluate(const Components& of, Search& s, int64_t lane) {
 
 /// The same relative to the largest terms.
 HWY_NOINLINE inline void evaluate_far(const Components& of, Search& s, int64_t lane) {
-    const DF d;
-    const VF x = hn::Set(d, s.x.of[lane]), lowest = hn::Set(d, -HUGE_VALF), one = hn::Set(d, 1.0f);
+    const DW d;
+    const VW x = hn::Set(d, s.x.of[lane]), lowest = hn::Set(d, -HUGE_VALF), one = hn::Set(d, 1.0);
     const auto at_of = [&](int64_t k) HWY_ATTR {
         return within_squares(hn::Mul(hn::Sub(x, hn::Load(d, of.mean + k)), hn::Load(d, of.inverse + k)));
     };
-    Exponents top{lowest, lowest, lowest};
-    for (int64_t k = 0; k < of.n; k += kLanes) {
-        const Exponents e = exponents_of(hn::Load(d, of.log_weight + k), at_of(k));
+    Exponents<VW> top{lowest, lowest, lowest};
+    for (int64_t k = 0; k < of.n; k += kWideLanes) {
+        const Exponents<VW> e = exponents_of(hn::Load(d, of.log_weight + k), at_of(k));
         top = {hn::Max(top.density, e.density), hn::Max(top.below, e.below), hn::Max(top.above, e.above)};
     }
     top = {hn::MaxOfLanes(d, top.density), hn::MaxOfLanes(d, top.below), hn::MaxOfLanes(d, top.above)};
-    VF below = hn::Zero(d), above = below, density = below, slope = below;
-    for (int64_t k = 0; k < of.n; k += kLanes) {
-        const VF at = at_of(k), inverse = hn::Load(d, of.inverse + k);
-        const Exponents e = exponents_of(hn::Load(d, of.log_weight + k), at);
-        const VF factor = tail_factor(hn::Abs(at)), rest = hn::NegMulAdd(factor, bell(within_bell(at)), one);
+    VW below = hn::Zero(d), above = below, density = below, slope = below;
+    for (int64_t k = 0; k < of.n; k += kWideLanes) {
+        const VW at = at_of(k), inverse = hn::Load(d, of.inverse + k);
+        const Exponents<VW> e = exponents_of(hn::Load(d, of.log_weight + k), at);
+        const VW factor = tail_factor(hn::Abs(at)), rest = hn::NegMulAdd(factor, bell(within_bell(at)), one);
         const auto negative = hn::Lt(at, hn::Zero(d));
-        const VF own = hn::Mul(exp_nonpositive(hn::Sub(e.density, top.density)), inverse);
-        const VF to_below = exp_nonpositive(hn::Sub(e.below, top.below));
-        const VF to_above = exp_nonpositive(hn::Sub(e.above, top.above));
+        const VW own = hn::Mul(exp_nonpositive(hn::Sub(e.density, top.density)), inverse);
+        const VW to_below = exp_nonpositive(hn::Sub(e.below, top.below));
+        const VW to_above = exp_nonpositive(hn::Sub(e.above, top.above));
         below = hn::MulAdd(to_below, hn::IfThenElse(negative, factor, rest), below);
         above = hn::MulAdd(to_above, hn::IfThenElse(negative, rest, factor), above);
         density = hn::Add(density, own);
         slope = hn::NegMulAdd(hn::Mul(own, inverse), at, slope);
     }
     // Of unnormalised weights: the logarithm of their sum belongs to the tails' exponents.
-    VF weight = hn::Zero(d);
-    for (int64_t k = 0; k < of.n; k += kLanes)
+    VW weight = hn::Zero(d);
+    for (int64_t k = 0; k < of.n; k += kWideLanes)
         weight = hn::Add(weight, exp_nonpositive(hn::Load(d, of.log_weight + k)));
-    const float all = hn::GetLane(log_positive(hn::SumOfLanes(d, weight)));
-    float sums[4];
+    const double all = hn::GetLane(log_positive(hn::SumOfLanes(d, weight)));
+    double sums[4];
     sums_of_lanes(below, above, density, slope, sums);
     s.below.of[lane] = sums[0];
     s.above.of[lane] = sums[1];
@@ -219,56 +223,74 @@ HWY_NOINLINE inline void evaluate_far(const Components& of, Search& s, int64_t l
     s.density_exponent.of[lane] = hn::GetLane(top.density) - all;
 }
 
-/// Halley's step on g = P^-1(F(x)) - u, or half the bracket where that would leave it or does not shrink. Sets `done` lanes' x to
-/// where they were evaluated.
-HWY_INLINE VF step(Search& s, bool any_far) {
-    const DF d;
-    const VF u = s.u.get(), x = s.x.get(), below = s.below.get(), above = s.above.get();
-    const VF root = hn::Set(d, 0.39894228040f), half = hn::Set(d, 0.5f);
+/// Where the sums at x are on the way: P^-1(F(x)), 1 / density there, and which tail is the smaller one.
+struct Probit {
+    VW z, ratio;
+};
+HWY_INLINE Probit probit_of(const Search& s, bool any_far) {
+    const DW d;
+    const VW below = s.below.get(), above = s.above.get(), root = hn::Set(d, 0.39894228040143267794);
     auto lower = hn::Le(below, above);
-    VF z = quantile(below, above), tilt = hn::Zero(d);
+    VW z = quantile(below, above), tilt = hn::Zero(d);
     if (any_far) {
-        const VF log_below = hn::Add(log_positive(below), s.below_exponent.get());
-        const VF log_above = hn::Add(log_positive(above), s.above_exponent.get());
-        const auto far = hn::Gt(hn::Abs(u), hn::Set(d, kFar));
-        lower = hn::Le(log_below, log_above);
+        const VW log_below = hn::Add(log_positive(below), s.below_exponent.get());
+        const VW log_above = hn::Add(log_positive(above), s.above_exponent.get());
+        const auto far = hn::Gt(hn::Abs(s.u.get()), hn::Set(d, kFar));
+        lower = hn::Or(hn::And(far, hn::Le(log_below, log_above)), hn::AndNot(far, lower));
         z = hn::IfThenElse(far, quantile_of_log(log_below, log_above), z);
         tilt = hn::Sub(s.density_exponent.get(), hn::IfThenElse(lower, s.below_exponent.get(), s.above_exponent.get()));
     }
-    const VF g = hn::Sub(z, u), tail = hn::IfThenElse(lower, below, above);
-    const VF ratio = hn::Div(hn::Mul(hn::Mul(root, mills_ratio(hn::Abs(z))), exp_any(tilt)), tail);  // 1 / density(z)
-    const VF density = s.density.get(), rate = hn::Mul(density, ratio);                              // g'
-    const VF newton = hn::Div(g, rate);
+    const VW tail = hn::IfThenElse(lower, below, above);
+    return {z, hn::Div(hn::Mul(hn::Mul(root, mills_ratio(hn::Abs(z))), exp_any(tilt)), tail)};
+}
+
+/// Halley's step on g = P^-1(F(x)) - u, or half the bracket where that would leave it or does not shrink. Lanes that are
+/// done keep the x that they were evaluated at, or take a last step.
+HWY_INLINE VW step(Search& s, bool any_far) {
+    const DW d;
+    const VW u = s.u.get(), x = s.x.get(), half = hn::Set(d, 0.5);
+    const auto [z, ratio] = probit_of(s, any_far);
+    const VW g = hn::Sub(z, u);
+    const VW density = s.density.get(), rate = hn::Mul(density, ratio);  // g'
+    const VW newton = hn::Div(g, rate);
     // Half of g g'' / g'², g'' / g'² = p' / (p g') + z. Limited: far from the root it means nothing.
-    VF bend = hn::Mul(hn::Mul(half, g), hn::Add(hn::Div(s.slope.get(), hn::Mul(density, rate)), z));
-    bend = hn::Min(hn::Max(bend, hn::Set(d, -1.0f)), half);
-    const VF halley = hn::Div(newton, hn::Sub(hn::Set(d, 1.0f), bend));
+    VW bend = hn::Mul(hn::Mul(half, g), hn::Add(hn::Div(s.slope.get(), hn::Mul(density, rate)), z));
+    bend = hn::Min(hn::Max(bend, hn::Set(d, -1.0)), half);
+    const VW halley = hn::Div(newton, hn::Sub(hn::Set(d, 1.0), bend));
 
     const auto too_low = hn::Lt(g, hn::Zero(d));
-    const VF low = hn::IfThenElse(too_low, x, s.low.get()), high = hn::IfThenElse(too_low, s.high.get(), x);
-    const VF middle = hn::MulAdd(half, low, hn::Mul(half, high)), next = hn::Sub(x, halley);
-    const auto shrinks = hn::Le(hn::Mul(hn::Set(d, 2.0f), hn::Abs(halley)), s.last_step.get());
+    const VW low = hn::IfThenElse(too_low, x, s.low.get()), high = hn::IfThenElse(too_low, s.high.get(), x);
+    const VW middle = hn::MulAdd(half, low, hn::Mul(half, high)), next = hn::Sub(x, halley);
+    const auto shrinks = hn::Le(hn::Mul(hn::Set(d, 2.0), hn::Abs(halley)), s.last_step.get());
     const auto good = hn::And(shrinks, hn::And(hn::Gt(next, low), hn::Lt(next, high)));
-    const VF to = hn::IfThenElse(good, next, middle);
+    const VW to = hn::IfThenElse(good, next, middle);
     s.low.set(low);
     s.high.set(high);
 
-    // Tails are right to some 3e-7, quantiles to 2e-7 of themselves. Where floats lie farther apart than that the search ends when
-    // the step is less than one, or nothing is left between the ends.
-    const VF allowed = hn::MulAdd(hn::Abs(u), hn::Set(d, 3e-7f), hn::Set(d, 1e-6f));
+    // Tails are right to some 1e-15, quantiles to a few roundings. Where numbers lie farther apart than that the search ends when
+    // the step is less than one, or nothing is left between the ends. Halley cubes the residual: when the last step did, and little
+    // bends, what the next one leaves need not be looked at.
+    const VW size = hn::Abs(g), shrunk = hn::Div(size, s.last_residual.get());
+    const VW foreseen = hn::Mul(hn::Mul(size, shrunk), hn::Mul(shrunk, shrunk));
+    const VW allowed = hn::MulAdd(hn::Abs(u), hn::Set(d, 4e-15), hn::Set(d, 4e-15));
     const auto stuck = hn::Or(hn::Eq(next, x), hn::Or(hn::Le(middle, low), hn::Ge(middle, high)));
-    const auto done = hn::Or(hn::Le(hn::Abs(g), allowed), stuck);
-    s.x.set(hn::IfThenElse(done, x, to));
+    const auto there = hn::Or(hn::Le(size, allowed), stuck);
+    const auto straight = hn::And(good, hn::Lt(hn::Abs(bend), hn::Set(d, 1e-4)));
+    const auto nearly = hn::And(straight, hn::Le(foreseen, hn::Mul(allowed, hn::Set(d, 0.01))));
+    const auto done = hn::Or(there, nearly);
+    s.last_residual.set(size);
+    s.x.set(hn::IfThenElse(there, x, to));
     s.last_step.set(hn::Abs(hn::Sub(to, x)));
     return hn::VecFromMask(d, done);
 }
 
 /// Searches for n scalars, each among components of its own.
 HWY_INLINE void search(Search& s, const Components* of, int64_t n) {
-    const DF d;
-    const VF first = hn::MulAdd(s.spread.get(), quantile(s.start_lower.get(), s.start_upper.get()), s.centre.get());
+    const DW d;
+    const VW first = hn::MulAdd(s.spread.get(), quantile(s.start_lower.get(), s.start_upper.get()), s.centre.get());
     s.x.set(hn::Min(hn::Max(first, s.low.get()), s.high.get()));
     s.last_step.set(hn::Sub(s.high.get(), s.low.get()));
+    s.last_residual.set(hn::Set(d, 1e-300));
     bool any_far = false, any = false;
     for (int64_t lane = 0; lane < n; ++lane) {
         any_far |= s.far[lane] && s.active[lane];
@@ -284,7 +306,7 @@ HWY_INLINE void search(Search& s, const Components* of, int64_t n) {
             else
                 evaluate(of[lane], s, lane);
         }
-        done.set(hn::IfThenElseZero(hn::MaskFromVec(step(s, any_far)), hn::Set(d, 1.0f)));
+        done.set(hn::IfThenElseZero(hn::MaskFromVec(step(s, any_far)), hn::Set(d, 1.0)));
         any = false;
         for (int64_t lane = 0; lane < n; ++lane) {
             if (!s.active[lane])

@@ -168,7 +168,42 @@ ChannelOrder undone(ChannelOrder order) {
     return order;
 }
 
+int64_t source_channel(ChannelOrder order, int64_t k, int64_t c) {
+    const int64_t evens = (c + 1) / 2;
+    switch (order) {
+        case ChannelOrder::as_is: break;
+        case ChannelOrder::even_odd: return k < evens ? 2 * k : 2 * (k - evens) + 1;
+        case ChannelOrder::interleave: return k % 2 == 0 ? k / 2 : evens + k / 2;
+    }
+    return k;
+}
+
+/// Rows [first, last) of y where a state is wide: element by element, for they are few.
+template <class From, class To>
+void move_wide_rows(const Reorder& p, int64_t first, int64_t last) {
+    const int64_t S = p.y.shape[1], c = p.y.shape[2];
+    for (int64_t r = first; r < last; ++r) {
+        const int64_t b = r / S, s = r % S, late = p.first ? s - 1 : s;
+        To* to = p.y.at<To>(b, s);
+        if (late < 0) {
+            std::copy_n(p.first.as<const float>(), c, to);
+            continue;
+        }
+        const From* from = p.x.at<const From>(b, p.reverse ? S - 1 - late : late);
+        for (int64_t k = 0; k < c; ++k) to[k] = static_cast<To>(from[source_channel(p.channels, k, c)]);
+    }
+}
+
 Status forward(const Reorder& p, const Stream& stream, Workspace) {
+    const bool from_wide = p.x.dtype == DType::f64, to_wide = p.y.dtype == DType::f64;
+    if (from_wide || to_wide) {
+        const auto move_some = !to_wide    ? move_wide_rows<double, float>
+                               : from_wide ? move_wide_rows<double, double>
+                                           : move_wide_rows<float, double>;
+        parallel_rows(stream, p.y.shape[0] * p.y.shape[1], p.y.shape[2],
+                      [&](int64_t first, int64_t last) { move_some(p, first, last); });
+        return {};
+    }
     move({.from = p.x,
           .to = p.y,
           .first = p.first.as<float>(),

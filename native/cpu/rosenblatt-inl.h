@@ -35,25 +35,26 @@ struct ScalarSums {
 constexpr float kFarTail = 3.1671e-5f;
 
 /// The sums of a scalar, whose components are given, by logarithms.
-HWY_NOINLINE inline void far_sums(const Components& of, float weight, float z, float (&sums)[ScalarSums::kArrays]) {
+HWY_NOINLINE inline void far_sums(const Components& of, double weight, float z, float (&sums)[ScalarSums::kArrays]) {
     Search s = {};
-    s.x.of[0] = z;
+    s.x.of[0] = static_cast<double>(z);
     evaluate_far(of, s, 0);
-    const float log_weight = std::log(weight);
-    const float far[] = {weight,
-                         s.below.of[0],
-                         s.above.of[0],
-                         1,
-                         s.below_exponent.of[0] + log_weight,
-                         s.above_exponent.of[0] + log_weight,
-                         0};
-    for (int64_t j = 0; j < ScalarSums::kArrays; ++j) sums[j] = far[j];
+    // An exponent is kept in f32; what its rounding cuts goes to its factor.
+    const auto put = [&](int64_t at, double factor, double exponent) {
+        sums[at + 3] = static_cast<float>(exponent);
+        sums[at] = static_cast<float>(factor * std::exp(exponent - static_cast<double>(sums[at + 3])));
+    };
+    sums[0] = static_cast<float>(weight);
+    sums[3] = 1;
+    sums[6] = 0;
+    put(1, s.below.of[0], s.below_exponent.of[0] + std::log(weight));
+    put(2, s.above.of[0], s.above_exponent.of[0] + std::log(weight));
 }
 
 /// All of a token's scalars, the first at place `at` of the sums; log p; the weight of all components at first, relative to the largest.
 /// What a number that is not finite leaves without one becomes NaN.
-HWY_INLINE void token_sums(Posterior& posterior, const float* logits, const float* z, int64_t n, Components& scratch,
-                           ScalarSums& to, int64_t at, double& log_density, float& weight) {
+HWY_INLINE void token_sums(Posterior<float>& posterior, const float* logits, const float* z, int64_t n,
+                           Components& scratch, ScalarSums& to, int64_t at, double& log_density, float& weight) {
     posterior.start(logits);
     for (int64_t i = 0; i < n; ++i) {
         float sums[ScalarSums::kArrays] = {NAN, NAN, NAN, 1, 0, 0, 0};

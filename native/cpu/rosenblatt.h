@@ -16,16 +16,17 @@ inline int64_t whole_vectors(int64_t n) {
 }
 
 /// What one token's posterior needs (posterior-inl.h): arrays over components, with a vector to spare, and over scalars.
+template <class T>
 struct PosteriorMemory {
-    float *log_weight, *inverse, *peak;  // [components]
-    float* kept;                         // [components] for whoever uses the posterior
-    int32_t* index;                      // [components]
-    float *most, *z;                     // [d + 1], [d]
+    T *log_weight, *inverse, *peak;  // [components]
+    T* kept;                         // [components] for whoever uses the posterior
+    int32_t* index;                  // [components]
+    T *most, *z;                     // [d + 1], [d]
 
     static int64_t components(int64_t K) { return whole_vectors(K) + 2 * kMostLanes; }
-    static int64_t floats(int64_t K, int64_t d) { return 5 * components(K) + 2 * whole_vectors(d + 1); }
+    static int64_t values(int64_t K, int64_t d) { return 5 * components(K) + 2 * whole_vectors(d + 1); }
     PosteriorMemory() = default;
-    PosteriorMemory(float* memory, int64_t K, int64_t d)
+    PosteriorMemory(T* memory, int64_t K, int64_t d)
         : log_weight(memory),
           inverse(memory + components(K)),
           peak(memory + 2 * components(K)),
@@ -35,24 +36,29 @@ struct PosteriorMemory {
           z(most + whole_vectors(d + 1)) {}
 };
 
-/// What a worker needs that takes one token after the other: the posterior, its components side by side, the scalars' sums.
+/// Room for a scalar's components (probit_root-inl.h), in doubles.
+constexpr int64_t kComponentArrays = 5;
+inline int64_t component_doubles(int64_t K) {
+    return kComponentArrays * (whole_vectors(K) + 2 * kMostLanes);
+}
+
+/// What a worker needs that takes one token after the other in f32: the posterior, its components side by side, the scalars' sums.
 struct TokenMemory {
-    PosteriorMemory posterior;
-    float* components;
+    double* components;
+    PosteriorMemory<float> posterior;
     float* sums;
     int64_t scalars;  // room for each kind of sum
 
-    static constexpr int64_t kComponentArrays = 5, kSumArrays = 7;
-    static int64_t component_floats(int64_t K) { return kComponentArrays * (whole_vectors(K) + kMostLanes); }
+    static constexpr int64_t kSumArrays = 7;
     static int64_t scalars_of(int64_t d) { return whole_vectors(kMostTokens * d) + kMostLanes; }
     static int64_t floats(int64_t K, int64_t d) {
-        return PosteriorMemory::floats(K, d) + component_floats(K) + kSumArrays * scalars_of(d);
+        return 2 * component_doubles(K) + PosteriorMemory<float>::values(K, d) + kSumArrays * scalars_of(d);
     }
     static size_t bytes(int64_t K, int64_t d, int threads) { return workspace_bytes<float>(floats(K, d) * threads); }
     TokenMemory(float* memory, int worker, const ComponentTable& t)
-        : posterior(memory + worker * floats(t.K, t.d), t.K, t.d),
-          components(memory + worker * floats(t.K, t.d) + PosteriorMemory::floats(t.K, t.d)),
-          sums(components + component_floats(t.K)),
+        : components(reinterpret_cast<double*>(memory + worker * floats(t.K, t.d))),
+          posterior(memory + worker * floats(t.K, t.d) + 2 * component_doubles(t.K), t.K, t.d),
+          sums(memory + (worker + 1) * floats(t.K, t.d) - kSumArrays * scalars_of(t.d)),
           scalars(scalars_of(t.d)) {}
 };
 
@@ -74,25 +80,27 @@ struct BackwardMemory {
     }
 };
 
-/// What a worker of the inverse needs for each of the tokens that it takes side by side.
-struct InverseMemory {
-    float* memory;
+/// What a worker needs in double for each of the tokens that it takes side by side: those of wide states, and all on their way back.
+struct WideMemory {
+    double* memory;
     int64_t K, d;
 
-    static int64_t tokens(int64_t K) { return std::clamp<int64_t>((int64_t{1} << 15) / K, 1, kMostLanes); }
-    static int64_t token_floats(int64_t K, int64_t d) {
-        return PosteriorMemory::floats(K, d) + TokenMemory::component_floats(K);
+    static int64_t tokens(int64_t K) { return std::clamp<int64_t>((int64_t{1} << 14) / K, 1, kMostLanes / 2); }
+    static int64_t token_doubles(int64_t K, int64_t d) {
+        return PosteriorMemory<double>::values(K, d) + component_doubles(K);
     }
-    static int64_t floats(int64_t K, int64_t d) { return tokens(K) * token_floats(K, d); }
-    PosteriorMemory posterior(int64_t token) const { return {memory + token * token_floats(K, d), K, d}; }
-    float* components(int64_t token) const {
-        return memory + token * token_floats(K, d) + PosteriorMemory::floats(K, d);
+    static int64_t doubles(int64_t K, int64_t d) { return tokens(K) * token_doubles(K, d); }
+    PosteriorMemory<double> posterior(int64_t token) const { return {memory + token * token_doubles(K, d), K, d}; }
+    double* components(int64_t token) const {
+        return memory + token * token_doubles(K, d) + PosteriorMemory<double>::values(K, d);
     }
 };
 
-/// Tokens [first, last) of the inverse, by one worker.
-void invert_tokens(const MixtureRosenblattInverse& p, const ComponentTable& table, const InverseMemory& memory,
+/// Tokens [first, last) of the inverse, or of forward where states are wide, by one worker.
+void invert_tokens(const MixtureRosenblattInverse& p, const ComponentTable& table, const WideMemory& memory,
                    int64_t first, int64_t last);
+void pass_wide_tokens(const MixtureRosenblatt& p, const ComponentTable& table, const WideMemory& memory, int64_t first,
+                      int64_t last);
 
 /// What a call of mixture_rosenblatt_backward works with.
 struct RosenblattBackward {

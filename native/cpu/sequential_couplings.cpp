@@ -1,4 +1,4 @@
-// Each coupling by its own op's search, on one worker's share of a position.
+// Each coupling by its own op, on one worker's share of a position.
 #include <atomic>
 #include <cstring>
 
@@ -11,8 +11,9 @@ namespace noema::cpu {
 namespace {
 
 /// Columns of a worker's own rows of `width` each.
-View part(float* rows, int64_t R, int64_t width, int64_t first, int64_t columns) {
-    View some = view(rows + first, DType::f32, R, columns);
+template <class T>
+View part(T* rows, int64_t R, int64_t width, int64_t first, int64_t columns) {
+    View some = view(rows + first, sizeof(T) == sizeof(double) ? DType::f64 : DType::f32, R, columns);
     some.stride[0] = width;
     return some;
 }
@@ -22,10 +23,11 @@ class Uncoupling {
     Uncoupling(const CouplingTask& task, const CouplingScratch& scratch)
         : t_(task), head_(task.p.head), s_(task.p), x_(scratch), R_(task.units.size()) {}
 
-    /// Noise is taken to the worker's own memory, inverted there, and what was found goes to where it belongs.
+    /// What is given is taken to the worker's own memory, goes through the coupling there, and what was found goes to where it belongs.
     void run() {
+        const size_t bytes = sizeof(double) * static_cast<size_t>(s_.width());
         for (int64_t r = 0; r < R_; ++r)
-            std::memcpy(x_.found + r * s_.width(), place(t_.p.u, r), sizeof(float) * static_cast<size_t>(s_.width()));
+            std::memcpy(x_.found + r * s_.width(), place(t_.p.forward ? t_.p.h : t_.p.u, r), bytes);
         std::memset(x_.failed, 0, sizeof(int32_t) * static_cast<size_t>(R_));
         switch (head_.kind) {
             case CouplingKind::affine: affine(); break;
@@ -37,50 +39,80 @@ class Uncoupling {
 
  private:
     /// Of unit r in [B,N,c].
-    float* place(const View& v, int64_t r) const {
+    double* place(const View& v, int64_t r) const {
         const int64_t unit = t_.units.first + r;
-        return v.at<float>(unit / s_.units, t_.n) + unit % s_.units * s_.width();
+        return v.at<double>(unit / s_.units, t_.n) + unit % s_.units * s_.width();
     }
     const float* made(int64_t r) const { return t_.made + (t_.units.first + r) * (s_.made / s_.units); }
     Workspace search() const { return {x_.search, x_.search_bytes}; }
 
     void affine() const {
         const View parameters = view(const_cast<float*>(made(0)), DType::f32, R_, s_.made);
-        const View rows = view(x_.found, DType::f32, R_, s_.c);
-        affine_inverse_entry().run({.u = rows, .parameters = parameters, .h = rows}, Stream(), {});
+        const View rows = view(x_.found, DType::f64, R_, s_.c);
+        if (t_.p.forward)
+            affine_entry().run({.h = rows, .parameters = parameters, .u = rows, .grid = t_.p.grid}, Stream(), {});
+        else
+            affine_inverse_entry().run({.u = rows, .parameters = parameters, .h = rows, .grid = t_.p.grid}, Stream(),
+                                       {});
     }
 
     void mixture_cdf() const {
         const int64_t K = head_.K, c = s_.c;
+        const View parameters = view(x_.parameters, DType::f32, R_, 1, 3 * K);
         for (int64_t i = 0; i < c; ++i) {
             if (i > 0) add_features(i - 1);
             make_parameters(i);
             const View scalar = part(x_.found, R_, c, i, 1);
+            if (t_.p.forward) {
+                keep_scalar(i);
+                mixture_cdf_entry().run({.h = scalar, .parameters = parameters, .u = scalar, .grid = t_.p.grid},
+                                        Stream(), search());
+                continue;
+            }
             mixture_cdf_inverse_entry().run({.u = scalar,
-                                             .parameters = view(x_.parameters, DType::f32, R_, 1, 3 * K),
+                                             .parameters = parameters,
                                              .h = scalar,
-                                             .failed = view(x_.of_scalar, DType::i32, R_)},
+                                             .failed = view(x_.of_scalar, DType::i32, R_),
+                                             .grid = t_.p.grid},
                                             Stream(), search());
+            keep_scalar(i);
             for (int64_t r = 0; r < R_; ++r) x_.failed[r] += x_.of_scalar[r];
         }
     }
 
+    /// As the head reads it.
+    void keep_scalar(int64_t i) const {
+        for (int64_t r = 0; r < R_; ++r) x_.narrow[r * s_.c + i] = static_cast<float>(x_.found[r * s_.c + i]);
+    }
+
     void mixture_rosenblatt() const {
         const ComponentTable& table = *t_.table;
-        const View tokens = view(x_.found, DType::f32, R_, table.d);
-        const MixtureRosenblattInverse p{.u = tokens,
-                                         .logits = view(const_cast<float*>(made(0)), DType::f32, R_, table.K),
-                                         .mean = head_.mean,
-                                         .log_sigma = head_.log_sigma,
-                                         .z = tokens,
-                                         .failed = view(x_.failed, DType::i32, R_)};
-        invert_tokens(p, table, {reinterpret_cast<float*>(x_.search), table.K, table.d}, 0, R_);
+        const View tokens = view(x_.found, DType::f64, R_, table.d);
+        const View logits = view(const_cast<float*>(made(0)), DType::f32, R_, table.K);
+        const WideMemory memory{reinterpret_cast<double*>(x_.search), table.K, table.d};
+        if (t_.p.forward)
+            pass_wide_tokens({.z = tokens,
+                              .logits = logits,
+                              .mean = head_.mean,
+                              .log_sigma = head_.log_sigma,
+                              .u = tokens,
+                              .grid = t_.p.grid},
+                             table, memory, 0, R_);
+        else
+            invert_tokens({.u = tokens,
+                           .logits = logits,
+                           .mean = head_.mean,
+                           .log_sigma = head_.log_sigma,
+                           .z = tokens,
+                           .failed = view(x_.failed, DType::i32, R_),
+                           .grid = t_.p.grid},
+                          table, memory, 0, R_);
     }
 
     /// Of scalar j alone: a head of two channels, of which the first counts.
     void add_features(int64_t j) const {
         const int64_t E = head_.E, c = s_.c;
-        maf_features_entry().run({.x = part(x_.found, R_, c, j, 2),
+        maf_features_entry().run({.x = part(x_.narrow, R_, c, j, 2),
                                   .weight = view(head_.embed.at<float>(j * E), DType::f32, 1, E, 3),
                                   .bias = view(head_.embed_bias.as<float>() + j * E, DType::f32, 1, E),
                                   .y = part(x_.features, R_, (c - 1) * E, j * E, E)},
@@ -109,7 +141,8 @@ class Uncoupling {
         const int64_t b = (t_.units.first + r) / s_.units;
         const View &fixed = t_.p.fixed, &failed = t_.p.failed;
         if (fixed && fixed.at<uint8_t>(b)[t_.n * fixed.stride[1]]) return;
-        std::memcpy(place(t_.p.h, r), x_.found + r * s_.width(), sizeof(float) * static_cast<size_t>(s_.width()));
+        std::memcpy(place(t_.p.forward ? t_.p.u : t_.p.h, r), x_.found + r * s_.width(),
+                    sizeof(double) * static_cast<size_t>(s_.width()));
         std::atomic_ref(*failed.at<int32_t>(b, t_.n)).fetch_add(x_.failed[r], std::memory_order_relaxed);
     }
 
@@ -128,13 +161,13 @@ size_t CouplingScratch::bytes_of_search(const SequentialInverse& p) {
     switch (head.kind) {
         case CouplingKind::affine: return 0;
         case CouplingKind::mixture_cdf: {
-            const View one = view(nullptr, DType::f32, s.B, 1);
+            const View one = view(nullptr, DType::f64, s.B, 1);
             const View parameters = view(nullptr, DType::f32, s.B, 1, 3 * head.K);
             return mixture_cdf_inverse_entry().workspace({.u = one, .parameters = parameters, .h = one}, Stream());
         }
         case CouplingKind::mixture_rosenblatt: break;
     }
-    return workspace_bytes<float>(InverseMemory::floats(head.mean.shape[0], head.mean.shape[1]));
+    return workspace_bytes<double>(WideMemory::doubles(head.mean.shape[0], head.mean.shape[1]));
 }
 
 void uncouple_position(const CouplingTask& task, const CouplingScratch& scratch) {

@@ -74,6 +74,7 @@ size_t bytes_of_rows(const SequentialInverse& p, const InverseSizes& s) {
 
 struct Scratch {
     std::byte* rows;  // packed
+    float* before;    // [B,c] the position before, as the body reads it
     float* normed;    // [B,C]
     float* sums;      // [B,kGroupColumns]
     float* query;     // [D]
@@ -84,6 +85,7 @@ struct Scratch {
     void lay_out(const SequentialInverse& p, const Take& take) {
         const InverseSizes s(p);
         take(rows, static_cast<int64_t>(bytes_of_rows(p, s)));
+        take(before, s.B * s.c);
         take(normed, s.B * s.C);
         take(sums, s.B * kGroupColumns);
         take(query, s.D);
@@ -146,8 +148,9 @@ class Worker {
     }
 
     void lift(int64_t n) {
-        const float* h = p_.h.as<float>() + (n - 1) * s_.c;
-        pack(n ? h : p_.start.as<float>(), n ? s_.N * s_.c : 0, s_.c, Precision::f32);
+        for (int64_t b = 0; b < s_.B && n > 0; ++b)
+            std::copy_n(p_.h.at<const double>(b, n - 1), s_.c, own_.before + b * s_.c);
+        pack(n ? own_.before : p_.start.as<float>(), n ? s_.c : 0, s_.c, Precision::f32);
         multiply(p_.input, {.c = rows(all_.x, s_.C), .bias = p_.input_bias});
         for (int64_t b = 0; b < s_.B && worker_ == 0; ++b) *p_.failed.at<int32_t>(b, n) = 0;
         meet_before_block(0);

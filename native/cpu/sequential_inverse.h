@@ -73,11 +73,12 @@ inline MakingProduct making_product(const InverseHead& head) {
     return {head.weight, head.bias};
 }
 
-// --- the inverse of a coupling at one position (sequential_couplings.cpp) ------------------------------------------------
+// --- a coupling at one position (sequential_couplings.cpp) ------------------------------------------------
 
 /// A worker's memory for it.
 struct CouplingScratch {
-    float* found;        // [B,c]
+    double* found;       // [B,c]
+    float* narrow;       // [B,c] of mixture_cdf, as its head reads it
     int32_t* failed;     // [B*units]
     int32_t* of_scalar;  // [B]
     float* features;     // [B,(c-1)*E]
@@ -96,6 +97,7 @@ struct CouplingScratch {
         take(search, static_cast<int64_t>(search_bytes));
         if (h.kind != CouplingKind::mixture_cdf) return;
         take(features, s.B * (s.c - 1) * h.E);
+        take(narrow, s.B * s.c);
         take(of_scalar, s.B);
         take(hidden, s.B * h.M);
         take(parameters, s.B * 3 * h.K);
@@ -103,7 +105,7 @@ struct CouplingScratch {
     static size_t bytes_of_search(const SequentialInverse& p);
 };
 
-/// h[b,n] for a share of all sequences' units, from what the head made [B,made]; their failures are added to failed[b,n].
+/// h[b,n], or forward u[b,n], for a share of all sequences' units, from what the head made [B,made]; their failures are added to failed[b,n].
 struct CouplingTask {
     const SequentialInverse& p;
     const float* made;

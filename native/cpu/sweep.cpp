@@ -15,6 +15,17 @@ namespace noema::cpu::HWY_NAMESPACE {
 namespace {
 
 /// Copies next to state; the largest change, infinite where one is NaN.
+float move_wide_row(const double* next, double* state, int64_t n) {
+    double most = 0;
+    bool lost = false;
+    for (int64_t i = 0; i < n; ++i) {
+        const double moved = std::fabs(next[i] - state[i]);
+        lost |= !std::isfinite(moved);
+        most = moved > most ? moved : most;
+        state[i] = next[i];
+    }
+    return lost ? HUGE_VALF : static_cast<float>(most);
+}
 float move_row(const float* next, float* state, int64_t n) {
     const DF d;
     VF most = hn::Zero(d), poison = hn::Zero(d);
@@ -36,6 +47,7 @@ HWY_AFTER_NAMESPACE();
 namespace noema::cpu {
 
 HWY_EXPORT(move_row);
+HWY_EXPORT(move_wide_row);
 
 namespace {
 
@@ -44,7 +56,10 @@ Status run(const Sweep& p, const Stream& stream, Workspace) {
     float* change = p.change.as<float>();
     parallel_for(stream, p.next.shape[0], [&](int64_t b, int) {
         if (!(change[b] > p.tolerance)) return;
-        change[b] = HWY_DYNAMIC_DISPATCH(move_row)(p.next.at<float>(b), p.state.at<float>(b), p.next.shape[1]);
+        const int64_t n = p.next.shape[1];
+        change[b] = p.next.dtype == DType::f64
+                        ? HWY_DYNAMIC_DISPATCH(move_wide_row)(p.next.at<double>(b), p.state.at<double>(b), n)
+                        : HWY_DYNAMIC_DISPATCH(move_row)(p.next.at<float>(b), p.state.at<float>(b), n);
         p.sweeps.as<int32_t>()[b] += 1;
     });
     return {};

@@ -5,41 +5,58 @@
 #include "common/normal.h"
 #include "common/quads.h"
 #include "common/reduce.h"
+#include "common/states.h"
 #include "cuda.h"
 
 namespace noema::cuda {
 
 namespace {
 
-constexpr float kHalfLogTau = 0.9189385332f;  // log(2 pi) / 2
+constexpr double kHalfLogTau = 0.91893853320467274;  // log(2 pi) / 2
 
+template <class T>
 struct Forward {
-    const float *h, *parameters;
-    float *u, *log_density, *log_det;  // each may be null
+    const T* h;
+    const float* parameters;
+    T* u;                          // may be null
+    float *log_density, *log_det;  // likewise
     int64_t h_stride, parameters_stride, u_stride, rows, c;
+    double grid;
     int width;  // threads per row, a power of two
 };
 
-template <bool kWhole>
-__global__ void __launch_bounds__(QuadGrid::kThreads) affine_rows(Forward p) {
+/// Log-scales of raw ones, in the states' type.
+template <class T>
+__device__ __forceinline__ QuadOf<T> clipped(const Quad& raw) {
+    return map([](float x) { return soft_clipped(static_cast<T>(x)); }, raw);
+}
+template <class T>
+__device__ __forceinline__ QuadOf<T> rounded(const QuadOf<T>& x, double grid) {
+    if (grid == 0) return x;
+    return map([grid](T e) { return static_cast<T>(on_grid(static_cast<double>(e), grid)); }, x);
+}
+
+template <class T, bool kWhole>
+__global__ void __launch_bounds__(QuadGrid::kThreads, sizeof(T) == 8 ? 2 : 6) affine_rows(Forward<T> p) {
     const int64_t item = static_cast<int64_t>(blockIdx.x) * QuadGrid::kThreads + threadIdx.x, row = item / p.width;
     const int lane = static_cast<int>(threadIdx.x) % p.width;
-    float clipped = 0, square = 0;
+    T scales = 0, square = 0;
     for (int64_t i = 4 * lane; row < p.rows && i < p.c; i += 4 * p.width) {
         const float* parameters = p.parameters + row * p.parameters_stride;
-        const Quad h = load_quad<kWhole>(p.h + row * p.h_stride, i, p.c);
+        const QuadOf<T> h = load_quad<kWhole>(p.h + row * p.h_stride, i, p.c);
         const Quad b = load_quad<kWhole>(parameters + p.c, i, p.c);
-        const Quad a = map([](float raw) { return softclip(raw).value; }, load_quad<kWhole>(parameters, i, p.c));
-        const Quad u = map([](float x, float s, float t) { return (x - t) * expf(-s); }, h, a, b);
-        if (p.u) store_quad<kWhole>(p.u + row * p.u_stride, i, p.c, u);
-        clipped += sum_inside<kWhole>(a, i, p.c);
-        square += sum_inside<kWhole>(map([](float e) { return e * e; }, u), i, p.c);
+        const QuadOf<T> a = clipped<T>(load_quad<kWhole>(parameters, i, p.c));
+        const QuadOf<T> u = map([](T x, T s, float t) { return (x - t) * exp(-s); }, h, a, b);
+        if (p.u) store_quad<kWhole>(p.u + row * p.u_stride, i, p.c, rounded(u, p.grid));
+        scales += sum_inside<kWhole>(a, i, p.c);
+        square += sum_inside<kWhole>(map([](T e) { return e * e; }, u), i, p.c);
     }
-    clipped = warp_reduce(clipped, Sum{}, p.width);
+    scales = warp_reduce(scales, Sum{}, p.width);
     square = warp_reduce(square, Sum{}, p.width);
     if (lane != 0 || row >= p.rows) return;
-    if (p.log_det) p.log_det[row] = -clipped;
-    if (p.log_density) p.log_density[row] = fmaf(-0.5f, square, -static_cast<float>(p.c) * kHalfLogTau) - clipped;
+    if (p.log_det) p.log_det[row] = static_cast<float>(-scales);
+    const T constant = -static_cast<T>(p.c) * static_cast<T>(kHalfLogTau);
+    if (p.log_density) p.log_density[row] = static_cast<float>(fma(T(-0.5), square, constant) - scales);
 }
 
 struct Backward {
@@ -74,22 +91,27 @@ __global__ void __launch_bounds__(QuadGrid::kThreads) affine_backward_quads(Back
     });
 }
 
+template <class T>
 struct Inverse {
-    const float *u, *parameters;
-    float* h;
+    const T* u;
+    const float* parameters;
+    T* h;
     int64_t u_stride, parameters_stride, h_stride;
+    double grid;
     QuadGrid quads;
 };
 
-__global__ void __launch_bounds__(QuadGrid::kThreads) affine_inverse_quads(Inverse p) {
+template <class T>
+__global__ void __launch_bounds__(QuadGrid::kThreads) affine_inverse_quads(Inverse<T> p) {
     at_quad(p.quads, [&](auto whole, int64_t row, int64_t i) {
         constexpr bool kWhole = decltype(whole)::value;
         const int64_t c = p.quads.C;
         const float* parameters = p.parameters + row * p.parameters_stride;
-        const Quad u = load_quad<kWhole>(p.u + row * p.u_stride, i, c), a = load_quad<kWhole>(parameters, i, c),
-                   b = load_quad<kWhole>(parameters + c, i, c);
-        store_quad<kWhole>(p.h + row * p.h_stride, i, c,
-                           map([](float x, float s, float t) { return fmaf(x, expf(softclip(s).value), t); }, u, a, b));
+        const QuadOf<T> u = load_quad<kWhole>(p.u + row * p.u_stride, i, c),
+                        a = clipped<T>(load_quad<kWhole>(parameters, i, c));
+        const Quad b = load_quad<kWhole>(parameters + c, i, c);
+        const QuadOf<T> h = map([](T x, T s, float t) { return fma(x, exp(s), static_cast<T>(t)); }, u, a, b);
+        store_quad<kWhole>(p.h + row * p.h_stride, i, c, rounded(h, p.grid));
     });
 }
 
@@ -100,24 +122,30 @@ QuadGrid row_quads(const View& shape, const V&... others) {
     return {shape.shape[0] * ceil_div(c, 4), ceil_div(c, 4), c, c % 4 == 0 && rows_aligned(shape, others...)};
 }
 
-Status run(const Affine& p, const Stream& stream, Workspace) {
+template <class T>
+Status forward(const Affine& p, const Stream& stream) {
     const QuadGrid quads = row_quads(p.h, p.parameters, p.u);
     int width = 1;
     while (width < 32 && width < quads.per_row) width *= 2;
-    const Forward f{.h = p.h.as<float>(),
-                    .parameters = p.parameters.as<float>(),
-                    .u = p.u.as<float>(),
-                    .log_density = p.log_density.as<float>(),
-                    .log_det = p.log_det.as<float>(),
-                    .h_stride = p.h.stride[0],
-                    .parameters_stride = p.parameters.stride[0],
-                    .u_stride = p.u.stride[0],
-                    .rows = p.h.shape[0],
-                    .c = quads.C,
-                    .width = width};
+    const Forward<T> f{.h = p.h.as<T>(),
+                       .parameters = p.parameters.as<float>(),
+                       .u = p.u.as<T>(),
+                       .log_density = p.log_density.as<float>(),
+                       .log_det = p.log_det.as<float>(),
+                       .h_stride = p.h.stride[0],
+                       .parameters_stride = p.parameters.stride[0],
+                       .u_stride = p.u.stride[0],
+                       .rows = p.h.shape[0],
+                       .c = quads.C,
+                       .grid = p.grid,
+                       .width = width};
     const Grid grid{.blocks = dim3(static_cast<unsigned>(ceil_div(f.rows * width, QuadGrid::kThreads))),
                     .threads = QuadGrid::kThreads};
-    return launch("affine", stream, grid, quads.aligned ? affine_rows<true> : affine_rows<false>, f);
+    return launch("affine", stream, grid, quads.aligned ? affine_rows<T, true> : affine_rows<T, false>, f);
+}
+
+Status run(const Affine& p, const Stream& stream, Workspace) {
+    return p.h.dtype == DType::f64 ? forward<double>(p, stream) : forward<float>(p, stream);
 }
 
 Status run_backward(const AffineBackward& p, const Stream& stream, Workspace) {
@@ -137,15 +165,21 @@ Status run_backward(const AffineBackward& p, const Stream& stream, Workspace) {
     return launch("affine_backward", stream, b.quads.grid(), affine_backward_quads, b);
 }
 
+template <class T>
+Status inverse(const AffineInverse& p, const Stream& stream) {
+    const Inverse<T> i{.u = p.u.as<T>(),
+                       .parameters = p.parameters.as<float>(),
+                       .h = p.h.as<T>(),
+                       .u_stride = p.u.stride[0],
+                       .parameters_stride = p.parameters.stride[0],
+                       .h_stride = p.h.stride[0],
+                       .grid = p.grid,
+                       .quads = row_quads(p.u, p.parameters, p.h)};
+    return launch("affine_inverse", stream, i.quads.grid(), affine_inverse_quads<T>, i);
+}
+
 Status run_inverse(const AffineInverse& p, const Stream& stream, Workspace) {
-    const Inverse i{.u = p.u.as<float>(),
-                    .parameters = p.parameters.as<float>(),
-                    .h = p.h.as<float>(),
-                    .u_stride = p.u.stride[0],
-                    .parameters_stride = p.parameters.stride[0],
-                    .h_stride = p.h.stride[0],
-                    .quads = row_quads(p.u, p.parameters, p.h)};
-    return launch("affine_inverse", stream, i.quads.grid(), affine_inverse_quads, i);
+    return p.u.dtype == DType::f64 ? inverse<double>(p, stream) : inverse<float>(p, stream);
 }
 
 }  // namespace

@@ -1,8 +1,11 @@
-// mixture_cdf: a scalar's threads sum up its components; what belongs to rows is added afterwards.
+// mixture_cdf: a scalar's threads sum up its components; what belongs to rows is added afterwards. Wide states take the inverse's own
+// function of its components, so that the inverse finds them again.
 #include "mixture_cdf.h"
 
+#include "common/states.h"
 #include "cuda.h"
 #include "noema/ops/mixture_cdf.h"
+#include "prepared_components.h"
 
 namespace noema::cuda {
 
@@ -24,23 +27,39 @@ __global__ void __launch_bounds__(kMixtureThreads) row_sums(RowParts<T> p) {
     p.out[r] = static_cast<T>(sum);
 }
 
+template <class T>
 struct Forward {
     MixtureGrid of;
-    const float* h;
-    float *u, *density, *slope;  // each may be null; the last two of every scalar
+    const T* h;
+    T* u;                    // may be null
+    float *density, *slope;  // likewise; of every scalar
     int64_t h_stride, u_stride;
+    double grid;
 };
 
 template <int kKept>
-__global__ void __launch_bounds__(kMixtureThreads, 2) mixture_cdf_scalars(Forward p) {
+__global__ void __launch_bounds__(kMixtureThreads, 2) mixture_cdf_scalars(Forward<float> p) {
     const MyScalar me(p.of);
     const MyComponents<kKept> components(p.of, me);
     const MixtureSums sums = sums_of(components, me, p.h[me.row * p.h_stride + me.i], [](int, int, const Term&) {});
     const Mapped m = map_of(sums);
     if (!me.writes) return;
-    if (p.u) p.u[me.row * p.u_stride + me.i] = m.u;
+    if (p.u) p.u[me.row * p.u_stride + me.i] = static_cast<float>(on_grid(m.u, p.grid));
     if (p.density) p.density[me.index] = m.log_density;
     if (p.slope) p.slope[me.index] = m.log_slope;
+}
+
+template <int kKept>
+__global__ void __launch_bounds__(kMixtureThreads, 2) mixture_cdf_wide_scalars(Forward<double> p) {
+    const MyScalar me(p.of);
+    const MyComponents<kKept> components(p.of, me);
+    const Prepared<kKept> of(components, me);
+    const Point at = point_at(of, me, p.h[me.row * p.h_stride + me.i]);
+    if (!me.writes) return;
+    if (p.u) p.u[me.row * p.u_stride + me.i] = on_grid(at.u, p.grid);
+    if (p.density) p.density[me.index] = static_cast<float>(at.log_density);
+    if (p.slope)  // log p(h) - log N(u; 0, 1)
+        p.slope[me.index] = static_cast<float>(fma(at.u, 0.5 * at.u, at.log_density) + 0.91893853320467274);
 }
 
 size_t workspace(const MixtureCdf& p, const Stream&) {
@@ -48,15 +67,28 @@ size_t workspace(const MixtureCdf& p, const Stream&) {
     return (p.log_density ? one : 0) + (p.log_det ? one : 0);
 }
 
+template <class T>
+Forward<T> forward_of(const MixtureCdf& p, float* density, float* slope) {
+    return {mixture_grid(p.parameters), p.h.as<T>(), p.u.as<T>(), density, slope, p.h.stride[0], p.u.stride[0], p.grid};
+}
+
+Status scalars(const MixtureCdf& p, float* density, float* slope, const Stream& stream) {
+    const MixtureGrid of = mixture_grid(p.parameters);
+    return with_kept(of, [&](auto kept) {
+        constexpr int kKept = decltype(kept)::value;
+        if (p.h.dtype == DType::f64)
+            return launch("mixture_cdf", stream, of.grid(), mixture_cdf_wide_scalars<kKept>,
+                          forward_of<double>(p, density, slope));
+        return launch("mixture_cdf", stream, of.grid(), mixture_cdf_scalars<kKept>,
+                      forward_of<float>(p, density, slope));
+    });
+}
+
 Status run(const MixtureCdf& p, const Stream& stream, Workspace w) {
     const int64_t R = p.h.shape[0], c = p.h.shape[1];
     float* density = p.log_density ? w.take<float>(p.h.size()) : nullptr;
     float* slope = p.log_det ? w.take<float>(p.h.size()) : nullptr;
-    const Forward f{
-        mixture_grid(p.parameters), p.h.as<float>(), p.u.as<float>(), density, slope, p.h.stride[0], p.u.stride[0]};
-    NOEMA_TRY(with_kept(f.of, [&](auto kept) {
-        return launch("mixture_cdf", stream, f.of.grid(), mixture_cdf_scalars<decltype(kept)::value>, f);
-    }));
+    NOEMA_TRY(scalars(p, density, slope, stream));
     NOEMA_TRY(mixture_row_sums(density, p.log_density.as<float>(), R, c, stream));
     return mixture_row_sums(slope, p.log_det.as<float>(), R, c, stream);
 }

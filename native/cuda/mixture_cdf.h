@@ -68,8 +68,14 @@ struct MyScalar {
         lane = static_cast<int>(threadIdx.x) % g.width;
         writes = exists && lane == 0;
     }
-    __device__ __forceinline__ float sum(float x) const { return warp_reduce(x, Sum{}, width); }
-    __device__ __forceinline__ float most(float x) const { return warp_reduce(x, Max{}, width); }
+    template <class Real>
+    __device__ __forceinline__ Real sum(Real x) const {
+        return warp_reduce(x, Sum{}, width);
+    }
+    template <class Real>
+    __device__ __forceinline__ Real most(Real x) const {
+        return warp_reduce(x, Max{}, width);
+    }
 };
 
 /// This thread's components of its scalar.
@@ -131,36 +137,41 @@ struct Term {
 __device__ __forceinline__ Term term_of(float log_weight, float mean, float raw, float h) {
     const SoftClip clip = softclip(raw);
     const float weight = expf(log_weight), inverse = expf(-clip.value), distance = h - mean, x = distance * inverse;
-    const float a = bounded(x, 14.0f), e = bell(a), tail = tail_factor(a) * e * weight, rest = weight - tail;
+    const float a = bounded(x, kBellEnd<float>), e = bell(a), tail = tail_factor(a) * e * weight, rest = weight - tail;
     return {weight, x < 0 ? tail : rest, x < 0 ? rest : tail, weight * e * inverse, distance, inverse, clip.slope};
 }
 
 /// Exponents of density and tails: of a component log weight, and - x²/2 where they are small; of a mixture the largest.
+template <class Real>
 struct Exponents {
-    float density, below, above;
+    Real density, below, above;
 };
-__device__ __forceinline__ Exponents exponents_of(float log_weight, float x) {
-    const float falling = fmaf(x * x, -0.5f, log_weight);
+template <class Real>
+__device__ __forceinline__ Exponents<Real> exponents_of(Real log_weight, Real x) {
+    const Real falling = fma(x * x, Real(-0.5), log_weight);
     return {falling, x < 0 ? falling : log_weight, x < 0 ? log_weight : falling};
 }
-/// x² stays finite.
-__device__ __forceinline__ float within_squares(float x) {
-    return copysignf(bounded(x, 1e18f), x);
+/// x² stays within the floats.
+template <class Real>
+__device__ __forceinline__ Real within_squares(Real x) {
+    return copysign(bounded(x, Real(1e18)), x);
 }
 
 /// Density and tails relative to the mixture's exponents; the density has its 1 / s.
-__device__ __forceinline__ Exponents relative_to(const Exponents& top, float log_weight, float x, float inverse) {
-    const Exponents e = exponents_of(log_weight, x);
-    const float factor = tail_factor(fabsf(x)), rest = fmaf(-factor, bell(bounded(x, 14.0f)), 1.0f);
-    return {expf(e.density - top.density) * inverse, expf(e.below - top.below) * (x < 0 ? factor : rest),
-            expf(e.above - top.above) * (x < 0 ? rest : factor)};
+template <class Real>
+__device__ __forceinline__ Exponents<Real> relative_to(const Exponents<Real>& top, Real log_weight, Real x,
+                                                       Real inverse) {
+    const Exponents<Real> e = exponents_of(log_weight, x);
+    const Real factor = tail_factor(fabs(x)), rest = fma(-factor, bell(bounded(x, kBellEnd<Real>)), Real(1));
+    return {exp(e.density - top.density) * inverse, exp(e.below - top.below) * (x < 0 ? factor : rest),
+            exp(e.above - top.above) * (x < 0 ? rest : factor)};
 }
 
 /// Sums over the components, each times exp of its exponent; exponents differ from 0 only in rare scalars, where plain sums would leave
 /// the floats.
 struct MixtureSums {
     float weight, below, above, density;
-    Exponents top;
+    Exponents<float> top;
     float largest_logit;
     bool rare;
 };
@@ -170,7 +181,7 @@ __device__ __forceinline__ Term term_of(const MixtureSums& s, float logit, float
     const float log_weight = logit - s.largest_logit;
     Term t = term_of(log_weight, mean, raw, h);
     if (s.rare) {
-        const Exponents r = relative_to(s.top, log_weight, within_squares(t.distance * t.inverse), t.inverse);
+        const Exponents<float> r = relative_to(s.top, log_weight, within_squares(t.distance * t.inverse), t.inverse);
         t.density = r.density;
         t.below = r.below;
         t.above = r.above;
@@ -182,10 +193,10 @@ __device__ __forceinline__ Term term_of(const MixtureSums& s, float logit, float
 template <int kKept>
 __device__ __forceinline__ void careful_sums(const MyComponents<kKept>& of, const MyScalar& me, float h,
                                              MixtureSums& s) {
-    Exponents top{-FLT_MAX, -FLT_MAX, -FLT_MAX};
+    Exponents<float> top{-FLT_MAX, -FLT_MAX, -FLT_MAX};
     of.each([&](int, int, float logit, float mean, float raw) {
         const float x = within_squares((h - mean) * expf(-softclip(raw).value));
-        const Exponents e = exponents_of(logit - s.largest_logit, x);
+        const Exponents<float> e = exponents_of(logit - s.largest_logit, x);
         top = {max(top.density, e.density), max(top.below, e.below), max(top.above, e.above)};
     });
     top = {me.most(top.density), me.most(top.below), me.most(top.above)};

@@ -1,5 +1,7 @@
-// Without u and log_det only the density is wanted (mixture_density.cu). Else block by token, scalar after scalar.
+// Without u and log_det only the density is wanted (mixture_density.cu). Else block by token, scalar after scalar; wide states by
+// themselves (mixture_rosenblatt_wide.cu).
 #include "common/mixture_density.h"
+#include "common/states.h"
 #include "cuda.h"
 #include "rosenblatt.h"
 
@@ -19,7 +21,7 @@ __device__ __forceinline__ MixtureSums far_sums(const Posterior<T>& posterior, f
     MixtureSums s{0, 0, 0, 1, {0, -FLT_MAX, -FLT_MAX}, 0, true};
     posterior.each([&](int, int k, float x) {
         if (!(x >= least)) return;
-        const Exponents e = exponents_of(x, distance(k));
+        const Exponents<float> e = exponents_of(x, distance(k));
         s.top.below = max(s.top.below, e.below);
         s.top.above = max(s.top.above, e.above);
     });
@@ -27,7 +29,7 @@ __device__ __forceinline__ MixtureSums far_sums(const Posterior<T>& posterior, f
     s.top.above = posterior.team().most(s.top.above);
     posterior.each([&](int, int k, float x) {
         if (!(x >= least)) return;
-        const Exponents e = relative_to(s.top, x, distance(k), 1.0f);
+        const Exponents<float> e = relative_to(s.top, x, distance(k), 1.0f);
         s.weight += expf(x);
         s.below += e.below;
         s.above += e.above;
@@ -83,14 +85,11 @@ __device__ __forceinline__ void note_token(const TokenInfo& info, const Posterio
 
 template <int threads>
 __global__ void __launch_bounds__(threads, 1) rosenblatt_tokens(Tokens p) {
-    using T = Team<threads>;
+    using T = Team<threads, float>;
     SHARED_ARRAY(float, scratch, T::kScratch);
     const int d = static_cast<int>(p.table.mean.d);
     const T team(scratch);
-    const PosteriorMemory memory{p.log_weight + blockIdx.x * p.length, p.index + blockIdx.x * p.length,
-                                 dynamic_shared<float>(0, d + 1),
-                                 dynamic_shared<float>(static_cast<int>(sizeof(float)) * (d + 1), d)};
-    Posterior<T> posterior(team, p.table, memory);
+    Posterior<T> posterior(team, p.table, p.lists.mine(d));
     for (int64_t r = blockIdx.x; r < p.R; r += gridDim.x) {
         const float *z = p.z + r * p.z_stride, *logits = p.logits + r * p.logits_stride;
         const float d_log_det = p.d_log_det ? p.d_log_det[r] : 0.0f;
@@ -103,7 +102,7 @@ __global__ void __launch_bounds__(threads, 1) rosenblatt_tokens(Tokens p) {
             const MixtureSums s = next_sums(posterior, logits, z, i, all);
             const Mapped m = map_of(s);
             squares += static_cast<double>(m.u) * static_cast<double>(m.u);
-            if (writes && p.u) p.u[r * p.u_stride + i] = m.u;
+            if (writes && p.u) p.u[r * p.u_stride + i] = static_cast<float>(on_grid(m.u, p.grid));
             if (writes && p.info.data)
                 note_scalar(info, i, s, m, (p.d_u ? p.d_u[r * p.d_u_stride + i] : 0.0f) + m.u * d_log_det);
         }
@@ -152,13 +151,15 @@ bool only_density(const MixtureRosenblatt& p) {
 size_t workspace(const MixtureRosenblatt& p, const Stream&) {
     const int64_t R = p.z.shape[0], K = p.mean.shape[0], d = p.mean.shape[1];
     const size_t table = ComponentTable::bytes(K, d);
+    if (p.z.dtype == DType::f64) return table + wide_bytes(p);
     if (only_density(p)) return table + Columns::bytes(R, d) + 2 * DensitySums::bytes(R, K);
-    return table + Tokens::bytes(R, K);
+    return table + TokenLists<float>::bytes(R, K);
 }
 
 Status run(const MixtureRosenblatt& p, const Stream& stream, Workspace w) {
     Tokens t{};
     NOEMA_TRY(component_table(p.mean, p.log_sigma, stream, w, t.table));
+    if (p.z.dtype == DType::f64) return pass_wide_tokens(p, t.table, stream, w);
     if (only_density(p)) return density(p, t.table, stream, w);
     t.z = p.z.as<float>();
     t.logits = p.logits.as<float>();
@@ -169,7 +170,8 @@ Status run(const MixtureRosenblatt& p, const Stream& stream, Workspace w) {
     t.logits_stride = p.logits.stride[0];
     t.u_stride = p.u ? p.u.stride[0] : 0;
     t.R = p.z.shape[0];
-    t.take(w);
+    t.grid = p.grid;
+    t.lists.take(t.R, t.table.K(), w);
     return pass_tokens(t, stream);
 }
 
@@ -177,12 +179,11 @@ Status run(const MixtureRosenblatt& p, const Stream& stream, Workspace w) {
 
 Status pass_tokens(const Tokens& t, const Stream& stream) {
     const int64_t K = t.table.K();
-    return TokenBlocks::with_team(K, [&](auto* team) {
-        using T = std::remove_pointer_t<decltype(team)>;
+    return TokenBlocks::with_threads(K, [&](auto threads) {
         const Grid grid{.blocks = dim3(static_cast<unsigned>(TokenBlocks::count(t.R, K))),
-                        .threads = T::kThreads,
-                        .shared_bytes = PosteriorMemory::shared_bytes(t.table.mean.d)};
-        return launch("mixture_rosenblatt", stream, grid, rosenblatt_tokens<T::kThreads>, t);
+                        .threads = threads.value,
+                        .shared_bytes = PosteriorMemory<float>::shared_bytes(t.table.mean.d)};
+        return launch("mixture_rosenblatt", stream, grid, rosenblatt_tokens<threads.value>, t);
     });
 }
 

@@ -32,7 +32,7 @@ struct Pull {
 /// Far out: relative to the tail's largest term, which any component may have.
 __device__ __forceinline__ Pull far_pull(const TokenInfo& info, int64_t i, float x, float distance) {
     const float at = within_squares(distance) * info.at(TokenInfo::side, i), top = info.at(TokenInfo::exponent, i);
-    const Exponents e = relative_to({top, top, 0}, x, at, 1.0f);
+    const Exponents<float> e = relative_to<float>({top, top, 0}, x, at, 1.0f);
     return {info.at(TokenInfo::share, i) * e.below - info.at(TokenInfo::weight, i) * expf(x),
             info.at(TokenInfo::bell, i) * e.density};
 }
@@ -103,7 +103,7 @@ __device__ __forceinline__ Gradient walk(const ComponentTable& t, const TokenInf
 /// d_z and d_logits, block by token.
 template <int threads>
 __global__ void __launch_bounds__(threads) walk_rows(Backward p) {
-    using T = Team<threads>;
+    using T = Team<threads, float>;
     SHARED_ARRAY(float, scratch, T::kScratch);
     const T team(scratch);
     const int64_t d = p.table.mean.d, K = p.table.mean.N;
@@ -183,8 +183,9 @@ int64_t slot_floats(const MixtureRosenblattBackward& p) {
 
 size_t workspace(const MixtureRosenblattBackward& p, const Stream&) {
     const int64_t R = p.z.shape[0], K = p.mean.shape[0], d = p.mean.shape[1];
-    return ComponentTable::bytes(K, d) + Tokens::bytes(R, K) + workspace_bytes<float>(R * TokenInfo::floats(d)) +
-           TableSums::bytes(chunks(p), K, d) + workspace_bytes<float>(slot_floats(p));
+    return ComponentTable::bytes(K, d) + TokenLists<float>::bytes(R, K) +
+           workspace_bytes<float>(R * TokenInfo::floats(d)) + TableSums::bytes(chunks(p), K, d) +
+           workspace_bytes<float>(slot_floats(p));
 }
 
 Tokens tokens_of(const MixtureRosenblattBackward& p, const ComponentTable& table, const TokenInfo& info) {
@@ -235,18 +236,17 @@ Status run(const MixtureRosenblattBackward& p, const Stream& stream, Workspace w
     ComponentTable table;
     NOEMA_TRY(component_table(p.mean, p.log_sigma, stream, w, table));
     Tokens t = tokens_of(p, table, {w.take<float>(R * TokenInfo::floats(d)), d});
-    t.take(w);
+    t.lists.take(R, K, w);
     NOEMA_TRY(pass_tokens(t, stream));
     Backward b = backward_of(p, t);
     b.sums = table_sums(chunks(p), K, d, w);
     b.slots = w.take<float>(slot_floats(p));
     if (of_table(p)) NOEMA_TRY(walk_table_of(p, b, stream));  // first: d_logits may be the logits
-    return TokenBlocks::with_team(K, [&](auto* team) {
-        using T = std::remove_pointer_t<decltype(team)>;
+    return TokenBlocks::with_threads(K, [&](auto threads) {
         const int64_t blocks = TokenBlocks::count(R, K);
-        b.slot_stride = blocks * T::kThreads;
-        const Grid grid{.blocks = dim3(static_cast<unsigned>(blocks)), .threads = T::kThreads};
-        return launch("mixture_rosenblatt_backward", stream, grid, walk_rows<T::kThreads>, b);
+        b.slot_stride = blocks * threads.value;
+        const Grid grid{.blocks = dim3(static_cast<unsigned>(blocks)), .threads = threads.value};
+        return launch("mixture_rosenblatt_backward", stream, grid, walk_rows<threads.value>, b);
     });
 }
 

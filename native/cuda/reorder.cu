@@ -8,9 +8,11 @@ namespace noema::cuda {
 
 namespace {
 
+template <class From, class To>
 struct Move {
-    const float *from, *first;  // first: forward's, or null
-    float* to;
+    const From* from;
+    const float* first;  // forward's, or null
+    To* to;
     int64_t from_stride[2], to_stride[2];
     int64_t S;
     ChannelOrder order;  // how channels move from `from` to `to`
@@ -18,12 +20,11 @@ struct Move {
     int64_t late;  // positions by which y is behind x
     QuadGrid quads;
 
-    /// The row that goes to [b,t] of `to`; null: nothing does.
-    __device__ const float* source(int64_t b, int64_t t) const {
+    /// The row that goes to [b,t] of `to`; null: forward's first, or in backward nothing.
+    __device__ const From* source(int64_t b, int64_t t) const {
         const int64_t turned = reverse ? S - 1 - t : t;
         const int64_t s = backward || reverse ? turned + late : t - late;
-        if (backward) return s < S ? from + b * from_stride[0] + s * from_stride[1] : nullptr;
-        return t < late ? first : from + b * from_stride[0] + s * from_stride[1];
+        return (backward ? s < S : t >= late) ? from + b * from_stride[0] + s * from_stride[1] : nullptr;
     }
 };
 
@@ -33,26 +34,35 @@ __device__ __forceinline__ int64_t channel(ChannelOrder order, int64_t k, int64_
 }
 
 /// Elements [k, k + 4) of a row whose channels are moved.
-template <bool kWhole>
-__device__ __forceinline__ Quad moved_quad(const float* row, ChannelOrder order, int64_t k, int64_t c) {
+template <bool kWhole, class T>
+__device__ __forceinline__ QuadOf<T> moved_quad(const T* row, ChannelOrder order, int64_t k, int64_t c) {
     if (order == ChannelOrder::as_is) return load_quad<kWhole>(row, k, c);
-    Quad q;
+    QuadOf<T> q;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) q.e[i] = kWhole || k + i < c ? row[channel(order, k + i, (c + 1) / 2)] : 0.0f;
+    for (int i = 0; i < 4; ++i) q.e[i] = kWhole || k + i < c ? row[channel(order, k + i, (c + 1) / 2)] : T{0};
     return q;
 }
 
-__global__ void __launch_bounds__(QuadGrid::kThreads) move_quads(Move p) {
+template <class To, class From>
+__device__ __forceinline__ QuadOf<To> converted(const QuadOf<From>& q) {
+    return map([](From e) { return static_cast<To>(e); }, q);
+}
+
+template <class From, class To>
+__global__ void __launch_bounds__(QuadGrid::kThreads) move_quads(Move<From, To> p) {
     at_quad(p.quads, [&](auto whole, int64_t row, int64_t k) {
         constexpr bool kWhole = decltype(whole)::value;
         const int64_t b = static_cast<int64_t>(static_cast<uint64_t>(row) / static_cast<uint64_t>(p.S)),
                       t = row - b * p.S, c = p.quads.C;
-        float* to = p.to + b * p.to_stride[0] + t * p.to_stride[1];
-        const float* from = p.source(b, t);
+        To* to = p.to + b * p.to_stride[0] + t * p.to_stride[1];
+        const From* from = p.source(b, t);
         if (!from && p.accumulate) return;
-        const ChannelOrder order = from == p.first ? ChannelOrder::as_is : p.order;
-        Quad q = from ? moved_quad<kWhole>(from, order, k, c) : filled(0);
-        if (p.accumulate) q = map([](float a, float e) { return a + e; }, load_quad<kWhole>(to, k, c), q);
+        QuadOf<To> q{};
+        if (from)
+            q = converted<To>(moved_quad<kWhole>(from, p.order, k, c));
+        else if (p.first)
+            q = converted<To>(load_quad<kWhole>(p.first, k, c));
+        if (p.accumulate) q = map([](To a, To e) { return a + e; }, load_quad<kWhole>(to, k, c), q);
         store_quad<kWhole>(to, k, c, q);
     });
 }
@@ -89,37 +99,47 @@ ChannelOrder undone(ChannelOrder order) {
     return order;
 }
 
+template <class From, class To>
+Status move(const Reorder& p, const Stream& stream) {
+    const Move<From, To> m{.from = p.x.as<From>(),
+                           .first = p.first.as<float>(),
+                           .to = p.y.as<To>(),
+                           .from_stride = {p.x.stride[0], p.x.stride[1]},
+                           .to_stride = {p.y.stride[0], p.y.stride[1]},
+                           .S = p.y.shape[1],
+                           .order = p.channels,
+                           .reverse = p.reverse,
+                           .backward = false,
+                           .accumulate = false,
+                           .late = p.first ? 1 : 0,
+                           .quads = grid_of(p.y, p.x, p.first)};
+    return launch("reorder", stream, m.quads.grid(), move_quads<From, To>, m);
+}
+
+template <class From>
+Status move_from(const Reorder& p, const Stream& stream) {
+    return p.y.dtype == DType::f64 ? move<From, double>(p, stream) : move<From, float>(p, stream);
+}
+
 Status run(const Reorder& p, const Stream& stream, Workspace) {
-    const Move m{.from = p.x.as<float>(),
-                 .first = p.first.as<float>(),
-                 .to = p.y.as<float>(),
-                 .from_stride = {p.x.stride[0], p.x.stride[1]},
-                 .to_stride = {p.y.stride[0], p.y.stride[1]},
-                 .S = p.y.shape[1],
-                 .order = p.channels,
-                 .reverse = p.reverse,
-                 .backward = false,
-                 .accumulate = false,
-                 .late = p.first ? 1 : 0,
-                 .quads = grid_of(p.y, p.x, p.first)};
-    return launch("reorder", stream, m.quads.grid(), move_quads, m);
+    return p.x.dtype == DType::f64 ? move_from<double>(p, stream) : move_from<float>(p, stream);
 }
 
 Status run_backward(const ReorderBackward& p, const Stream& stream, Workspace) {
     const int64_t B = p.d_x.shape[0], S = p.d_x.shape[1], c = p.d_x.shape[2];
-    const Move m{.from = p.d_y.as<float>(),
-                 .first = nullptr,
-                 .to = p.d_x.as<float>(),
-                 .from_stride = {p.d_y.stride[0], p.d_y.stride[1]},
-                 .to_stride = {p.d_x.stride[0], p.d_x.stride[1]},
-                 .S = S,
-                 .order = undone(p.channels),
-                 .reverse = p.reverse,
-                 .backward = true,
-                 .accumulate = p.accumulate_x,
-                 .late = p.d_first ? 1 : 0,
-                 .quads = grid_of(p.d_x, p.d_y, {})};
-    NOEMA_TRY(launch("reorder_backward", stream, m.quads.grid(), move_quads, m));
+    const Move<float, float> m{.from = p.d_y.as<float>(),
+                               .first = nullptr,
+                               .to = p.d_x.as<float>(),
+                               .from_stride = {p.d_y.stride[0], p.d_y.stride[1]},
+                               .to_stride = {p.d_x.stride[0], p.d_x.stride[1]},
+                               .S = S,
+                               .order = undone(p.channels),
+                               .reverse = p.reverse,
+                               .backward = true,
+                               .accumulate = p.accumulate_x,
+                               .late = p.d_first ? 1 : 0,
+                               .quads = grid_of(p.d_x, p.d_y, {})};
+    NOEMA_TRY(launch("reorder_backward", stream, m.quads.grid(), move_quads<float, float>, m));
     if (!p.d_first || S == 0) return {};
     const Grid grid{.blocks = dim3(static_cast<unsigned>(ceil_div(c, kSumThreads))), .threads = kSumThreads};
     return launch("reorder_backward first", stream, grid, add_first_rows,

@@ -9,24 +9,47 @@ namespace noema::cuda {
 
 /// Blocks that take one token after the other. One of 512 threads for every multiprocessor of a large GPU, with lists of 8 bytes a
 /// component each; a warp per token where components are few.
-using WideTeam = Team<512>;
-using NarrowTeam = Team<32>;
-constexpr int64_t kNarrowComponents = 1024;
-
 struct TokenBlocks {
+    static constexpr int kWide = 512, kNarrow = 32;  // threads
+    static constexpr int64_t kNarrowComponents = 1024;
+
     static int64_t count(int64_t R, int64_t K) {
         const int64_t most = K <= kNarrowComponents ? 4224 : 132;
         return R < most ? R : most;
     }
+    static int64_t threads(int64_t K) { return K <= kNarrowComponents ? kNarrow : kWide; }
     /// Components of a block's list.
     static int64_t length(int64_t K) {
-        return K <= kNarrowComponents ? PosteriorMemory::length<NarrowTeam>(K) : PosteriorMemory::length<WideTeam>(K);
+        const int64_t warps = threads(K) / 32;
+        return warps * segment_of(K, warps);
     }
-    static int64_t threads(int64_t K) { return K <= kNarrowComponents ? NarrowTeam::kThreads : WideTeam::kThreads; }
-    /// f(team type) for K components.
+    /// f(threads) for K components.
     template <class F>
-    static Status with_team(int64_t K, const F& f) {
-        return K <= kNarrowComponents ? f(static_cast<NarrowTeam*>(nullptr)) : f(static_cast<WideTeam*>(nullptr));
+    static Status with_threads(int64_t K, const F& f) {
+        return K <= kNarrowComponents ? f(std::integral_constant<int, kNarrow>{})
+                                      : f(std::integral_constant<int, kWide>{});
+    }
+};
+
+/// The lists of all blocks.
+template <class Real>
+struct TokenLists {
+    Real* log_weight;  // [blocks, length]
+    int32_t* index;
+    int64_t length;
+
+    static size_t bytes(int64_t R, int64_t K) {
+        const int64_t n = TokenBlocks::count(R, K) * TokenBlocks::length(K);
+        return workspace_bytes<Real>(n) + workspace_bytes<int32_t>(n);
+    }
+    void take(int64_t R, int64_t K, Workspace& w) {
+        length = TokenBlocks::length(K);
+        log_weight = w.take<Real>(TokenBlocks::count(R, K) * length);
+        index = w.take<int32_t>(TokenBlocks::count(R, K) * length);
+    }
+    /// This block's, for tokens of d scalars.
+    __device__ __forceinline__ PosteriorMemory<Real> mine(int d) const {
+        return {log_weight + blockIdx.x * length, index + blockIdx.x * length, d};
     }
 };
 
@@ -51,21 +74,14 @@ struct Tokens {
     const float *z, *logits, *d_u, *d_log_density, *d_log_det;
     float *u, *log_density, *log_det;
     TokenInfo info;
-    float* log_weight;  // [blocks, length]
-    int32_t* index;
-    int64_t z_stride, logits_stride, u_stride, d_u_stride, R, length;
-
-    static size_t bytes(int64_t R, int64_t K) {
-        const int64_t n = TokenBlocks::count(R, K) * TokenBlocks::length(K);
-        return workspace_bytes<float>(n) + workspace_bytes<int32_t>(n);
-    }
-    void take(Workspace& w) {
-        const int64_t n = TokenBlocks::count(R, table.K()) * TokenBlocks::length(table.K());
-        log_weight = w.take<float>(n);
-        index = w.take<int32_t>(n);
-        length = TokenBlocks::length(table.K());
-    }
+    TokenLists<float> lists;
+    int64_t z_stride, logits_stride, u_stride, d_u_stride, R;
+    double grid;  // of u
 };
 Status pass_tokens(const Tokens& tokens, const Stream& stream);
+
+/// Forward of wide states (mixture_rosenblatt_wide.cu).
+size_t wide_bytes(const MixtureRosenblatt& p);
+Status pass_wide_tokens(const MixtureRosenblatt& p, const ComponentTable& table, const Stream& stream, Workspace w);
 
 }  // namespace noema::cuda

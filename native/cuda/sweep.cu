@@ -11,37 +11,45 @@ namespace {
 
 constexpr int kThreads = 256;
 
+template <class T>
 struct Move {
-    const float* next;
-    float *state, *change;
+    const T* next;
+    T* state;
+    float* change;
     int32_t* sweeps;
     int64_t next_stride, state_stride, n;
     float tolerance;
 };
 
-__global__ void __launch_bounds__(kThreads) move_sequences(Move p) {
-    SHARED_ARRAY(float, scratch, kThreads / 32);
+template <class T>
+__global__ void __launch_bounds__(kThreads) move_sequences(Move<T> p) {
+    SHARED_ARRAY(T, scratch, kThreads / 32);
     const int64_t b = blockIdx.x;
     if (!(p.change[b] > p.tolerance)) return;
-    const float* next = p.next + b * p.next_stride;
-    float* state = p.state + b * p.state_stride;
-    float most = 0;
+    const T* next = p.next + b * p.next_stride;
+    T* state = p.state + b * p.state_stride;
+    T most = 0;
     for (int64_t i = threadIdx.x; i < p.n; i += kThreads) {
-        const float to = next[i], moved = fabsf(to - state[i]);
-        most = moved <= most ? most : (moved == moved ? moved : INFINITY);
+        const T to = next[i], moved = fabs(to - state[i]);
+        most = moved <= most ? most : (moved == moved ? moved : static_cast<T>(INFINITY));
         state[i] = to;
     }
     most = block_reduce(most, Max{}, scratch);
     if (threadIdx.x != 0) return;
-    p.change[b] = most;
+    p.change[b] = static_cast<float>(most);
     p.sweeps[b] += 1;
 }
 
-Status run(const Sweep& p, const Stream& stream, Workspace) {
-    const Move m{p.next.as<float>(), p.state.as<float>(), p.change.as<float>(), p.sweeps.as<int32_t>(),
-                 p.next.stride[0],   p.state.stride[0],   p.next.shape[1],      p.tolerance};
+template <class T>
+Status move(const Sweep& p, const Stream& stream) {
+    const Move<T> m{p.next.as<T>(),   p.state.as<T>(),   p.change.as<float>(), p.sweeps.as<int32_t>(),
+                    p.next.stride[0], p.state.stride[0], p.next.shape[1],      p.tolerance};
     const Grid grid{.blocks = dim3(static_cast<unsigned>(p.next.shape[0])), .threads = kThreads};
-    return launch("sweep", stream, grid, move_sequences, m);
+    return launch("sweep", stream, grid, move_sequences<T>, m);
+}
+
+Status run(const Sweep& p, const Stream& stream, Workspace) {
+    return p.next.dtype == DType::f64 ? move<double>(p, stream) : move<float>(p, stream);
 }
 
 }  // namespace

@@ -54,6 +54,8 @@ class Arguments {
     std::vector<int32_t> ids_or_empty(const char* name) const;
     std::vector<float> floats(const char* name) const;
     std::vector<float> floats_or_empty(const char* name) const;
+    /// A state: a Float64Array, or a Float32Array widened.
+    std::vector<double> state(const char* name) const;
     std::vector<uint8_t> bytes(const char* name) const;
     std::vector<uint64_t> seeds(const char* name) const;
     /// The flag of `cancellation`, or a fresh one.
@@ -71,8 +73,10 @@ class Arguments {
 
 /// Typed arrays with a copy of the values; the last an array of such.
 Napi::Value to_array(Napi::Env env, const std::vector<float>& values);
+Napi::Value to_array(Napi::Env env, const std::vector<double>& values);
 Napi::Value to_array(Napi::Env env, const std::vector<int32_t>& values);
 Napi::Value to_array(Napi::Env env, const std::vector<std::vector<float>>& values);
+Napi::Value to_array(Napi::Env env, const std::vector<std::vector<double>>& values);
 Napi::Value to_array(Napi::Env env, const std::vector<std::vector<int32_t>>& values);
 
 // Every class of the addon: how it is defined, and how native code makes an instance.

@@ -139,6 +139,13 @@ std::vector<float> Arguments::floats(const char* name) const {
 std::vector<float> Arguments::floats_or_empty(const char* name) const {
     return has(name) ? floats(name) : std::vector<float>();
 }
+std::vector<double> Arguments::state(const char* name) const {
+    if (is_array(object_.Get(name), napi_float32_array)) {
+        const std::vector<float> narrow = floats(name);
+        return {narrow.begin(), narrow.end()};
+    }
+    return array<double>(name, napi_float64_array, "a Float64Array or a Float32Array");
+}
 std::vector<uint8_t> Arguments::bytes(const char* name) const {
     return array<uint8_t>(name, napi_uint8_array, "a Uint8Array");
 }
@@ -160,6 +167,12 @@ Napi::Value to_array(Napi::Env env, const std::vector<float>& values) {
     return out;
 }
 
+Napi::Value to_array(Napi::Env env, const std::vector<double>& values) {
+    Napi::Float64Array out = Napi::Float64Array::New(env, values.size());
+    if (!values.empty()) std::memcpy(out.Data(), values.data(), values.size() * sizeof(double));
+    return out;
+}
+
 Napi::Value to_array(Napi::Env env, const std::vector<int32_t>& values) {
     Napi::Int32Array out = Napi::Int32Array::New(env, values.size());
     if (!values.empty()) std::memcpy(out.Data(), values.data(), values.size() * sizeof(int32_t));
@@ -178,6 +191,9 @@ Napi::Value array_of_arrays(Napi::Env env, const std::vector<std::vector<T>>& va
 }  // namespace
 
 Napi::Value to_array(Napi::Env env, const std::vector<std::vector<float>>& values) {
+    return array_of_arrays(env, values);
+}
+Napi::Value to_array(Napi::Env env, const std::vector<std::vector<double>>& values) {
     return array_of_arrays(env, values);
 }
 Napi::Value to_array(Napi::Env env, const std::vector<std::vector<int32_t>>& values) {

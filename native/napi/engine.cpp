@@ -47,6 +47,7 @@ FlowStage read_stage(const Arguments& a) {
     f.num_components = a.integer_or("numComponents", 0, 1, most);
     f.maf_hidden = a.integer_or("mafHiddenSize", 0, 1, most);
     f.maf_features = a.integer_or("mafFeatures", 0, 1, most);
+    f.readout_hidden = a.integer_or("readoutHiddenSize", 0, 1, most);
     return f;
 }
 

@@ -8,8 +8,9 @@ namespace noema::napi {
 /// A batch whose arrays the job owns.
 struct OwnedFlowBatch {
     std::vector<int32_t> ids;
-    std::vector<float> noise, latents;  // [B, T - prefix, d]
-    int64_t level = 0;                  // of latents
+    std::vector<float> noise;     // [B, T - prefix, d]
+    std::vector<double> latents;  // [B, T - prefix, d]
+    int64_t level = 0;            // of latents
     FlowBatch batch;
 
     FlowLatents source() const {

@@ -15,13 +15,13 @@ std::shared_ptr<OwnedFlowBatch> read_flow_batch(const Arguments& a, const FlowCo
         a.refuse("ids", "batch * length = " + std::to_string(b.B * b.T) + " entries");
     b.ids = owned->ids.data();
     owned->noise = a.floats_or_empty("noise");
-    owned->latents = a.floats_or_empty("latents");
+    if (a.has("latents")) owned->latents = a.state("latents");
     const int64_t size = b.B * (b.T - b.prefix) * config.latent_size;
-    const auto right = [&](const std::vector<float>& v) { return static_cast<int64_t>(v.size()) == size; };
+    const auto right = [&](size_t n) { return static_cast<int64_t>(n) == size; };
     owned->level = a.integer_or("level", 0, 0, static_cast<int64_t>(config.flows.size()));
     const bool given = a.has("latents");
     if (given == a.has("noise")) a.refuse("noise", "either noise or latents");
-    if (!right(given ? owned->latents : owned->noise))
+    if (!right(given ? owned->latents.size() : owned->noise.size()))
         a.refuse(given ? "latents" : "noise",
                  "batch * (length - prefix) * latentSize = " + std::to_string(size) + " values");
     return owned;
@@ -44,7 +44,7 @@ constexpr const char* kMethods[] = {"sequential", "jacobi", nullptr};
 /// A range whose arrays the job owns.
 struct OwnedInversion {
     std::vector<uint8_t> fixed;
-    std::vector<float> given;
+    std::vector<double> given;
     InverseRange range;
 };
 
@@ -74,7 +74,7 @@ std::shared_ptr<OwnedInversion> read_inversion(const Arguments& a, const OwnedFl
     const FlowBatch& b = batch.batch;
     const int64_t positions = b.B * (b.T - b.prefix) / config.patch_size;
     owned->fixed = a.bytes("fixed");
-    owned->given = a.floats("given");
+    owned->given = a.state("given");
     if (static_cast<int64_t>(owned->fixed.size()) != positions)
         a.refuse("fixed", "one entry per modelled position, " + std::to_string(positions));
     if (static_cast<int64_t>(owned->given.size()) != positions * config.channels())
@@ -91,7 +91,8 @@ class FlowModelHandle : public ModelHandle<FlowModelHandle, FlowModel, FlowTrain
     static Napi::Value define(Napi::Env env) {
         return define_with(
             env, "NativeFlowModel",
-            {InstanceMethod("encode", &FlowModelHandle::encode), InstanceMethod("invert", &FlowModelHandle::invert)});
+            {InstanceMethod("encode", &FlowModelHandle::encode), InstanceMethod("trace", &FlowModelHandle::trace),
+             InstanceMethod("invert", &FlowModelHandle::invert), InstanceMethod("read", &FlowModelHandle::read)});
     }
     static Napi::Object new_trainer(Napi::Env env, RuntimePointer runtime, std::shared_ptr<FlowTrainer> trainer) {
         return new_flow_trainer(env, std::move(runtime), std::move(trainer));
@@ -111,6 +112,39 @@ class FlowModelHandle : public ModelHandle<FlowModelHandle, FlowModel, FlowTrain
                                  {work, [=](Napi::Env env) { return pass_object(env, *out); }, a.cancellation()});
     }
 
+    Napi::Value trace(const Napi::CallbackInfo& info) {
+        const auto model = alive(info, "model");
+        const Arguments a(info, "trace");
+        const auto batch = read_flow_batch(a, model->config());
+        auto out = std::make_shared<FlowTrace>();
+        const auto work = [=](Engine& engine, const std::atomic<bool>* cancelled) {
+            return model->trace(engine, batch->batch, batch->source(), *out, cancelled);
+        };
+        return runtime()->submit(info.Env(),
+                                 {work, [=](Napi::Env env) { return to_array(env, out->states); }, a.cancellation()});
+    }
+
+    Napi::Value read(const Napi::CallbackInfo& info) {
+        const auto model = alive(info, "model");
+        const Arguments a(info, "read");
+        const int64_t level = a.integer("level", 0, static_cast<int64_t>(model->config().flows.size()));
+        const int64_t c = model->config().channels();
+        const auto state = std::make_shared<std::vector<double>>(a.state("latents"));
+        if (state->empty() || static_cast<int64_t>(state->size()) % c != 0)
+            a.refuse("latents", "a multiple of " + std::to_string(c) + " values");
+        const auto out = std::make_shared<FlowReading>();
+        const auto work = [=](Engine& engine, const std::atomic<bool>* cancelled) {
+            return model->read(engine, level, state->data(), static_cast<int64_t>(state->size()) / c, *out, cancelled);
+        };
+        const auto result = [=](Napi::Env env) -> Napi::Value {
+            Napi::Object object = Napi::Object::New(env);
+            object.Set("tokens", to_array(env, out->tokens));
+            object.Set("confidence", to_array(env, out->confidence));
+            return object;
+        };
+        return runtime()->submit(info.Env(), {work, result, a.cancellation()});
+    }
+
     Napi::Value invert(const Napi::CallbackInfo& info) {
         const auto model = alive(info, "model");
         const Arguments a(info, "invert");
@@ -118,7 +152,8 @@ class FlowModelHandle : public ModelHandle<FlowModelHandle, FlowModel, FlowTrain
         const auto inversion = read_inversion(a, *batch, model->config());
         auto out = std::make_shared<FlowInverse>();
         const auto work = [=](Engine& engine, const std::atomic<bool>* cancelled) {
-            const std::vector<float>& state = batch->noise.empty() ? batch->latents : batch->noise;
+            const std::vector<double> state =
+                batch->noise.empty() ? batch->latents : std::vector<double>(batch->noise.begin(), batch->noise.end());
             return model->invert(engine, batch->batch, state.data(), inversion->range, *out, cancelled);
         };
         const auto result = [=](Napi::Env env) -> Napi::Value {

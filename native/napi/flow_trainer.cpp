@@ -10,6 +10,13 @@ struct Accumulation {
     FlowPass pass;
 };
 
+Napi::Value readings_object(Napi::Env env, const FlowReadings& readings) {
+    Napi::Object out = Napi::Object::New(env);
+    out.Set("losses", to_array(env, readings.losses));
+    out.Set("tokens", to_array(env, readings.tokens));
+    return out;
+}
+
 class FlowTrainerHandle : public TrainingHandle<FlowTrainerHandle, FlowTrainer> {
  public:
     using TrainingHandle::TrainingHandle;
@@ -17,6 +24,9 @@ class FlowTrainerHandle : public TrainingHandle<FlowTrainerHandle, FlowTrainer> 
     static Napi::Value define(Napi::Env env) {
         return define_with(env, "NativeFlowTrainer",
                            {InstanceMethod("accumulate", &FlowTrainerHandle::accumulate),
+                            InstanceMethod("accumulateReadouts", &FlowTrainerHandle::accumulate_readouts),
+                            InstanceMethod("readings", &FlowTrainerHandle::readings),
+                            InstanceMethod("trainReadouts", &FlowTrainerHandle::train_readouts),
                             InstanceMethod("encode", &FlowTrainerHandle::encode),
                             InstanceMethod("trainFrom", &FlowTrainerHandle::train_from)});
     }
@@ -39,6 +49,46 @@ class FlowTrainerHandle : public TrainingHandle<FlowTrainerHandle, FlowTrainer> 
         };
         return runtime()->submit(
             info.Env(), {work, [=](Napi::Env env) { return pass_object(env, state->pass); }, a.cancellation()});
+    }
+
+    Napi::Value accumulate_readouts(const Napi::CallbackInfo& info) {
+        const auto trainer = alive(info, "trainer");
+        const Arguments a(info, "accumulateReadouts");
+        const auto batch = read_flow_batch(a, trainer->config());
+        const auto weights = std::make_shared<std::vector<float>>(a.floats("weights"));
+        const FlowBatch& b = batch->batch;
+        const int64_t tokens = b.B * (b.T - b.prefix);
+        if (static_cast<int64_t>(weights->size()) != tokens)
+            a.refuse("weights", "one entry per modelled token, " + std::to_string(tokens));
+        const auto out = std::make_shared<FlowReadings>();
+        const auto work = [=](Engine& engine, const std::atomic<bool>* cancelled) {
+            return trainer->accumulate_readouts(engine, batch->batch, batch->source(), weights->data(), *out,
+                                                cancelled);
+        };
+        return runtime()->submit(info.Env(),
+                                 {work, [=](Napi::Env env) { return readings_object(env, *out); }, a.cancellation()});
+    }
+
+    Napi::Value readings(const Napi::CallbackInfo& info) {
+        const auto trainer = alive(info, "trainer");
+        const Arguments a(info, "readings");
+        const auto batch = read_flow_batch(a, trainer->config());
+        const bool average = a.choice("source", kSources) == 1;
+        const auto out = std::make_shared<FlowReadings>();
+        const auto work = [=](Engine& engine, const std::atomic<bool>* cancelled) {
+            return trainer->readings(engine, batch->batch, batch->source(), average, *out, cancelled);
+        };
+        return runtime()->submit(info.Env(),
+                                 {work, [=](Napi::Env env) { return readings_object(env, *out); }, a.cancellation()});
+    }
+
+    Napi::Value train_readouts(const Napi::CallbackInfo& info) {
+        const auto trainer = alive(info, "trainer");
+        const auto work = [=](Engine&, const std::atomic<bool>*) {
+            trainer->train_readouts();
+            return Status{};
+        };
+        return runtime()->submit(info.Env(), {work, nullptr, nullptr});
     }
 
     Napi::Value encode(const Napi::CallbackInfo& info) {

@@ -5,9 +5,11 @@ namespace noema {
 Status affine(const Affine& p, Context& context) {
     const int64_t R = dim(p.h, 0), c = dim(p.h, 1);
     return FrontDoor("affine", context)
-        .real("h", p.h, {R, c})
+        .wide("h", p.h, {R, c})
         .real("parameters", p.parameters, {R, 2 * c})
-        .optional_real("u", p.u, {R, c})
+        .optional_wide("u", p.u, {R, c})
+        .that(same_type(p.h, p.u), "u", "must have h's type")
+        .that(is_grid(p.grid), "grid", kGridExpected)
         .optional_real("log_density", p.log_density, {R})
         .optional_real("log_det", p.log_det, {R})
         .that(apart_or_same(p.h, p.u), "u", "shares h's memory but not its strides")
@@ -31,9 +33,11 @@ Status affine_backward(const AffineBackward& p, Context& context) {
 Status affine_inverse(const AffineInverse& p, Context& context) {
     const int64_t R = dim(p.u, 0), c = dim(p.u, 1);
     return FrontDoor("affine_inverse", context)
-        .real("u", p.u, {R, c})
+        .wide("u", p.u, {R, c})
         .real("parameters", p.parameters, {R, 2 * c})
-        .real("h", p.h, {R, c})
+        .wide("h", p.h, {R, c})
+        .that(same_type(p.u, p.h), "h", "must have u's type")
+        .that(is_grid(p.grid), "grid", kGridExpected)
         .that(apart_or_same(p.u, p.h), "h", "shares u's memory but not its strides")
         .call(&OpTable::affine_inverse, p);
 }

@@ -60,6 +60,10 @@ FrontDoor& FrontDoor::real(const char* name, const View& v, std::initializer_lis
     return shaped(name, v, shape, v.dtype == DType::f32 || wide, "f32");
 }
 
+FrontDoor& FrontDoor::wide(const char* name, const View& v, std::initializer_list<int64_t> shape) {
+    return shaped(name, v, shape, v.dtype == DType::f32 || v.dtype == DType::f64, "f32 or f64");
+}
+
 FrontDoor& FrontDoor::stored(const char* name, const View& v, std::initializer_list<int64_t> shape) {
     const bool wide = v.dtype == DType::f64 && is_reference(*context_.backend);
     return shaped(name, v, shape, v.dtype == DType::f32 || v.dtype == DType::bf16 || wide, "f32 or bf16");
@@ -71,6 +75,10 @@ FrontDoor& FrontDoor::typed(const char* name, const View& v, DType dtype, std::i
 
 FrontDoor& FrontDoor::optional_real(const char* name, const View& v, std::initializer_list<int64_t> shape) {
     return v ? real(name, v, shape) : *this;
+}
+
+FrontDoor& FrontDoor::optional_wide(const char* name, const View& v, std::initializer_list<int64_t> shape) {
+    return v ? wide(name, v, shape) : *this;
 }
 
 FrontDoor& FrontDoor::optional_typed(const char* name, const View& v, DType dtype,

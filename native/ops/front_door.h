@@ -1,6 +1,7 @@
 // What every front door shares: checks that name op, argument and both shapes, then the call into the backend's table.
 #pragma once
 
+#include <cmath>
 #include <initializer_list>
 
 #include "noema/backend.h"
@@ -14,10 +15,13 @@ class FrontDoor {
     /// A tensor of exactly this shape. Dtypes: `real` f32 (f64 where the backend computes in double), `stored` also
     /// bf16 and f16.
     FrontDoor& real(const char* name, const View& v, std::initializer_list<int64_t> shape);
+    /// f32 or f64, whatever the backend computes in.
+    FrontDoor& wide(const char* name, const View& v, std::initializer_list<int64_t> shape);
     FrontDoor& stored(const char* name, const View& v, std::initializer_list<int64_t> shape);
     FrontDoor& typed(const char* name, const View& v, DType dtype, std::initializer_list<int64_t> shape);
     /// The same, or absent.
     FrontDoor& optional_real(const char* name, const View& v, std::initializer_list<int64_t> shape);
+    FrontDoor& optional_wide(const char* name, const View& v, std::initializer_list<int64_t> shape);
     FrontDoor& optional_typed(const char* name, const View& v, DType dtype, std::initializer_list<int64_t> shape);
     /// Any other demand: "op: argument expectation".
     FrontDoor& that(bool holds, const char* name, const char* expectation);
@@ -63,6 +67,18 @@ inline int64_t dim(const View& v, int i) {
 /// How many sequences a matrix of stacked sequences holds; the last may be shorter.
 inline int64_t sequences(int64_t rows, int64_t rows_per_sequence) {
     return rows_per_sequence > 0 ? rows / rows_per_sequence + (rows % rows_per_sequence != 0) : 0;
+}
+
+/// A power of two, or none.
+inline bool is_grid(double grid) {
+    int exponent;
+    return grid == 0 || (grid > 0 && std::frexp(grid, &exponent) == 0.5);
+}
+constexpr const char* kGridExpected = "must be 0 or a power of two";
+
+/// One type for two tensors of which the second may be absent.
+inline bool same_type(const View& a, const View& b) {
+    return !b || a.dtype == b.dtype;
 }
 
 /// Two tensors of one shape that start at different places, or are one tensor: what element-wise work in place needs.

@@ -15,10 +15,12 @@ constexpr const char* kComponents = "must hold 3 K numbers per scalar, K of at l
 Status mixture_cdf(const MixtureCdf& p, Context& context) {
     const int64_t R = dim(p.h, 0), c = dim(p.h, 1);
     return FrontDoor("mixture_cdf", context)
-        .real("h", p.h, {R, c})
+        .wide("h", p.h, {R, c})
         .real("parameters", p.parameters, {R, c, dim(p.parameters, 2)})
         .that(holds_components(p.parameters), "parameters", kComponents)
-        .optional_real("u", p.u, {R, c})
+        .optional_wide("u", p.u, {R, c})
+        .that(same_type(p.h, p.u), "u", "must have h's type")
+        .that(is_grid(p.grid), "grid", kGridExpected)
         .optional_real("log_density", p.log_density, {R})
         .optional_real("log_det", p.log_det, {R})
         .call(&OpTable::mixture_cdf, p);
@@ -43,10 +45,12 @@ Status mixture_cdf_backward(const MixtureCdfBackward& p, Context& context) {
 Status mixture_cdf_inverse(const MixtureCdfInverse& p, Context& context) {
     const int64_t R = dim(p.u, 0), c = dim(p.u, 1);
     return FrontDoor("mixture_cdf_inverse", context)
-        .real("u", p.u, {R, c})
+        .wide("u", p.u, {R, c})
         .real("parameters", p.parameters, {R, c, dim(p.parameters, 2)})
         .that(holds_components(p.parameters), "parameters", kComponents)
-        .real("h", p.h, {R, c})
+        .wide("h", p.h, {R, c})
+        .that(same_type(p.u, p.h), "h", "must have u's type")
+        .that(is_grid(p.grid), "grid", kGridExpected)
         .that(apart_or_same(p.u, p.h), "h", "shares u's memory but not its strides")
         .optional_typed("failed", p.failed, DType::i32, {R})
         .optional_typed("evaluations", p.evaluations, DType::i32, {R})

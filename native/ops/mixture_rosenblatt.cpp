@@ -19,8 +19,10 @@ FrontDoor& mixture(FrontDoor& door, const P& p, int64_t R, int64_t d) {
 Status mixture_rosenblatt(const MixtureRosenblatt& p, Context& context) {
     const int64_t R = dim(p.z, 0), d = dim(p.mean, 1);
     FrontDoor door("mixture_rosenblatt", context);
-    return mixture(door.real("z", p.z, {R, d}), p, R, d)
-        .optional_real("u", p.u, {R, d})
+    return mixture(door.wide("z", p.z, {R, d}), p, R, d)
+        .optional_wide("u", p.u, {R, d})
+        .that(same_type(p.z, p.u), "u", "must have z's type")
+        .that(is_grid(p.grid), "grid", kGridExpected)
         .optional_real("log_density", p.log_density, {R})
         .optional_real("log_det", p.log_det, {R})
         .call(&OpTable::mixture_rosenblatt, p);
@@ -44,8 +46,10 @@ Status mixture_rosenblatt_backward(const MixtureRosenblattBackward& p, Context& 
 Status mixture_rosenblatt_inverse(const MixtureRosenblattInverse& p, Context& context) {
     const int64_t R = dim(p.u, 0), d = dim(p.mean, 1);
     FrontDoor door("mixture_rosenblatt_inverse", context);
-    return mixture(door.real("u", p.u, {R, d}), p, R, d)
-        .real("z", p.z, {R, d})
+    return mixture(door.wide("u", p.u, {R, d}), p, R, d)
+        .wide("z", p.z, {R, d})
+        .that(same_type(p.u, p.z), "z", "must have u's type")
+        .that(is_grid(p.grid), "grid", kGridExpected)
         .optional_typed("failed", p.failed, DType::i32, {R})
         .optional_typed("evaluations", p.evaluations, DType::i32, {R})
         .that(apart_or_same(p.u, p.z), "z", "shares the memory of u but not its strides")

@@ -15,9 +15,9 @@ constexpr const char* kOrders = "must be as_is, even_odd or interleave";
 Status reorder(const Reorder& p, Context& context) {
     const int64_t B = dim(p.x, 0), S = dim(p.x, 1), c = dim(p.x, 2);
     return FrontDoor("reorder", context)
-        .real("x", p.x, {B, S, c})
+        .wide("x", p.x, {B, S, c})
         .optional_real("first", p.first, {c})
-        .real("y", p.y, {B, S, c})
+        .wide("y", p.y, {B, S, c})
         .that(known(p.channels), "channels", kOrders)
         .that(p.x.data != p.y.data || !p.x.data, "y", "may not be x")
         .call(&OpTable::reorder, p);

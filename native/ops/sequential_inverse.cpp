@@ -36,13 +36,15 @@ class Checks {
 
  private:
     void latents() {
-        door_.real("u", p_.u, {s_.B, s_.N, s_.c})
+        door_.typed("u", p_.u, DType::f64, {s_.B, s_.N, s_.c})
             .that(p_.u.contiguous(), "u", "must be contiguous")
-            .real("h", p_.h, {s_.B, s_.N, s_.c})
+            .typed("h", p_.h, DType::f64, {s_.B, s_.N, s_.c})
             .that(p_.h.contiguous(), "h", "must be contiguous")
             .that(s_.c > 0, "u", "must have channels")
             .real("start", p_.start, {s_.c})
-            .optional_typed("fixed", p_.fixed, DType::u8, {s_.B, s_.N});
+            .optional_typed("fixed", p_.fixed, DType::u8, {s_.B, s_.N})
+            .that(!p_.forward || !p_.fixed, "fixed", "has no meaning with forward")
+            .that(is_grid(p_.grid), "grid", kGridExpected);
         View counts = p_.failed;  // a last axis of one element: the others may have any strides
         counts.rank = p_.failed.rank + 1;
         counts.shape[p_.failed.rank] = 1;

@@ -5,8 +5,9 @@ namespace noema {
 Status sweep(const Sweep& p, Context& context) {
     const int64_t B = dim(p.next, 0), n = dim(p.next, 1);
     return FrontDoor("sweep", context)
-        .real("next", p.next, {B, n})
-        .real("state", p.state, {B, n})
+        .wide("next", p.next, {B, n})
+        .wide("state", p.state, {B, n})
+        .that(same_type(p.next, p.state), "state", "must have next's type")
         .real("change", p.change, {B})
         .typed("sweeps", p.sweeps, DType::i32, {B})
         .that(p.tolerance >= 0, "tolerance", "may not be negative")

@@ -28,7 +28,7 @@ FlowPass encode(Engine& engine, const FlowModel& model, const FlowBatch& batch, 
     return pass;
 }
 
-FlowInverse invert(Engine& engine, const FlowModel& model, const FlowBatch& batch, const std::vector<float>& h,
+FlowInverse invert(Engine& engine, const FlowModel& model, const FlowBatch& batch, const std::vector<double>& h,
                    const InverseRange& range = {}) {
     FlowInverse out;
     const Status status = model.invert(engine, batch, h.data(), range, out, nullptr);
@@ -36,11 +36,20 @@ FlowInverse invert(Engine& engine, const FlowModel& model, const FlowBatch& batc
     return out;
 }
 
-double largest_difference(const std::vector<float>& a, const std::vector<float>& b) {
+std::vector<std::vector<double>> trace(Engine& engine, const FlowModel& model, const FlowBatch& batch,
+                                       const FlowLatents& latents) {
+    FlowTrace out;
+    const Status status = model.trace(engine, batch, latents, out, nullptr);
+    REQUIRE_MESSAGE(status.ok(), status.text);
+    return out.states;
+}
+
+template <class A, class B>
+double largest_difference(const std::vector<A>& a, const std::vector<B>& b) {
     REQUIRE(a.size() == b.size());
     double worst = 0;
     for (size_t i = 0; i < a.size(); ++i) {
-        const double error = std::fabs(static_cast<double>(a[i]) - b[i]);
+        const double error = std::fabs(static_cast<double>(a[i]) - static_cast<double>(b[i]));
         if (!(error <= worst)) worst = error;
     }
     return worst;
@@ -64,13 +73,14 @@ TEST_CASE("flow: a sequence's states do not depend on its batch or the threads")
         const int64_t T = 12 * config.patch_size, prefix = prefix_of(config), n = (T - prefix) * config.latent_size;
         const Text text(config, 3, T, prefix);
         const FlowPass all = encode(three, *model, text.batch, {.noise = text.noise.data()});
-        const FlowInverse back = invert(three, *model, text.batch, all.states.back());
+        const std::vector<double> noise = wide(all.states.back());
+        const FlowInverse back = invert(three, *model, text.batch, noise);
         for (int64_t b = 0; b < 3; ++b) {
             const FlowBatch alone{.ids = text.ids.data() + b * T, .B = 1, .T = T, .prefix = prefix};
             const FlowPass own = encode(one, *model, alone, {.noise = text.noise.data() + b * n});
             for (size_t l = 0; l < own.states.size(); ++l)
                 CHECK(same_bits(own.states[l].data(), all.states[l].data() + b * n, n));
-            const std::vector<float> u(all.states.back().begin() + b * n, all.states.back().begin() + (b + 1) * n);
+            const std::vector<double> u(noise.begin() + b * n, noise.begin() + (b + 1) * n);
             const FlowInverse found = invert(one, *model, alone, u);
             CHECK(same_bits(found.state.data(), back.state.data() + b * n, n));
         }
@@ -83,14 +93,14 @@ TEST_CASE("flow: the inverse undoes the stack") {
         const auto model = load(engine, config);
         const Text text(config, 2, 20 * config.patch_size, prefix_of(config));
         const FlowPass pass = encode(engine, *model, text.batch, {.noise = text.noise.data()});
-        std::vector<float> h = pass.states.back();
+        std::vector<double> h = wide(pass.states.back());
         for (int64_t l = static_cast<int64_t>(config.flows.size()); l > 0; --l) {
             h = invert(engine, *model, text.batch, h, {.from = l, .to = l - 1}).state;
             CHECK(largest_difference(h, pass.states[l - 1]) <= 5e-3);
             const FlowPass up = encode(engine, *model, text.batch, {.given = h.data(), .level = l - 1});
             CHECK(largest_difference(up.states.back(), pass.states.back()) <= 2e-4);
         }
-        const FlowInverse whole = invert(engine, *model, text.batch, pass.states.back());
+        const FlowInverse whole = invert(engine, *model, text.batch, wide(pass.states.back()));
         CHECK(same_bits(whole.state.data(), h.data(), static_cast<int64_t>(h.size())));
     }
 }
@@ -102,7 +112,7 @@ TEST_CASE("flow: every way of inverting finds the same state, whatever the batch
         const int64_t T = 14 * config.patch_size, prefix = prefix_of(config), n = (T - prefix) * config.latent_size;
         const int64_t N = (T - prefix) / config.patch_size;
         const Text text(config, 3, T, prefix);
-        const std::vector<float> u = random_normals(3 * n, 5);
+        const std::vector<double> u = wide(random_normals(3 * n, 5));
         const FlowInverse sequential = invert(engine, *model, text.batch, u);
         for (const int64_t modules : {int64_t{1}, int64_t{3}, N}) {
             for (const bool zeros : {false, true}) {
@@ -115,7 +125,7 @@ TEST_CASE("flow: every way of inverting finds the same state, whatever the batch
                 for (const std::vector<int32_t>& sweeps : found.sweeps)
                     for (const int32_t count : sweeps) CHECK((count >= modules && count <= N));
                 const FlowBatch last{.ids = text.ids.data() + 2 * T, .B = 1, .T = T, .prefix = prefix};
-                const std::vector<float> own(u.begin() + 2 * n, u.end());
+                const std::vector<double> own(u.begin() + 2 * n, u.end());
                 CHECK(same_bits(invert(engine, *model, last, own, range).state.data(), found.state.data() + 2 * n, n));
             }
         }
@@ -127,7 +137,7 @@ TEST_CASE("flow: a plan that ends before its tolerance is an error, and so is a 
     Engine engine(*find_backend("cpu"), 2);
     const auto model = load(engine, config);
     const Text text(config, 2, 20);
-    std::vector<float> u = random_normals(2 * 20 * config.latent_size, 6);
+    std::vector<double> u = wide(random_normals(2 * 20 * config.latent_size, 6));
     InverseRange range;
     range.plans.assign(config.flows.size(), {.method = InverseMethod::jacobi, .sweeps = 2, .tolerance = 1e-7f});
     FlowInverse out;
@@ -146,18 +156,44 @@ TEST_CASE("flow: fixed positions stay, and what comes before them in the flow's 
     const auto model = load(engine, config);
     const int64_t N = 12, c = config.channels();
     const Text text(config, 1, N);
-    const FlowPass pass = encode(engine, *model, text.batch, {.noise = text.noise.data()});
-    const std::vector<float>& z = pass.states[0];
-    std::vector<float> given = z;
+    const std::vector<std::vector<double>> states = trace(engine, *model, text.batch, {.noise = text.noise.data()});
+    std::vector<double> given = states[0];
     std::vector<uint8_t> fixed(N);
     fixed[5] = 1;
-    for (int64_t i = 0; i < c; ++i) given[5 * c + i] += 1.0f;
+    for (int64_t i = 0; i < c; ++i) given[5 * c + i] += 1.0;
     const FlowInverse edited =
-        invert(engine, *model, text.batch, pass.states[1], {.from = 1, .fixed = fixed.data(), .given = given.data()});
-    const FlowInverse plain = invert(engine, *model, text.batch, pass.states[1], {.from = 1});
+        invert(engine, *model, text.batch, states[1], {.from = 1, .fixed = fixed.data(), .given = given.data()});
+    const FlowInverse plain = invert(engine, *model, text.batch, states[1], {.from = 1});
+    CHECK(plain.state == states[0]);
     CHECK(same_bits(edited.state.data(), plain.state.data(), 5 * c));
     CHECK(same_bits(edited.state.data() + 5 * c, given.data() + 5 * c, c));
     CHECK(!same_bits(edited.state.data() + 6 * c, plain.state.data() + 6 * c, c));
+}
+
+TEST_CASE("flow: what a trace gives is undone to the bit, from every level, whatever the threads and the batch") {
+    for (const FlowConfig& config : all_shapes())
+        for (const Precision precision : {Precision::f32, Precision::bf16}) {
+            Engine one(*find_backend("cpu"), 1), three(*find_backend("cpu"), 3);
+            const auto model = load(one, config, precision), same = load(three, config, precision);
+            const Text text(config, 3, 14 * config.patch_size, prefix_of(config));
+            const auto states = trace(one, *model, text.batch, {.noise = text.noise.data()});
+            CHECK(trace(three, *same, text.batch, {.noise = text.noise.data()}) == states);
+            const int64_t L = static_cast<int64_t>(config.flows.size());
+            for (int64_t from = L; from > 0; --from)
+                for (int64_t to = 0; to < from; ++to)
+                    CHECK(invert(three, *same, text.batch, states[from], {.from = from, .to = to}).state == states[to]);
+            const FlowBatch last{
+                .ids = text.ids.data() + 2 * text.batch.T, .B = 1, .T = text.batch.T, .prefix = text.batch.prefix};
+            const size_t n = states[0].size() / 3;
+            const std::vector<double> own(states.back().begin() + 2 * static_cast<int64_t>(n), states.back().end());
+            CHECK(same_bits(invert(one, *model, last, own).state.data(), states[0].data() + 2 * n,
+                            static_cast<int64_t>(n)));
+            // The pass over all positions says the same, as far as f32 goes.
+            const FlowPass pass = encode(one, *model, text.batch, {.noise = text.noise.data()});
+            CHECK(largest_difference(pass.states[1], states[1]) <= (precision == Precision::f32 ? 1e-3 : 0.2));
+            const auto again = trace(one, *model, text.batch, {.given = states[1].data(), .level = 1});
+            CHECK(again.back() == states.back());
+        }
 }
 
 TEST_CASE("flow: the cpu backend computes what the reference backend computes") {
@@ -237,6 +273,51 @@ TEST_CASE("flow: frozen flows keep their values") {
     }
 }
 
+TEST_CASE("flow: readouts: their gradients are right, and reach nothing else") {
+    FlowConfig config = small_flow_config(2);
+    for (FlowStage& stage : config.flows) stage.readout_hidden = 7;
+    Engine engine(*find_backend("cpu"), 2);
+    std::unique_ptr<FlowTrainer> trainer;
+    REQUIRE(FlowTrainer::create(engine, load(engine, config), false, trainer).ok());
+    trainer->train_readouts();
+    const Text text(config, 2, 12);
+    std::vector<float> weights(24);
+    for (size_t i = 0; i < weights.size(); ++i) weights[i] = 0.1f + 0.05f * static_cast<float>(i % 3);
+    const auto loss = [&] {
+        FlowReadings out;
+        REQUIRE(trainer->readings(engine, text.batch, {.noise = text.noise.data()}, false, out, nullptr).ok());
+        double sum = 0;
+        for (const std::vector<float>& level : out.losses)
+            for (size_t i = 0; i < level.size(); ++i) sum += static_cast<double>(weights[i]) * level[i];
+        return sum;
+    };
+    FlowReadings out;
+    REQUIRE(trainer->accumulate_readouts(engine, text.batch, {.noise = text.noise.data()}, weights.data(), out, nullptr)
+                .ok());
+    for (const TensorSpec& spec : trainer->tensors()) {
+        std::vector<float> gradient(spec.size()), values(spec.size());
+        REQUIRE(trainer->read(engine, TrainerBuffer::gradient, spec.name, gradient.data()).ok());
+        if (spec.name.find(".readout.") == std::string::npos) {
+            CHECK_MESSAGE(std::all_of(gradient.begin(), gradient.end(), [](float x) { return x == 0; }), spec.name);
+            continue;
+        }
+        REQUIRE(trainer->read(engine, TrainerBuffer::parameter, spec.name, values.data()).ok());
+        const size_t i = gradient.size() / 3;
+        const float step = 1e-2f, before = values[i];
+        double sums[2];
+        for (const int side : {0, 1}) {
+            values[i] = side ? before + step : before - step;
+            REQUIRE(trainer->write(engine, TrainerBuffer::parameter, spec.name, values.data()).ok());
+            sums[side] = loss();
+        }
+        values[i] = before;
+        REQUIRE(trainer->write(engine, TrainerBuffer::parameter, spec.name, values.data()).ok());
+        const double expected = (sums[1] - sums[0]) / (2 * static_cast<double>(step));
+        CHECK_MESSAGE(std::fabs(gradient[i] - expected) <= 2e-3 + 1e-2 * std::fabs(expected), spec.name, ": ",
+                      gradient[i], ", finite difference ", expected);
+    }
+}
+
 TEST_CASE("flow: bad batches are refused") {
     const FlowConfig config = small_flow_config(2);
     Engine engine(*find_backend("cpu"), 1);
@@ -278,7 +359,8 @@ TEST_CASE("flow: a device computes what the processor computes, with recordings 
     Engine cpu(*find_backend("cpu"), 2);
     const auto expected_model = load(cpu, config);
     const FlowPass expected = encode(cpu, *expected_model, text.batch, {.noise = text.noise.data()});
-    const FlowInverse expected_back = invert(cpu, *expected_model, text.batch, expected.states.back());
+    const std::vector<double> noise = wide(expected.states.back());
+    const FlowInverse expected_back = invert(cpu, *expected_model, text.batch, noise);
     for (const std::string& name : devices()) {
         INFO("device ", name);
         Engine& engine = device_engine(name);
@@ -287,12 +369,14 @@ TEST_CASE("flow: a device computes what the processor computes, with recordings 
         for (size_t l = 0; l < pass.states.size(); ++l)
             CHECK(largest_difference(pass.states[l], expected.states[l]) <= 2e-4);
         CHECK(largest_difference(pass.nelbo, expected.nelbo) <= 2e-3);
-        const FlowInverse back = invert(engine, *model, text.batch, expected.states.back());
+        const FlowInverse back = invert(engine, *model, text.batch, noise);
         CHECK(largest_difference(back.state, expected_back.state) <= 5e-3);
         CHECK(back.tokens == expected_back.tokens);
         const InverseRange sweeps{
             .plans = std::vector<InversePlan>(config.flows.size(), {.method = InverseMethod::jacobi, .modules = 2})};
-        CHECK(invert(engine, *model, text.batch, expected.states.back(), sweeps).tokens == expected_back.tokens);
+        CHECK(invert(engine, *model, text.batch, noise, sweeps).tokens == expected_back.tokens);
+        const auto states = trace(engine, *model, text.batch, {.noise = text.noise.data()});
+        CHECK(invert(engine, *model, text.batch, states.back()).state == states[0]);
     }
 }
 

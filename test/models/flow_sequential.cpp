@@ -27,7 +27,7 @@ FlowInverse invert(const Job& job, int threads, bool one_by_one = false) {
     Engine engine(*find_backend("cpu"), threads);
     const auto model = load(engine, job.config, job.precision);
     const std::vector<int32_t> ids = random_ids(job.B * job.T(), job.config.vocab_size);
-    const std::vector<float> u = random_normals(job.values(), 4);
+    const std::vector<double> u = wide(random_normals(job.values(), 4));
     InverseRange range = job.range;
     if (one_by_one) range.plans.assign(job.config.flows.size(), {.method = InverseMethod::jacobi, .modules = job.N});
     FlowInverse out;
@@ -40,11 +40,11 @@ FlowInverse invert(const Job& job, int threads, bool one_by_one = false) {
 struct Difference {
     double worst = 0, mean = 0;
 };
-Difference difference(const std::vector<float>& a, const std::vector<float>& b) {
+Difference difference(const std::vector<double>& a, const std::vector<double>& b) {
     REQUIRE(a.size() == b.size());
     Difference d;
     for (size_t i = 0; i < a.size(); ++i) {
-        const double error = std::fabs(static_cast<double>(a[i]) - b[i]);
+        const double error = std::fabs(a[i] - b[i]);
         if (!(error <= d.worst)) d.worst = error;
         d.mean += error / static_cast<double>(a.size());
     }
@@ -53,7 +53,7 @@ Difference difference(const std::vector<float>& a, const std::vector<float>& b) 
 
 /// Inverses of mixtures are steep between clusters: a rounding grows a thousandfold there, and one of bf16 may lead to another
 /// cluster. So those of bf16 are judged on average.
-void check_alike(const Job& job, const std::vector<float>& a, const std::vector<float>& b) {
+void check_alike(const Job& job, const std::vector<double>& a, const std::vector<double>& b) {
     const bool steep = job.config.flows[0].kind == FlowKind::mixture_rosenblatt;
     const Difference d = difference(a, b);
     if (job.precision == Precision::f32) CHECK(d.worst <= (steep ? 2e-2 : 1e-4));
@@ -95,7 +95,7 @@ TEST_CASE("flow: the sequential inverse does not depend on threads or the batch"
         const Job job{config};
         const FlowInverse one = invert(job, 1);
         for (const int threads : {2, 3, 5, 9}) CHECK(invert(job, threads).state == one.state);
-        const std::vector<float> alone = invert({config, Precision::f32, 1}, 2).state;
+        const std::vector<double> alone = invert({config, Precision::f32, 1}, 2).state;
         CHECK(same_bits(alone.data(), one.state.data(), static_cast<int64_t>(alone.size())));
     }
 }
@@ -103,7 +103,7 @@ TEST_CASE("flow: the sequential inverse does not depend on threads or the batch"
 TEST_CASE("flow: fixed positions are alike in one op and one by one") {
     for (const FlowConfig& config : single_flows()) {
         Job job{config};
-        const std::vector<float> given = random_normals(job.values(), 8);
+        const std::vector<double> given = wide(random_normals(job.values(), 8));
         std::vector<uint8_t> fixed(job.B * job.N);
         for (size_t i = 0; i < fixed.size(); ++i) fixed[i] = i % 7 == 3;
         job.range = {.fixed = fixed.data(), .given = given.data()};
@@ -122,7 +122,7 @@ TEST_CASE("flow: a sequential inverse can be cancelled on its way, and the engin
         const auto model = load(engine, config);
         const auto run = [&](int64_t N, const std::atomic<bool>* cancelled) {
             const std::vector<int32_t> ids(N);
-            const std::vector<float> u = random_normals(N * config.channels(), 4);
+            const std::vector<double> u = wide(random_normals(N * config.channels(), 4));
             FlowInverse out;
             return model->invert(engine, {.ids = ids.data(), .B = 1, .T = N}, u.data(), {}, out, cancelled).code;
         };

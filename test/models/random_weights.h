@@ -52,8 +52,9 @@ inline std::vector<int32_t> random_ids(int64_t n, int64_t V) {
     return ids;
 }
 
-inline bool same_bits(const float* a, const float* b, int64_t n) {
-    return std::memcmp(a, b, n * sizeof(float)) == 0;
+template <class T>
+bool same_bits(const T* a, const T* b, int64_t n) {
+    return std::memcmp(a, b, n * sizeof(T)) == 0;
 }
 
 }  // namespace noema::test

@@ -60,4 +60,9 @@ inline std::vector<float> random_normals(int64_t n, uint32_t row = 0) {
     return v;
 }
 
+/// The same numbers as states.
+inline std::vector<double> wide(const std::vector<float>& v) {
+    return {v.begin(), v.end()};
+}
+
 }  // namespace noema::test

@@ -25,8 +25,8 @@ std::vector<Field> fields() {
                            input("norm", {C}, {.scale = 0.1, .shift = 1}),
                            input("head", {2 * c, C}, {.scale = 0.2}),
                            input("head_bias", {2 * c}, {.scale = 0.1}),
-                           contiguous(input("u", {B, N, c})),
-                           contiguous(in_out("h", {B, N, c})),
+                           contiguous(input("u", {B, N, c}, {}, DType::f64)),
+                           contiguous(in_out("h", {B, N, c}, {}, DType::f64)),
                            ids("fixed", {B, N}, 0, 2, DType::u8),
                            output("failed", {N, B}, DType::i32)};
     for (int64_t i = 0; i < kLayers; ++i) {
@@ -228,6 +228,34 @@ TEST_CASE("sequential_inverse: an affine flow is what plain loops make of it") {
                 if (first.empty()) first = h;
                 CHECK(h == first);
             }
+        }
+    }
+}
+
+TEST_CASE("sequential_inverse forward gives the noise that leads back, to the bit") {
+    constexpr double kGrid = 0x1p-20;
+    for (const Precision precision : {Precision::f32, Precision::bf16}) {
+        OpCase there = inverse_case(precision, [](SequentialInverse& p, InverseBlock&) {
+            std::swap(p.u, p.h);
+            p.fixed = {}, p.forward = true;
+        });
+        OpCase back =
+            inverse_case(precision, [](SequentialInverse& p, InverseBlock&) { p.fixed = {}, p.grid = kGrid; });
+        // h has the name u while it is given.
+        Row h = make_tensors(there.fields, there.title, false, false).values("u");
+        for (double& x : h) x = std::nearbyint(x / kGrid) * kGrid;
+        there.fields[6].fill.values = h;
+        EachIsa each;
+        for (const std::string& isa : each.names) {
+            INFO(isa);
+            EachIsa::use(isa);
+            ThreadTeam two(2), three(3);
+            const Tensors noise = make_tensors(there.fields, there.title, false, false);
+            REQUIRE(run_on(there, noise, "cpu", two).ok());
+            back.fields[6].fill.values = noise.values("h");
+            const Tensors found = make_tensors(back.fields, back.title, false, false);
+            REQUIRE(run_on(back, found, "cpu", three).ok());
+            CHECK(found.values("h") == h);
         }
     }
 }

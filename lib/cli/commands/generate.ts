@@ -22,6 +22,7 @@ interface GenerateFlags extends DecodingFlags, Pick<BoundFlags, "precision" | "j
   maxTokens?: string;
   seed?: string;
   inversion?: string;
+  exit?: string;
   threads?: string;
   documentStart?: boolean;
   refine?: boolean;
@@ -39,6 +40,10 @@ export function generate(program: Command, streams: Streams): void {
     .option(
       "--inversion <way>",
       "flows: sequential, jacobi, or auto, the faster one of each flow (default: sequential)",
+    )
+    .option(
+      "--exit <level>",
+      "flows: read the text from this state, by its readout, the flows below left out (default: 0)",
     )
     .option("--document-start", "put an end-of-text token, which separates texts in training, before the prompt");
   addDeviceFlag(addDecodingFlags(command))
@@ -86,9 +91,10 @@ function start(model: AnyModel, { flags, signal, prompt, refine }: Start): Gener
     ...(flags.documentStart ? { documentStart: true } : {}),
   };
   if (model.family === "autoregressive") return model.generate();
-  if (model.family === "flow") return invert(model, flags, { ...asked, signal, ...seed });
-  if (flags.inversion !== undefined)
-    throw new NoemaError("ERR_UNSUPPORTED", '"inversion" is for flows; this model is a masked one');
+  if (model.family === "flow") return invert(model, flags, { ...asked, refine, signal, ...seed });
+  const [foreign] = (["inversion", "exit"] as const).filter((flag) => flags[flag] !== undefined);
+  if (foreign !== undefined)
+    throw new NoemaError("ERR_UNSUPPORTED", `"${foreign}" is for flows; this model is a masked one`);
   if (flags.infill !== undefined) return model.infill({ text: flags.infill, ...shared });
   return model.generate({ ...asked, ...shared });
 }
@@ -105,6 +111,7 @@ function invert(model: FlowModel, flags: GenerateFlags, options: Parameters<Flow
     ...options,
     ...(temperature !== undefined && { temperature }),
     ...(inversion !== undefined && { inversion }),
+    ...(flags.exit !== undefined && { exit: numberOf(flags.exit, "exit") }),
   });
 }
 

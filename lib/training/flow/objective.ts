@@ -5,11 +5,10 @@ import { sum, type Window } from "../../evaluation/bound.js";
 import { flowBounds, flowGains } from "../../evaluation/flow-bound.js";
 import { BoundTotals } from "../../evaluation/statistics.js";
 import type { FlowBatch, FlowPass, NativeFlowModel, NativeFlowTrainer } from "../../native/addon.js";
-import { fillNormals } from "../../normals.js";
-import { Rng, RngStream } from "../../rng.js";
 import type { FlowMonitors } from "../metrics.js";
 import { HELD_OUT_SEED, type HeldOut, type Objective } from "../objective.js";
 import type { TrainSettings } from "../options.js";
+import { FlowBatches } from "./batches.js";
 import { separation, settleCodebook } from "./codebook.js";
 import { Moments } from "./moments.js";
 
@@ -24,11 +23,11 @@ export interface FlowParts {
 export class FlowObjective implements Objective {
   readonly kind = "upper";
   readonly #parts: FlowParts;
-  readonly #rng: Rng;
+  readonly #batches: FlowBatches;
 
   constructor(parts: FlowParts) {
     this.#parts = parts;
-    this.#rng = new Rng(parts.settings.seed);
+    this.#batches = new FlowBatches(parts.config, parts.settings);
   }
 
   get config(): FlowConfig {
@@ -41,44 +40,17 @@ export class FlowObjective implements Objective {
     return this.#parts.model.info().parameters;
   }
 
-  /** A few sequences at a time, each call with a prefix of its own length or none; every sequence weighs the same. */
+  /** A few sequences at a time; every sequence weighs the same. */
   async accumulate(ids: Int32Array, step: number): Promise<number> {
     const { config, settings, trainer } = this.#parts;
-    const { batch, length, microBatch } = settings;
     const reconstruction = reconstructionWeight(settings, step);
     let loss = 0;
-    for (let firstRow = 0; firstRow < batch; firstRow += microBatch) {
-      const part = ids.slice(firstRow * length, Math.min(batch, firstRow + microBatch) * length);
-      const rows = part.length / length;
-      const prefix = this.#prefix(step, firstRow);
-      const tokens = rows * (length - prefix);
-      const share = rows / batch / tokens;
-      const weights = new Float32Array(tokens / config.patchSize).fill(share);
-      const noise = this.#noise(tokens, step, firstRow);
-      const request = { ids: part, batch: rows, length, prefix, noise, weights, reconstruction };
-      const { nelbo } = await trainer.accumulate(request);
+    for (const { share, ...part } of this.#batches.of(ids, step)) {
+      const weights = new Float32Array(part.tokens / config.patchSize).fill(share);
+      const { nelbo } = await trainer.accumulate({ ...part.request, weights, reconstruction });
       loss += share * sum(nelbo);
     }
     return loss;
-  }
-
-  /** Tokens that a call's sequences are given. */
-  #prefix(step: number, firstRow: number): number {
-    const { config, settings } = this.#parts;
-    const positions = settings.length / config.patchSize;
-    const [chance, place] = [0, 1].map((lane) => this.#rng.uniform(RngStream.time, step, firstRow, lane)) as [
-      number,
-      number,
-    ];
-    if (!config.prefixConditioning || chance >= settings.prefixes || positions < 2) return 0;
-    return (1 + Math.floor(place * (positions - 1))) * config.patchSize;
-  }
-
-  #noise(tokens: number, step: number, firstRow: number): Float32Array {
-    const { latentSize } = this.#parts.config;
-    // Every call has rows of draws to itself: 2^16 of them are more values than a call can hold.
-    const place = { stream: RngStream.latent, step, row: firstRow * 65536 };
-    return fillNormals(this.#rng, place, new Float32Array(tokens * latentSize));
   }
 
   /** The gauge and the floor of the codebook, where it is trained. */

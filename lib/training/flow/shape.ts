@@ -53,6 +53,11 @@ export function extended(config: FlowConfig, { flows }: FlowShape): FlowConfig {
   return checked({ ...config, flows: [...config.flows, ...flows] });
 }
 
+/** The same stack with a readout of every state above the data's. */
+export function withReadouts(config: FlowConfig, readoutHiddenSize: number): FlowConfig {
+  return checked({ ...config, flows: config.flows.map((stage) => ({ ...stage, readoutHiddenSize })) });
+}
+
 /** Refuses sizes that do not fit together, as it would when the checkpoint is read. */
 function checked(config: FlowConfig): FlowConfig {
   return noemaFlow.parse({ path: "flow", values: noemaFlow.config(config) });

@@ -10,6 +10,8 @@ const BODY = 0.02;
 const LOG_SIGMA = Math.log(0.35);
 /** A position's channels have unit scale: this gives the body's stream about the scale of embeddings. */
 const INPUT = 0.1;
+/** A state's channels have unit scale, and only some of them tell the token. */
+const READOUT = 0.3;
 /** Means of a mixture-cdf's components: apart enough to differ, close enough to make one bell. */
 const MEANS = 0.1;
 
@@ -22,6 +24,7 @@ export function flowStart(name: string, config: FlowConfig): Start {
   if (own === "components.log_sigma") return () => LOG_SIGMA;
   if (/^(input|context)\.weight$/.test(own)) return INPUT;
   if (own === "maf.embed.weight") return 0.5;
+  if (own === "readout.input.weight") return READOUT;
   if (own === "maf.out.bias") return (index) => componentMean(index % (3 * K), K);
   if (own.endsWith(".bias")) return () => 0;
   if (own === "maf.out.weight" || (own === "head.weight" && kind === "affine")) return () => 0;

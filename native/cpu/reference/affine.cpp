@@ -35,7 +35,7 @@ Status affine_loop(const Affine& p) {
         for (int64_t i = 0; i < c; ++i) {
             const A a = soft_clip(get<A>(p.parameters, r, i)), b = get<A>(p.parameters, r, c + i);
             const A u = (get<A>(p.h, r, i) - b) * std::exp(-a);
-            if (p.u) set<A>(p.u, u, r, i);
+            if (p.u) set<A>(p.u, static_cast<A>(on_grid(static_cast<double>(u), p.grid)), r, i);
             log_det -= a;
             log_normal -= u * u / 2 + static_cast<A>(kHalfLogTau);
         }
@@ -68,7 +68,8 @@ Status affine_inverse_loop(const AffineInverse& p) {
     for (int64_t r = 0; r < p.u.shape[0]; ++r)
         for (int64_t i = 0; i < c; ++i) {
             const A a = soft_clip(get<A>(p.parameters, r, i)), b = get<A>(p.parameters, r, c + i);
-            set<A>(p.h, get<A>(p.u, r, i) * std::exp(a) + b, r, i);
+            const A h = get<A>(p.u, r, i) * std::exp(a) + b;
+            set<A>(p.h, static_cast<A>(on_grid(static_cast<double>(h), p.grid)), r, i);
         }
     return {};
 }

@@ -54,7 +54,7 @@ Status mixture_cdf_loop(const MixtureCdf& p) {
             const A log_p = log_sum_exp(mixture.log_densities(h));
             density += log_p;
             det += log_p - log_density_at(u);
-            if (p.u) set<A>(p.u, u, r, i);
+            if (p.u) set<A>(p.u, static_cast<A>(on_grid(static_cast<double>(u), p.grid)), r, i);
         }
         if (p.log_density) set<A>(p.log_density, density, r);
         if (p.log_det) set<A>(p.log_det, det, r);
@@ -137,7 +137,7 @@ Status mixture_cdf_inverse_loop(const MixtureCdfInverse& p) {
             const bool found = invert(Mixture<A>(p.parameters, r, i), get<A>(p.u, r, i), h);
             failed += !found;
             evaluations += found ? kHalvings : 0;
-            set<A>(p.h, h, r, i);
+            set<A>(p.h, static_cast<A>(on_grid(static_cast<double>(h), p.grid)), r, i);
         }
         if (p.failed) set<A>(p.failed, static_cast<A>(failed), r);
         if (p.evaluations) set<A>(p.evaluations, static_cast<A>(evaluations), r);

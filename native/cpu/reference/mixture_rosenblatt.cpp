@@ -56,7 +56,7 @@ Status mixture_rosenblatt_loop(const MixtureRosenblatt& p) {
             const A log_p = posterior.pass(z, i);
             density += log_p;
             det += log_p - log_density_at(u);
-            if (p.u) set<A>(p.u, u, r, i);
+            if (p.u) set<A>(p.u, static_cast<A>(on_grid(static_cast<double>(u), p.grid)), r, i);
         }
         if (p.log_density) set<A>(p.log_density, density, r);
         if (p.log_det) set<A>(p.log_det, det, r);
@@ -159,7 +159,8 @@ Status mixture_rosenblatt_inverse_loop(const MixtureRosenblattInverse& p) {
         Posterior<A> posterior(p, r);
         int64_t i = 0;
         for (; i < d && posterior.finite && std::isfinite(get<A>(p.u, r, i)); ++i) {
-            const A z = invert(posterior, get<A>(p.u, r, i), i);
+            const A found = invert(posterior, get<A>(p.u, r, i), i);
+            const A z = static_cast<A>(on_grid(static_cast<double>(found), p.grid));
             set<A>(p.z, z, r, i);
             posterior.pass(z, i);
         }

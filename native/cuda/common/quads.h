@@ -1,5 +1,5 @@
 // Four consecutive f32 of a row at a time: one access of 16 bytes where addresses allow it, else four of 4. Which thread
-// owns which elements is the same either way, and so are the bits of every result.
+// owns which elements is the same either way, and so are the bits of every result. (Wide states: four f64, two accesses.)
 #pragma once
 
 #include <type_traits>
@@ -10,14 +10,16 @@
 
 namespace noema::cuda {
 
-struct Quad {
-    float e[4];
+template <class T>
+struct QuadOf {
+    T e[4];
 };
+using Quad = QuadOf<float>;
 
 /// f of each element.
-template <class F, class... Q>
-__device__ __forceinline__ Quad map(F f, const Q&... q) {
-    Quad out;
+template <class F, class... T>
+__device__ __forceinline__ auto map(F f, const QuadOf<T>&... q) {
+    QuadOf<decltype(f(q.e[0]...))> out;
 #pragma unroll
     for (int i = 0; i < 4; ++i) out.e[i] = f(q.e[i]...);
     return out;
@@ -54,6 +56,33 @@ __device__ __forceinline__ Quad load_quad(const bf16* row, int64_t c, int64_t C)
         return q;
     }
 }
+struct alignas(16) Pair {
+    double e[2];
+};
+template <bool kWhole>
+__device__ __forceinline__ QuadOf<double> load_quad(const double* row, int64_t c, int64_t C) {
+    if constexpr (kWhole) {
+        const Pair *at = reinterpret_cast<const Pair*>(row + c), low = at[0], high = at[1];
+        return {{low.e[0], low.e[1], high.e[0], high.e[1]}};
+    } else {
+        QuadOf<double> q;
+#pragma unroll
+        for (int i = 0; i < 4; ++i) q.e[i] = c + i < C ? row[c + i] : 0.0;
+        return q;
+    }
+}
+template <bool kWhole>
+__device__ __forceinline__ void store_quad(double* row, int64_t c, int64_t C, const QuadOf<double>& q) {
+    if constexpr (kWhole) {
+        Pair* at = reinterpret_cast<Pair*>(row + c);
+        at[0] = {{q.e[0], q.e[1]}};
+        at[1] = {{q.e[2], q.e[3]}};
+    } else {
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+            if (c + i < C) row[c + i] = q.e[i];
+    }
+}
 template <bool kWhole>
 __device__ __forceinline__ void store_quad(float* row, int64_t c, int64_t C, const Quad& q) {
     if constexpr (kWhole) {
@@ -66,11 +95,11 @@ __device__ __forceinline__ void store_quad(float* row, int64_t c, int64_t C, con
 }
 
 /// The sum of those elements of the quad at c that lie in a row of C.
-template <bool kWhole>
-__device__ __forceinline__ float sum_inside(const Quad& q, int64_t c, int64_t C) {
-    float e[4];
+template <bool kWhole, class T>
+__device__ __forceinline__ T sum_inside(const QuadOf<T>& q, int64_t c, int64_t C) {
+    T e[4];
 #pragma unroll
-    for (int i = 0; i < 4; ++i) e[i] = kWhole || c + i < C ? q.e[i] : 0.0f;
+    for (int i = 0; i < 4; ++i) e[i] = kWhole || c + i < C ? q.e[i] : T{0};
     return (e[0] + e[1]) + (e[2] + e[3]);
 }
 

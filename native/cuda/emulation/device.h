@@ -214,6 +214,12 @@ inline int __float_as_int(float x) {
 inline float __int_as_float(int x) {
     return std::bit_cast<float>(x);
 }
+// In the global namespace, too, these are for float and for double.
+using std::copysign;
+using std::exp;
+using std::fabs;
+using std::fma;
+using std::log;
 inline float rsqrtf(float x) {
     return 1.0f / std::sqrt(x);
 }

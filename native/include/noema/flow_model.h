@@ -17,6 +17,7 @@ struct FlowStage {
     int64_t num_components = 0;  // K; 0 (mixture_rosenblatt only): the codebook
     int64_t maf_hidden = 0;      // M, mixture_cdf only
     int64_t maf_features = 0;    // E, mixture_cdf only
+    int64_t readout_hidden = 0;  // width of the readout of the state that it makes; 0: none
 };
 
 struct FlowConfig {
@@ -54,11 +55,11 @@ struct FlowBatch {
 /// Where a pass starts: with the tokens and the encoder's noise, or with h^(level) as given. Host memory, [B, T - prefix, d].
 struct FlowLatents {
     const float* noise = nullptr;
-    const float* given = nullptr;
+    const double* given = nullptr;
     int64_t level = 0;  // of `given`
 };
 
-/// What a pass over a stack is to give back, in text order. Arrays that are not asked for, or of flows that a pass from a
+/// What a pass over all positions at once is to give back, in text order. Arrays that are not asked for, or of flows that a pass from a
 /// higher level does not take, stay empty.
 struct FlowPass {
     bool keep_states = false;
@@ -67,6 +68,19 @@ struct FlowPass {
     std::vector<std::vector<float>> log_density;  // L times [B,N]: log p of h^(l) given what the flow saw before
     std::vector<float> log_sum;                   // [B, T - prefix] log sum_k N_k(z), of a pass from level 0
     std::vector<float> nelbo;                     // [B,N] nats, telescoped (tarflowlm.md section 1), likewise
+};
+
+/// States by the sequential inverse's own steps, in text order. A pass over all positions at once adds up in another order, and states
+/// in f32 hold no token of more than 10 to 15 nats: what is to be inverted again to the bit comes from here.
+struct FlowTrace {
+    std::vector<std::vector<double>>
+        states;  // L + 1 times [B,N,c]; h^(l) on the grid of its level, but the last; below a level given: empty
+};
+
+/// A state read as tokens, position by position: h^(0) by the codebook's posterior, others by their readouts.
+struct FlowReading {
+    std::vector<int32_t> tokens;    // [B, T - prefix] the likeliest
+    std::vector<float> confidence;  // [B, T - prefix] its probability
 };
 
 /// How a flow is inverted. sequential: position after position, with cached keys and values. jacobi: in `modules` equal runs
@@ -87,14 +101,14 @@ struct InverseRange {
     int64_t from = -1;  // -1: L, base noise
     int64_t to = 0;
     const uint8_t* fixed = nullptr;
-    const float* given = nullptr;
+    const double* given = nullptr;
     std::vector<InversePlan> plans;  // one per flow of the model, or none: all sequential
     bool check = false;              // run what was found forward again; not with `fixed`
 };
 
 /// What an inversion gives back, in text order.
 struct FlowInverse {
-    std::vector<float> state;                  // [B,N,c] h^(to)
+    std::vector<double> state;                 // [B,N,c] h^(to), on the grid of its level
     std::vector<int32_t> tokens;               // [B, T - prefix] argmax_k N_k(z); empty above level 0
     std::vector<float> confidence;             // [B, T - prefix] posterior of that token
     std::vector<std::vector<int32_t>> sweeps;  // per flow of the model [B]: sweeps that it took, or positions
@@ -116,12 +130,18 @@ class FlowModel {
     size_t weight_bytes() const { return weight_bytes_; }
     int64_t parameters() const;
 
-    /// Data to noise, all positions at once.
+    /// Data to noise, all positions at once, in f32: likelihoods.
     Status encode(Engine& engine, const FlowBatch& batch, const FlowLatents& latents, FlowPass& out,
                   const std::atomic<bool>* cancelled) const;
+    /// Data to noise position after position, in double: what invert() gives back to the bit. non_finite names the level.
+    Status trace(Engine& engine, const FlowBatch& batch, const FlowLatents& latents, FlowTrace& out,
+                 const std::atomic<bool>* cancelled) const;
+    /// Reads h^(level) [positions,c]. unsupported where the level has no readout.
+    Status read(Engine& engine, int64_t level, const double* h, int64_t positions, FlowReading& out,
+                const std::atomic<bool>* cancelled) const;
     /// Towards data: h [B,N,c] through the inverses of a range of flows, position after position with cached keys and values.
     /// not_converged names flow, sequence and position where a search did not reach its tolerance.
-    Status invert(Engine& engine, const FlowBatch& batch, const float* h, const InverseRange& range, FlowInverse& out,
+    Status invert(Engine& engine, const FlowBatch& batch, const double* h, const InverseRange& range, FlowInverse& out,
                   const std::atomic<bool>* cancelled) const;
 
     Status replace(Engine& engine, const float* flat);
@@ -138,6 +158,12 @@ class FlowModel {
     std::unique_ptr<FlowWeights> weights_;
 };
 
+/// How the readouts do on a batch: L arrays of [B, T - prefix], those of flows without a readout empty.
+struct FlowReadings {
+    std::vector<std::vector<float>> losses;    // nats
+    std::vector<std::vector<int32_t>> tokens;  // the likeliest; of readings() only
+};
+
 /// What a training batch is judged by: sum over positions of weight * nelbo.
 struct FlowObjective {
     const float* weights = nullptr;  // [B,N]
@@ -151,11 +177,19 @@ class FlowTrainer : public TrainingState {
                          std::unique_ptr<FlowTrainer>& out);
 
     const FlowConfig& config() const { return model_->config(); }
-    /// Flows below `stage`, and the codebook when stage > 0, keep their values from now on (progressive training).
+    /// Flows below `stage`, the codebook when stage > 0, and all readouts keep their values from now on (progressive training).
     void train_from(int64_t stage);
+    /// All but the readouts keep their values from now on.
+    void train_readouts();
     /// Adds gradients; `out` receives the pass's likelihoods.
     Status accumulate(Engine& engine, const FlowBatch& batch, const FlowLatents& latents,
                       const FlowObjective& objective, FlowPass& out, const std::atomic<bool>* cancelled);
+    /// Adds the readouts' gradients: sum over tokens and levels of weight [B, T - prefix] * cross-entropy. Their states are given: nothing
+    /// else gets a gradient.
+    Status accumulate_readouts(Engine& engine, const FlowBatch& batch, const FlowLatents& latents, const float* weights,
+                               FlowReadings& out, const std::atomic<bool>* cancelled);
+    Status readings(Engine& engine, const FlowBatch& batch, const FlowLatents& latents, bool average, FlowReadings& out,
+                    const std::atomic<bool>* cancelled);
     /// A pass with the current parameters, or with their average.
     Status encode(Engine& engine, const FlowBatch& batch, const FlowLatents& latents, bool average, FlowPass& out,
                   const std::atomic<bool>* cancelled);

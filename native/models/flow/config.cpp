@@ -18,6 +18,7 @@ Status validate_stage(const FlowConfig& c, size_t l) {
     const FlowStage& f = c.flows[l];
     NOEMA_TRY(config_in_range("num_hidden_layers", f.num_layers, 1, 4096));
     NOEMA_TRY(config_in_range("num_components", f.num_components, 0, kLargestSize));
+    NOEMA_TRY(config_in_range("readout_hidden_size", f.readout_hidden, 0, kLargestSize));
     if (f.kind != FlowKind::mixture_cdf) {
         if (f.maf_hidden || f.maf_features) return refuse_in(l, "only mixture-cdf has a grouped head");
         if (f.kind == FlowKind::affine && f.num_components) return refuse_in(l, "an affine flow has no components");
@@ -41,6 +42,11 @@ void add_stage_tensors(const FlowConfig& c, size_t l, std::vector<TensorSpec>& m
     if (c.prefix_conditioning) matrices.push_back({at + "context.weight", C, n, exact});
     add_block_tensors(at, {f.num_layers, C, C, c.intermediate_size}, matrices, vectors);
     vectors.push_back({at + "norm.weight", C});
+    if (f.readout_hidden) {
+        matrices.push_back({at + "readout.input.weight", c.patch_size * f.readout_hidden, n, exact});
+        vectors.push_back({at + "readout.input.bias", c.patch_size * f.readout_hidden});
+        matrices.push_back({at + "readout.output.weight", c.vocab_size, f.readout_hidden, TensorUse::product});
+    }
     if (f.kind == FlowKind::mixture_cdf) {
         matrices.push_back({at + "maf.embed.weight", (n - 1) * E, 3, values, {n - 1, E, 3}});
         vectors.push_back({at + "maf.embed.bias", (n - 1) * E, 0, values, {n - 1, E}});

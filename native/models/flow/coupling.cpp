@@ -87,15 +87,22 @@ Status couple_chunk(const Coupling& k, const View& h, const View& parameters, co
                               c);
 }
 
-Status invert_chunk(const Coupling& k, const View& u, const View& parameters, const View& h, const View& failed,
-                    Context& c) {
-    if (k.stage.kind == FlowKind::affine) return affine_inverse({.u = u, .parameters = parameters, .h = h}, c);
-    return mixture_rosenblatt_inverse({.u = as_tokens(k, u),
+Status uncouple_chunk(const Coupling& k, const View& parameters, const Uncoupling& p, Context& c) {
+    if (k.stage.kind == FlowKind::affine) {
+        if (p.forward) return affine({.h = p.h, .parameters = parameters, .u = p.u, .grid = p.grid}, c);
+        return affine_inverse({.u = p.u, .parameters = parameters, .h = p.h, .grid = p.grid}, c);
+    }
+    const View u = as_tokens(k, p.u), z = as_tokens(k, p.h);
+    if (p.forward)
+        return mixture_rosenblatt(
+            {.z = z, .logits = parameters, .mean = k.mean, .log_sigma = k.log_sigma, .u = u, .grid = p.grid}, c);
+    return mixture_rosenblatt_inverse({.u = u,
                                        .logits = parameters,
                                        .mean = k.mean,
                                        .log_sigma = k.log_sigma,
-                                       .z = as_tokens(k, h),
-                                       .failed = failed},
+                                       .z = z,
+                                       .failed = p.failed,
+                                       .grid = p.grid},
                                       c);
 }
 
@@ -115,19 +122,23 @@ Status couple(const Coupling& k, const View& g, const View& h, const CouplingOut
     });
 }
 
-Status uncouple(const Coupling& k, const View& g, const View& u, const View& h, const View& failed, Context& c) {
+Status uncouple(const Coupling& k, const View& g, const Uncoupling& p, Context& c) {
     if (k.stage.kind == FlowKind::mixture_cdf) {
         // Rows are sequences here, one position each: few, and all scalars' searches are counted apart.
         ArenaScope scope(*c.arena);
-        return maf_inverse(k, g, u, h, make_parameters(k, g, *c.arena), failed, c);
+        return maf_scalars(k, g, p, make_parameters(k, g, *c.arena), c);
     }
     return each_chunk(k, g.shape[0], [&](int64_t first, int64_t count) -> Status {
         ArenaScope scope(*c.arena);
-        const View some_g = rows_of(g, first, count), some_u = rows_of(u, first, count);
-        const View some_h = rows_of(h, first, count), flags = rows_of(failed, first * k.units(), count * k.units());
-        const Parameters p = make_parameters(k, some_g, *c.arena);
-        NOEMA_TRY(parameters_forward(k, some_g, {}, p, c));
-        return invert_chunk(k, some_u, as_components(k, p.all), some_h, flags, c);
+        const View some_g = rows_of(g, first, count);
+        const Uncoupling some{.u = rows_of(p.u, first, count),
+                              .h = rows_of(p.h, first, count),
+                              .failed = rows_of(p.failed, first * k.units(), count * k.units()),
+                              .grid = p.grid,
+                              .forward = p.forward};
+        const Parameters made = make_parameters(k, some_g, *c.arena);
+        NOEMA_TRY(parameters_forward(k, some_g, {}, made, c));
+        return uncouple_chunk(k, as_components(k, made.all), some, c);
     });
 }
 

@@ -34,9 +34,8 @@ Status biased_product_backward(const View& x, const View& d_y, const BiasedGradi
 // --- the grouped autoregressive head of mixture_cdf: scalar i sees g and the scalars before it -----------------------
 
 Status maf_forward(const Coupling& coupling, const View& g, const View& h, const Parameters& out, Context& c);
-/// Scalar after scalar: parameters from those found so far, then its own by inversion.
-Status maf_inverse(const Coupling& coupling, const View& g, const View& u, const View& h, const Parameters& room,
-                   const View& failed, Context& c);
+/// Scalar after scalar: parameters from those before, then its own way through the coupling.
+Status maf_scalars(const Coupling& coupling, const View& g, const Uncoupling& p, const Parameters& room, Context& c);
 /// d_parameters [R,c*3K] -> d_g [R,C] assigned, d_h [R,c] +=. Weight gradients are added.
 struct MafGradients {
     View parameters, g, h;

@@ -67,6 +67,17 @@ ChannelOrder mixing(const FlowShape& s, size_t flow) {
     return s.config.channel_mix && flow + 1 < s.config.flows.size() ? ChannelOrder::even_odd : ChannelOrder::as_is;
 }
 
+Status first_state(const FlowShape& s, const FlowWeights& w, const FlowLatents& latents, FlowTokens& tokens,
+                   const View& z, Context& c) {
+    if (latents.given) {
+        const View given = view(const_cast<double*>(latents.given), DType::f64, s.tokens(), s.d());
+        return cast({.x = c.upload(given), .y = z}, c);
+    }
+    const View noise = view(const_cast<float*>(latents.noise), DType::f32, s.tokens(), s.d());
+    const View ids = c.upload(view(tokens.suffix.data(), DType::i32, s.tokens()));
+    return codebook_encode({.ids = ids, .mean = w.mean, .log_sigma = w.log_sigma, .eps = c.upload(noise), .z = z}, c);
+}
+
 namespace {
 
 class Encoder {
@@ -89,17 +100,8 @@ class Encoder {
  private:
     Status start(const FlowLatents& latents, FlowTokens& tokens, const View& h) {
         const View z = as_shape(h, {s_.tokens(), s_.d()});
-        const auto host = [&](const float* values) {
-            return c_.upload(view(const_cast<float*>(values), DType::f32, s_.tokens(), s_.d()));
-        };
-        if (latents.given) {
-            NOEMA_TRY(cast({.x = host(latents.given), .y = z}, c_));
-            if (latents.level > 0) return {};
-        } else {
-            const View ids = c_.upload(view(tokens.suffix.data(), DType::i32, s_.tokens()));
-            NOEMA_TRY(codebook_encode(
-                {.ids = ids, .mean = w_.mean, .log_sigma = w_.log_sigma, .eps = host(latents.noise), .z = z}, c_));
-        }
+        NOEMA_TRY(first_state(s_, w_, latents, tokens, z, c_));
+        if (latents.level > 0) return {};
         const View log_sum = c_.arena->tensor(DType::f32, s_.tokens());
         NOEMA_TRY(codebook_decode({.z = z, .mean = w_.mean, .log_sigma = w_.log_sigma, .log_sum = log_sum}, c_));
         c_.fetch(log_sum, out_.log_sum.data());
@@ -194,13 +196,18 @@ void telescope(const FlowShape& s, FlowPass& pass) {
     }
 }
 
+Status check_pass(const FlowConfig& config, const FlowBatch& batch, const FlowLatents& latents) {
+    NOEMA_TRY(check_batch(config, batch, latents.noise != nullptr));
+    if (latents.level >= 0 && latents.level < static_cast<int64_t>(config.flows.size()) &&
+        (latents.level == 0 || latents.given))
+        return {};
+    return Status::error(Code::invalid_argument, "a pass from level %lld: expected 0 to %zu, and above 0 its state",
+                         static_cast<ll>(latents.level), config.flows.size() - 1);
+}
+
 Status flow_encode(Engine& engine, const FlowConfig& config, const FlowWeights& w, const FlowBatch& batch,
                    const FlowLatents& latents, Precision precision, FlowPass& out, const std::atomic<bool>* cancelled) {
-    NOEMA_TRY(check_batch(config, batch, latents.noise != nullptr));
-    if (latents.level < 0 || latents.level >= static_cast<int64_t>(config.flows.size()) ||
-        (latents.level > 0 && !latents.given))
-        return Status::error(Code::invalid_argument, "a pass from level %lld: expected 0 to %zu, and above 0 its state",
-                             static_cast<ll>(latents.level), config.flows.size() - 1);
+    NOEMA_TRY(check_pass(config, batch, latents));
     const FlowShape shape = shape_of(config, batch, precision);
     FlowTokens tokens(batch);
     make_room(shape, static_cast<size_t>(latents.level), out);

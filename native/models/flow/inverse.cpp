@@ -40,7 +40,7 @@ class Inverter {
         : s_(s), w_(w), job_(job), out_(out), c_(c) {}
 
     Status run(FlowTokens& tokens, Failures& failures) {
-        const View h = c_.arena->tensor(DType::f32, s_.rows(), s_.c());
+        const View h = c_.arena->tensor(DType::f64, s_.rows(), s_.c());
         NOEMA_TRY(cast({.x = upload(job_.state), .y = h}, c_));
         View prefix;
         if (s_.m) {
@@ -54,8 +54,8 @@ class Inverter {
     }
 
  private:
-    View upload(const float* values) const {
-        return c_.upload(view(const_cast<float*>(values), DType::f32, s_.rows(), s_.c()));
+    View upload(const double* values) const {
+        return c_.upload(view(const_cast<double*>(values), DType::f64, s_.rows(), s_.c()));
     }
 
     /// From text order to a flow's own.
@@ -70,8 +70,8 @@ class Inverter {
     Status step(size_t l, const View& prefix, const View& h, std::vector<int32_t>& failures) {
         ArenaScope scope(*c_.arena);
         const bool reverse = s_.config.flows[l].reverse;
-        const View u = c_.arena->tensor(DType::f32, s_.rows(), s_.c()), text = by_sequence(h, s_.B);
-        const View found = c_.arena->tensor(DType::f32, s_.rows(), s_.c());
+        const View u = c_.arena->tensor(DType::f64, s_.rows(), s_.c()), text = by_sequence(h, s_.B);
+        const View found = c_.arena->tensor(DType::f64, s_.rows(), s_.c());
         const View failed = c_.arena->tensor(DType::i32, static_cast<int64_t>(failures.size()));
         const View sweeps = c_.arena->tensor(DType::i32, s_.B);
         const ChannelOrder undo =
@@ -92,7 +92,8 @@ class Inverter {
                             .failed = failed,
                             .sweeps = sweeps,
                             .fixed = lowest ? fixed.data() : nullptr,
-                            .plan = plan_of(job_, l)}));
+                            .plan = plan_of(job_, l),
+                            .grid = grid_of(s_.config, l)}));
         c_.fetch(sweeps, out_.sweeps[l].data());
         c_.fetch(failed, failures.data());
         return reorder({.x = by_sequence(found, s_.B), .y = text, .reverse = reverse}, c_);
@@ -101,12 +102,10 @@ class Inverter {
     Status decode(const View& h) {
         const View best = c_.arena->tensor(DType::i32, s_.tokens());
         const View confidence = c_.arena->tensor(DType::f32, s_.tokens());
-        NOEMA_TRY(codebook_decode({.z = as_shape(h, {s_.tokens(), s_.d()}),
-                                   .mean = w_.mean,
-                                   .log_sigma = w_.log_sigma,
-                                   .best = best,
-                                   .confidence = confidence},
-                                  c_));
+        const View z = c_.arena->tensor(DType::f32, s_.tokens(), s_.d());
+        NOEMA_TRY(cast({.x = as_shape(h, {s_.tokens(), s_.d()}), .y = z}, c_));
+        NOEMA_TRY(codebook_decode(
+            {.z = z, .mean = w_.mean, .log_sigma = w_.log_sigma, .best = best, .confidence = confidence}, c_));
         c_.fetch(best, out_.tokens.data());
         c_.fetch(confidence, out_.confidence.data());
         return {};
@@ -120,8 +119,8 @@ class Inverter {
 };
 
 Status check_job(const FlowShape& s, const FlowInversion& job) {
-    const auto finite = [&](const float* values) {
-        return !values || std::all_of(values, values + s.rows() * s.c(), [](float x) { return std::isfinite(x); });
+    const auto finite = [&](const double* values) {
+        return !values || std::all_of(values, values + s.rows() * s.c(), [](double x) { return std::isfinite(x); });
     };
     if (!finite(job.state) || !finite(job.range.given))
         return Status::error(Code::non_finite, "a state to invert holds a NaN or an infinity");

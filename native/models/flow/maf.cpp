@@ -64,15 +64,17 @@ Status maf_forward(const Coupling& k, const View& g, const View& h, const Parame
     return {};
 }
 
-Status maf_inverse(const Coupling& k, const View& g, const View& u, const View& h, const Parameters& p,
-                   const View& failed, Context& c) {
-    const int64_t n = k.config.channels(), E = k.stage.maf_features;
+Status maf_scalars(const Coupling& k, const View& g, const Uncoupling& way, const Parameters& p, Context& c) {
+    const int64_t n = k.config.channels(), E = k.stage.maf_features, R = g.shape[0];
+    const View narrow = c.arena->tensor(DType::f32, R, n);  // h as the head reads it
+    NOEMA_TRY(c.clear(narrow));
     NOEMA_TRY(biased_product(k.weights.maf_context, g, p.sums, c));
     for (int64_t i = 0; i < n; ++i) {
         const Group group(k, i);
         if (i > 0) {
             // features of scalar i-1 alone: a head of two channels, of which the first counts
-            NOEMA_TRY(maf_features({.x = columns_of(h, i - 1, 2),
+            NOEMA_TRY(cast({.x = columns_of(way.h, i - 1, 1), .y = columns_of(narrow, i - 1, 1)}, c));
+            NOEMA_TRY(maf_features({.x = columns_of(narrow, i - 1, 2),
                                     .weight = as_shape(rows_of(k.weights.embed.weight.view, (i - 1) * E, E), {1, E, 3}),
                                     .bias = as_shape(rows_of(k.weights.embed.bias, (i - 1) * E, E), {1, E}),
                                     .y = columns_of(p.features, (i - 1) * E, E)},
@@ -86,11 +88,13 @@ Status maf_inverse(const Coupling& k, const View& g, const View& u, const View& 
         View parameters = columns_of(p.all, group.first_parameter, group.width);
         parameters.rank = 3, parameters.shape[1] = 1, parameters.shape[2] = group.width;
         parameters.stride[1] = group.width, parameters.stride[2] = 1;
-        NOEMA_TRY(mixture_cdf_inverse({.u = columns_of(u, i, 1),
-                                       .parameters = parameters,
-                                       .h = columns_of(h, i, 1),
-                                       .failed = rows_of(failed, i * g.shape[0], g.shape[0])},
-                                      c));
+        const View u = columns_of(way.u, i, 1), h = columns_of(way.h, i, 1);
+        if (way.forward)
+            NOEMA_TRY(mixture_cdf({.h = h, .parameters = parameters, .u = u, .grid = way.grid}, c));
+        else
+            NOEMA_TRY(mixture_cdf_inverse(
+                {.u = u, .parameters = parameters, .h = h, .failed = rows_of(way.failed, i * R, R), .grid = way.grid},
+                c));
     }
     return {};
 }

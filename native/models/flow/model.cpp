@@ -37,7 +37,18 @@ Status FlowModel::encode(Engine& engine, const FlowBatch& batch, const FlowLaten
     return flow_encode(engine, config_, *weights_, batch, latents, precision_, out, cancelled);
 }
 
-Status FlowModel::invert(Engine& engine, const FlowBatch& batch, const float* h, const InverseRange& range,
+Status FlowModel::trace(Engine& engine, const FlowBatch& batch, const FlowLatents& latents, FlowTrace& out,
+                        const std::atomic<bool>* cancelled) const {
+    return flow_trace(engine, config_, *weights_, batch, latents, precision_, out, cancelled);
+}
+
+Status FlowModel::read(Engine& engine, int64_t level, const double* h, int64_t positions, FlowReading& out,
+                       const std::atomic<bool>* cancelled) const {
+    const View state = view(const_cast<double*>(h), DType::f64, positions, config_.channels());
+    return flow_read(engine, config_, *weights_, level, state, precision_, out, cancelled);
+}
+
+Status FlowModel::invert(Engine& engine, const FlowBatch& batch, const double* h, const InverseRange& range,
                          FlowInverse& out, const std::atomic<bool>* cancelled) const {
     const int64_t L = static_cast<int64_t>(config_.flows.size());
     InverseRange whole = range;

@@ -62,23 +62,39 @@ Status StageInverse::keep_fixed(const Task& t, const Module& m, const View& next
     return {};
 }
 
+/// x [B*count,C]: what the body says of the module's positions.
+Status StageInverse::read(const Task& t, const Module& m, const View& x) {
+    NOEMA_TRY(lift(t, m, x));
+    NOEMA_TRY(advance(s_.m + m.first, x, m.count));
+    return rms_norm({.x = x, .weight = w_.norm, .y = x, .epsilon = s_.config.rms_norm_eps}, c_);
+}
+
+/// u of the module's positions.
+Status StageInverse::map(const Task& t, const Module& m) {
+    ArenaScope scope(*c_.arena);
+    const View x = tensor(s_.B * m.count, s_.C()), h = wide(s_.B * m.count, s_.c()), u = wide(s_.B * m.count, s_.c());
+    NOEMA_TRY(read(t, m, x));
+    NOEMA_TRY(reorder({.x = part(t.h, m.first, m.count), .y = by_sequence(h, s_.B)}, c_));
+    NOEMA_TRY(uncouple(coupling_, x, {.u = u, .h = h, .grid = t.grid, .forward = true}, c_));
+    return reorder({.x = by_sequence(u, s_.B), .y = part(t.u, m.first, m.count)}, c_);
+}
+
 /// next [B*count,c]: the module's positions, given what the body says of h as it stands.
 Status StageInverse::propose(const Task& t, const Module& m, const View& next) {
     ArenaScope scope(*c_.arena);
-    const View x = tensor(s_.B * m.count, s_.C()), u = tensor(s_.B * m.count, s_.c());
-    NOEMA_TRY(lift(t, m, x));
-    NOEMA_TRY(advance(s_.m + m.first, x, m.count));
-    NOEMA_TRY(rms_norm({.x = x, .weight = w_.norm, .y = x, .epsilon = s_.config.rms_norm_eps}, c_));
+    const View x = tensor(s_.B * m.count, s_.C()), u = wide(s_.B * m.count, s_.c());
+    NOEMA_TRY(read(t, m, x));
     NOEMA_TRY(reorder({.x = part(t.u, m.first, m.count), .y = by_sequence(u, s_.B)}, c_));
     const int64_t searches = s_.B * coupling_.searches();
-    NOEMA_TRY(uncouple(coupling_, x, u, next, rows_of(t.failed, m.first * searches, m.count * searches), c_));
+    const View failed = rows_of(t.failed, m.first * searches, m.count * searches);
+    NOEMA_TRY(uncouple(coupling_, x, {.u = u, .h = next, .failed = failed, .grid = t.grid}, c_));
     return keep_fixed(t, m, next);
 }
 
 /// The first guess of what is to be found: noise, or zeros.
 Status StageInverse::start(const Task& t, const Module& m) {
     ArenaScope scope(*c_.arena);
-    const View guess = tensor(s_.B * m.count, s_.c());
+    const View guess = wide(s_.B * m.count, s_.c());
     if (t.plan.from_zeros)
         NOEMA_TRY(c_.clear(guess));
     else
@@ -89,40 +105,41 @@ Status StageInverse::start(const Task& t, const Module& m) {
 
 Status StageInverse::sweep_until_rest(const Task& t, const Module& m) {
     ArenaScope scope(*c_.arena);
-    std::vector<float> change(s_.B, HUGE_VALF);
-    const View next = tensor(s_.B * m.count, s_.c()), moved = c_.arena->tensor(DType::f32, s_.B);
-    View wide = part(t.h, m.first, m.count);
-    wide.rank = 2, wide.shape[1] = m.count * s_.c(), wide.stride[1] = 1;
+    std::vector<float> changes(s_.B, HUGE_VALF);
+    const View next = wide(s_.B * m.count, s_.c()), moved = tensor(s_.B, 1);
+    const View change = as_shape(moved, {s_.B});
+    View state = part(t.h, m.first, m.count);
+    state.rank = 2, state.shape[1] = m.count * s_.c(), state.stride[1] = 1;
     NOEMA_TRY(start(t, m));
-    NOEMA_TRY(reduce({.x = as_shape(next, {s_.B, 0}), .y = moved, .kind = ReduceKind::min},
+    NOEMA_TRY(reduce({.x = as_shape(tensor(s_.B, 1), {s_.B, 0}), .y = change, .kind = ReduceKind::min},
                      c_));  // of nothing: infinite
     const int64_t most = t.plan.sweeps ? std::min(t.plan.sweeps, m.count) : m.count;
     for (int64_t i = 0; i < most; ++i) {
         if (c_.stream.is_cancelled()) return Status::error(Code::aborted, "the inversion was cancelled");
         NOEMA_TRY(propose(t, m, next));
         NOEMA_TRY(sweep({.next = as_shape(next, {s_.B, m.count * s_.c()}),
-                         .state = wide,
-                         .change = moved,
+                         .state = state,
+                         .change = change,
                          .sweeps = t.sweeps,
                          .tolerance = t.plan.tolerance},
                         c_));
         if (c_.arena->measuring()) return {};
-        NOEMA_TRY(c_.read(moved, change.data()));
-        if (*std::max_element(change.begin(), change.end()) <= t.plan.tolerance) return {};
+        NOEMA_TRY(c_.read(change, changes.data()));
+        if (*std::max_element(changes.begin(), changes.end()) <= t.plan.tolerance) return {};
     }
     if (most == m.count) return {};  // position by position the sweeps have passed over all of it
-    const int64_t b = std::max_element(change.begin(), change.end()) - change.begin();
+    const int64_t b = std::max_element(changes.begin(), changes.end()) - changes.begin();
     return Status::error(
         Code::not_converged,
         "flow %zu: positions %lld to %lld of sequence %lld still change by %g after %lld sweeps, tolerance %g", flow_,
         static_cast<long long>(m.first), static_cast<long long>(m.first + m.count - 1), static_cast<long long>(b),
-        change[b], static_cast<long long>(most), t.plan.tolerance);
+        changes[b], static_cast<long long>(most), t.plan.tolerance);
 }
 
 Status StageInverse::solve(const Task& t, const Module& m) {
     ArenaScope scope(*c_.arena);
     if (m.count == 1) {
-        const View next = tensor(s_.B, s_.c());
+        const View next = wide(s_.B, s_.c());
         NOEMA_TRY(propose(t, m, next));
         return reorder({.x = by_sequence(next, s_.B), .y = part(t.h, m.first, 1)}, c_);
     }
@@ -139,7 +156,7 @@ Status StageInverse::run(const Task& t) {
     if (t.plan.method == InverseMethod::sequential && can_fuse()) return run_fused(t);
     for (const Module& m : modules_of(t.plan, s_.N)) {
         if (c_.stream.is_cancelled()) return Status::error(Code::aborted, "the inversion was cancelled");
-        NOEMA_TRY(solve(t, m));
+        NOEMA_TRY(t.forward ? map(t, m) : solve(t, m));
     }
     return {};
 }

@@ -1,6 +1,6 @@
-// The inverse of one flow, in its own order: modules of neighbouring positions one after the other, each swept until it rests. A
+// The inverse of one flow, in its own order, of wide states: modules of neighbouring positions one after the other, each swept until it rests. A
 // module of one position is right after one sweep, so the sequential inverse is the one whose modules are positions. Where the backend
-// has an op for all of it (stage_inverse_fused.cpp), that is one call.
+// has an op for all of it (stage_inverse_fused.cpp), that is one call. The other way, by the sequential inverse's steps, is what a trace takes.
 #pragma once
 
 #include "models/flow/coupling.h"
@@ -18,7 +18,8 @@ class StageInverse {
  public:
     StageInverse(const FlowShape& shape, const FlowWeights& weights, size_t flow, Context& context);
 
-    /// u [B*N,c] is the flow's noise; h [B*N,c] receives its input, but where fixed[b * N + n] is set, where it has it already.
+    /// u [B*N,c] f64 is the flow's noise; h [B*N,c] f64 receives its input, but where fixed[b * N + n] is set, where it has it already.
+    /// Forward: h is given, u received.
     struct Task {
         View prefix;           // [B*m,c]
         View u, h;             // [B*N,c]
@@ -26,6 +27,8 @@ class StageInverse {
         View sweeps;           // [B] i32 +=
         const uint8_t* fixed;  // [B,N] in the flow's order, host, or null
         InversePlan plan;
+        double grid = 0;  // of what is received
+        bool forward = false;
     };
     Status run(const Task& task);
 
@@ -33,9 +36,11 @@ class StageInverse {
     Status read_prefix(const View& prefix);
     Status advance(int64_t position, const View& x, int64_t T);
     Status lift(const Task& task, const Module& module, const View& x);
+    Status read(const Task& task, const Module& module, const View& x);
     Status start(const Task& task, const Module& module);
     Status propose(const Task& task, const Module& module, const View& next);
     Status keep_fixed(const Task& task, const Module& module, const View& next);
+    Status map(const Task& task, const Module& module);
     Status solve(const Task& task, const Module& module);
     Status sweep_until_rest(const Task& task, const Module& module);
     bool can_fuse() const;
@@ -43,6 +48,7 @@ class StageInverse {
     InverseHead fused_head() const;
     View part(const View& rows, int64_t first, int64_t count) const;
     View tensor(int64_t rows, int64_t width) const { return c_.arena->tensor(DType::f32, rows, width); }
+    View wide(int64_t rows, int64_t width) const { return c_.arena->tensor(DType::f64, rows, width); }
 
     const FlowShape& s_;
     const StageWeights& w_;

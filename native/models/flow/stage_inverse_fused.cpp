@@ -75,6 +75,8 @@ Status StageInverse::run_fused(const Task& t) {
                                .h = by_sequence(t.h, s_.B),
                                .fixed = fixed,
                                .failed = failed,
+                               .forward = t.forward,
+                               .grid = t.grid,
                                .position = s_.m,
                                .H = s_.config.num_heads,
                                .rope_theta = s_.config.rope_theta,

@@ -4,6 +4,14 @@
 
 namespace noema {
 
+namespace {
+
+bool is_readout(const std::string& name) {
+    return name.find(".readout.") != std::string::npos;
+}
+
+}  // namespace
+
 Status FlowTrainer::create(Engine& engine, std::shared_ptr<FlowModel> model, bool keep_average,
                            std::unique_ptr<FlowTrainer>& out) {
     std::unique_ptr<FlowTrainer> t(new FlowTrainer);
@@ -19,8 +27,37 @@ void FlowTrainer::train_from(int64_t stage) {
     stage_ = stage;
     freeze([stage](const std::string& name) {
         if (name.rfind("flows.", 0) != 0) return stage > 0;
-        return std::stoll(name.substr(6)) < stage;
+        return std::stoll(name.substr(6)) < stage || is_readout(name);
     });
+}
+
+void FlowTrainer::train_readouts() {
+    freeze([](const std::string& name) { return !is_readout(name); });
+}
+
+Status FlowTrainer::accumulate_readouts(Engine& engine, const FlowBatch& batch, const FlowLatents& latents,
+                                        const float* weights, FlowReadings& out, const std::atomic<bool>* cancelled) {
+    FlowPass pass{.keep_states = true};
+    NOEMA_TRY(encode(engine, batch, latents, false, pass, cancelled));
+    const FlowConfig& config = model_->config();
+    const FlowGradients gradients =
+        bind_gradients(config, [&](const std::string& name) { return view_of(TrainerBuffer::gradient, name); });
+    NOEMA_TRY(flow_readings(engine, shape_of(config, batch, model_->precision()),
+                            this->weights(TrainerBuffer::parameter), &gradients, {batch, pass.states, weights}, out,
+                            cancelled));
+    for (const std::vector<float>& losses : out.losses)
+        for (const float nats : losses)
+            if (!std::isfinite(nats)) return Status::error(Code::non_finite, "a readout's loss is %g at a token", nats);
+    return {};
+}
+
+Status FlowTrainer::readings(Engine& engine, const FlowBatch& batch, const FlowLatents& latents, bool average,
+                             FlowReadings& out, const std::atomic<bool>* cancelled) {
+    FlowPass pass{.keep_states = true};
+    NOEMA_TRY(encode(engine, batch, latents, average, pass, cancelled));
+    return flow_readings(engine, shape_of(model_->config(), batch, model_->precision()),
+                         weights(average ? TrainerBuffer::average : TrainerBuffer::parameter), nullptr,
+                         {batch, pass.states, nullptr}, out, cancelled);
 }
 
 FlowWeights FlowTrainer::weights(TrainerBuffer buffer) const {

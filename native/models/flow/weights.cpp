@@ -24,6 +24,10 @@ void each_role(const FlowConfig& config, Stack& stack, const Matrix& matrix, con
         if (config.prefix_conditioning) matrix(at + "context.weight", f.context);
         each_block_role(at, f.blocks, matrix, vector);
         vector(at + "norm.weight", f.norm);
+        if (stage.readout_hidden) {
+            linear(at + "readout.input", f.readout);
+            matrix(at + "readout.output.weight", f.readout_output);
+        }
         if (stage.kind == FlowKind::mixture_cdf) {
             linear(at + "maf.embed", f.embed);
             linear(at + "maf.context", f.maf_context);

@@ -22,14 +22,16 @@ struct StageRoles {
     L input;     // [C,c]
     W context;   // [C,c], with prefix_conditioning
     std::vector<Block> blocks;
-    View norm;       // [C]
-    L head;          // affine [2c,C], mixture_rosenblatt [P*K,C]
-    View mean;       // [K,d] own components of a mixture_rosenblatt flow (else the codebook)
-    View log_sigma;  // [K]
-    L embed;         // mixture_cdf: [(c-1)*E,3]
-    L maf_context;   // [c*M,C]
-    View features;   // [c*M,(c-1)*E]
-    L maf_out;       // [c*3K,M]
+    View norm;         // [C]
+    L head;            // affine [2c,C], mixture_rosenblatt [P*K,C]
+    View mean;         // [K,d] own components of a mixture_rosenblatt flow (else the codebook)
+    View log_sigma;    // [K]
+    L embed;           // mixture_cdf: [(c-1)*E,3]
+    L maf_context;     // [c*M,C]
+    View features;     // [c*M,(c-1)*E]
+    L maf_out;         // [c*3K,M]
+    L readout;         // [P*Mr,c]
+    W readout_output;  // [V,Mr]
 };
 using StageWeights = StageRoles<Weight, BiasedWeight, BlockWeights>;
 using StageGradients = StageRoles<View, BiasedGradient, BlockGradients>;
@@ -65,7 +67,21 @@ struct FlowShape {
 
 /// Refuses impossible sizes and ids, before any work.
 Status check_batch(const FlowConfig& config, const FlowBatch& batch, bool whole);
+/// The same of a pass towards noise, with where it starts.
+Status check_pass(const FlowConfig& config, const FlowBatch& batch, const FlowLatents& latents);
 FlowShape shape_of(const FlowConfig& config, const FlowBatch& batch, Precision precision);
+
+/// A state read as tokens.
+Status flow_read(Engine& engine, const FlowConfig& config, const FlowWeights& weights, int64_t level, const View& h,
+                 Precision precision, FlowReading& out, const std::atomic<bool>* cancelled);
+/// Of a batch whose states are known: the readouts' losses, and either their tokens or, with `gradients`, what they add.
+struct FlowReadingTask {
+    const FlowBatch& batch;
+    const std::vector<std::vector<float>>& states;
+    const float* weights;  // [B, T - prefix], with gradients
+};
+Status flow_readings(Engine& engine, const FlowShape& shape, const FlowWeights& weights, const FlowGradients* gradients,
+                     const FlowReadingTask& task, FlowReadings& out, const std::atomic<bool>* cancelled);
 
 /// A batch's tokens where ops can read them, prefix and suffix apart.
 struct FlowTokens {
@@ -73,6 +89,9 @@ struct FlowTokens {
     std::vector<int32_t> prefix;  // [B * m * P]
     std::vector<int32_t> suffix;  // [B * N * P]
 };
+/// z [B*N*P,d] f32: where a pass starts, whatever its level.
+Status first_state(const FlowShape& shape, const FlowWeights& weights, const FlowLatents& latents, FlowTokens& tokens,
+                   const View& z, Context& context);
 /// [B*m,c] codebook means of the prefix, or empty.
 Status prefix_means(const FlowShape& shape, const View& ids, const View& mean, View& out, Context& context);
 
@@ -139,20 +158,33 @@ struct CouplingGradients {
 Status couple_backward(const Coupling& coupling, const View& g, const View& h, const StageGradients& gradients,
                        const CouplingGradients& d, Context& context);
 
-/// h [R,c] with couple(h) = u. failed counts scalars whose search did not converge: [c,R] for mixture_cdf, whose scalars are found
-/// one after the other, [R * units] else; unused by affine flows. Optional.
-Status uncouple(const Coupling& coupling, const View& g, const View& u, const View& h, const View& failed,
-                Context& context);
+/// Wide states [R,c] through a coupling: h with couple(h) = u, or `forward` u, by the very same steps. What is found is rounded to `grid`.
+/// failed counts scalars whose search did not converge: [c,R] for mixture_cdf, whose scalars are found one after the other,
+/// [R * units] else; unused by affine flows and forward. Optional.
+struct Uncoupling {
+    View u, h, failed;
+    double grid = 0;
+    bool forward = false;
+};
+Status uncouple(const Coupling& coupling, const View& g, const Uncoupling& p, Context& context);
 
 // --- whole passes -------------------------------------------------------------------------------------------------------
 
 Status flow_encode(Engine& engine, const FlowConfig& config, const FlowWeights& weights, const FlowBatch& batch,
                    const FlowLatents& latents, Precision precision, FlowPass& out, const std::atomic<bool>* cancelled);
 
+/// The same by the steps of the inverse.
+Status flow_trace(Engine& engine, const FlowConfig& config, const FlowWeights& weights, const FlowBatch& batch,
+                  const FlowLatents& latents, Precision precision, FlowTrace& out, const std::atomic<bool>* cancelled);
+
+/// The grid of h^(level). An inverse errs by some roundings of the level above; six bits from level to level are what an affine flow can
+/// stretch (exp 4), 2^-20 is a hundred-thousandth of a token's sigma. Base noise has none.
+double grid_of(const FlowConfig& config, size_t level);
+
 /// A state [B,N,c] towards data, sequentially. The batch's prefix is read, its other tokens are not.
 struct FlowInversion {
     const FlowBatch& batch;
-    const float* state;
+    const double* state;
     InverseRange range;
 };
 Status flow_invert(Engine& engine, const FlowShape& shape, const FlowWeights& weights, const FlowInversion& inversion,

@@ -47,7 +47,7 @@ test("a fresh config takes its ids from the tokenizer and its sizes from the sha
   const tokens = { "<|mask|>": 1, "<|endoftext|>": 0, "<|pad|>": 2 };
   const made = await configOf(
     { run: "r", shape: { hidden: 96, heads: 3, layers: 2 } },
-    { length: 32 },
+    { length: 32, readouts: 0 },
     vocabulary(tokens),
   );
   t.like(made, { maskTokenId: 1, eosTokenId: 0, padTokenId: 2, vocabSize: 100, maxPositions: 32, numKvHeads: 3 });
@@ -55,9 +55,13 @@ test("a fresh config takes its ids from the tokenizer and its sizes from the sha
 });
 
 test("a tokenizer without a mask, and sizes that do not fit, are refused", async (t) => {
-  const noMask = configOf({ run: "r" }, { length: 8 }, vocabulary({}));
+  const noMask = configOf({ run: "r" }, { length: 8, readouts: 0 }, vocabulary({}));
   await t.throwsAsync(noMask, { code: "ERR_BAD_TOKENIZER", message: /no mask token/ });
-  const odd = configOf({ run: "r", shape: { hidden: 100, heads: 3 } }, { length: 8 }, vocabulary({ "<|mask|>": 1 }));
+  const odd = configOf(
+    { run: "r", shape: { hidden: 100, heads: 3 } },
+    { length: 8, readouts: 0 },
+    vocabulary({ "<|mask|>": 1 }),
+  );
   await t.throwsAsync(odd, { message: /n_heads/ });
 });
 

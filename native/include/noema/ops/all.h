@@ -11,6 +11,7 @@
 #include "noema/ops/embedding.h"
 #include "noema/ops/gated_add.h"
 #include "noema/ops/gelu.h"
+#include "noema/ops/grid.h"
 #include "noema/ops/layer_norm.h"
 #include "noema/ops/maf.h"
 #include "noema/ops/masked_conv_norm.h"

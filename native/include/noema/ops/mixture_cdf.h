@@ -12,19 +12,23 @@
 // mixture_cdf_inverse: h with |Phi^-1(F(h)) - u| small: guarded Halley on the probit residual inside the components'
 // quantiles (performance.md section 8.2). A row whose search does not converge, or whose parameters or u are not finite,
 // is reported in `failed`, never silently wrong.
+// States may be wide (f64), and the inverse searches in double always: where F climbs by e^-16 between two components, f32 has
+// no u that leads back to what is there. `grid`: see grid.h.
 // mixture_cdf_draw: a component by `uniform`, a value by `normal`: the same law as the inverse of base noise.
 #pragma once
 
+#include "noema/ops/grid.h"
 #include "noema/tensor.h"
 
 namespace noema {
 
 struct MixtureCdf {
-    View h;            // [R,c]
+    View h;            // [R,c] f32 or f64
     View parameters;   // [R,c,3K], rows of 3K contiguous, any other strides: K logits, K means, K raw log-scales
-    View u;            // [R,c] out, optional
+    View u;            // [R,c] out, optional, of h's dtype
     View log_density;  // [R] out, optional
     View log_det;      // [R] out, optional
+    double grid = 0;   // of u
 };
 
 struct MixtureCdfBackward {
@@ -38,11 +42,12 @@ struct MixtureCdfBackward {
 };
 
 struct MixtureCdfInverse {
-    View u;            // [R,c]
+    View u;            // [R,c] f32 or f64
     View parameters;   // [R,c,3K]
-    View h;            // [R,c] out; may be u
+    View h;            // [R,c] out, of u's dtype; may be u
     View failed;       // [R] i32 out, optional: how many of the row's scalars did not converge
     View evaluations;  // [R] i32 out, optional: evaluations of F that the row took in all
+    double grid = 0;   // of h
 };
 
 struct MixtureCdfDraw {

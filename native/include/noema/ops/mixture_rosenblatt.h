@@ -13,9 +13,11 @@
 //
 // Backward: the implicit rule, never through a root finder. Takes the gradients of u, log_density and log_det, each optional
 // (absent: zero).
-// mixture_rosenblatt_inverse and _draw: as for mixture_cdf; a draw takes one component for the whole token.
+// Wide states, mixture_rosenblatt_inverse and _draw: as for mixture_cdf; with a grid every scalar is rounded before those after
+// it are sought, so they see what forward saw. A draw takes one component for the whole token.
 #pragma once
 
+#include "noema/ops/grid.h"
 #include "noema/tensor.h"
 
 namespace noema {
@@ -25,13 +27,14 @@ namespace noema {
 constexpr float kPrunedBelow = 33.0f, kPrunedWithin = 4.0f;
 
 struct MixtureRosenblatt {
-    View z;            // [R,d]
+    View z;            // [R,d] f32 or f64
     View logits;       // [R,K], rows contiguous
     View mean;         // [K,d]
     View log_sigma;    // [K]
-    View u;            // [R,d] out, optional
+    View u;            // [R,d] out, optional, of z's dtype
     View log_density;  // [R] out, optional
     View log_det;      // [R] out, optional
+    double grid = 0;   // of u
 };
 
 struct MixtureRosenblattBackward {
@@ -49,13 +52,14 @@ struct MixtureRosenblattBackward {
 };
 
 struct MixtureRosenblattInverse {
-    View u;            // [R,d]
+    View u;            // [R,d] f32 or f64
     View logits;       // [R,K]
     View mean;         // [K,d]
     View log_sigma;    // [K]
-    View z;            // [R,d] out; may be u
+    View z;            // [R,d] out, of u's dtype; may be u
     View failed;       // [R] i32 out, optional: how many of the token's scalars did not converge
     View evaluations;  // [R] i32 out, optional: evaluations of F that the token took in all
+    double grid = 0;   // of z
 };
 
 struct MixtureRosenblattDraw {

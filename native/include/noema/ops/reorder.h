@@ -14,9 +14,9 @@ namespace noema {
 enum class ChannelOrder : uint8_t { as_is, even_odd, interleave };
 
 struct Reorder {
-    View x;      // [B,S,c], rows contiguous, any other strides
-    View first;  // [c], optional
-    View y;      // [B,S,c], likewise; may not share memory with x
+    View x;      // [B,S,c] f32 or f64, rows contiguous, any other strides
+    View first;  // [c] f32, optional
+    View y;      // [B,S,c] f32 or f64 (which may differ from x's), likewise; may not share memory with x
     ChannelOrder channels = ChannelOrder::as_is;
     bool reverse = false;
 };

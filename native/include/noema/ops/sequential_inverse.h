@@ -7,6 +7,8 @@
 //   g = rms_norm(x)
 //   h[b,n] = inverse of u[b,n] under the coupling with parameters head(g)
 //
+// and with `forward` the other way: h is given, u[b,n] is what the coupling makes of h[b,n] with these very parameters, to the
+// bit. (A pass over all positions at once adds up in another order; a token of 10 nats notices.) The body reads h rounded to f32.
 // A row whose `fixed` is set keeps the h that it came with. The blocks' products have `precision`; input, heads and
 // couplings are f32. What affine_inverse, mixture_cdf_inverse and mixture_rosenblatt_inverse say of their search holds here.
 // The grouped head of mixture_cdf is evaluated scalar by scalar: hidden_i = gelu(context_i + features_i y[j < i]), then
@@ -60,10 +62,12 @@ struct SequentialInverse {
     View input_bias;  // [C]
     View norm;        // [C]
     InverseHead head;
-    View u;                // [B,N,c], contiguous
-    View h;                // [B,N,c] out, contiguous (in where fixed)
+    View u;                // [B,N,c] f64, contiguous
+    View h;                // [B,N,c] f64 out, contiguous (in where fixed)
     View fixed;            // [B,N] u8, optional
     View failed;           // [B,N] i32 out, any strides: scalars whose search did not converge
+    bool forward = false;  // u from h, by the very same steps; without `fixed`
+    double grid = 0;       // of h; forward: of u
     int64_t position = 0;  // RoPE position of n = 0: the number of prefix positions
     int64_t H = 0;         // heads
     double rope_theta = 10000.0;

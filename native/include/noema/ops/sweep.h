@@ -11,8 +11,8 @@
 namespace noema {
 
 struct Sweep {
-    View next;    // [B,n], rows contiguous
-    View state;   // [B,n] in and out, rows contiguous; may not share memory with next
+    View next;    // [B,n] f32 or f64, rows contiguous
+    View state;   // [B,n] in and out, of next's dtype, rows contiguous; may not share memory with next
     View change;  // [B] in and out; infinite before the first sweep
     View sweeps;  // [B] i32 in and out
     float tolerance = 0.0f;

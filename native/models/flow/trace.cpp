@@ -1,0 +1,97 @@
+// A whole stack from data to noise, position after position: the steps of the inverse, so that it undoes them to the bit.
+#include <algorithm>
+#include <cmath>
+
+#include "models/flow/stage_inverse.h"
+
+namespace noema {
+
+double grid_of(const FlowConfig& config, size_t level) {
+    constexpr int kFinest = 44;
+    if (level >= config.flows.size()) return 0;
+    return std::ldexp(1.0, -std::min(20 + 6 * static_cast<int>(level), kFinest));
+}
+
+namespace {
+
+class Tracer {
+ public:
+    Tracer(const FlowShape& s, const FlowWeights& w, FlowTrace& out, Context& c) : s_(s), w_(w), out_(out), c_(c) {}
+
+    Status run(const FlowLatents& latents, FlowTokens& tokens) {
+        const View h = wide();
+        const size_t first = static_cast<size_t>(latents.level);
+        NOEMA_TRY(start(latents, tokens, h));
+        View prefix;
+        if (s_.m) {
+            const View ids = c_.upload(view(tokens.prefix.data(), DType::i32, s_.B * s_.m * s_.P()));
+            NOEMA_TRY(prefix_means(s_, ids, w_.mean, prefix, c_));
+        }
+        c_.fetch(h, out_.states[first].data());
+        for (size_t l = first; l < w_.flows.size(); ++l) NOEMA_TRY(step(l, prefix, h));
+        return {};
+    }
+
+ private:
+    View wide() const { return c_.arena->tensor(DType::f64, s_.rows(), s_.c()); }
+
+    /// On the grid of its level: an affine map by 1, of no shift, is what rounds on any device.
+    Status start(const FlowLatents& latents, FlowTokens& tokens, const View& h) {
+        ArenaScope scope(*c_.arena);
+        const View same = c_.arena->tensor(DType::f32, s_.rows(), 2 * s_.c()), from = wide();
+        NOEMA_TRY(c_.clear(same));
+        if (latents.given) {
+            const View given = view(const_cast<double*>(latents.given), DType::f64, s_.rows(), s_.c());
+            NOEMA_TRY(cast({.x = c_.upload(given), .y = from}, c_));
+        } else {
+            const View z = c_.arena->tensor(DType::f32, s_.tokens(), s_.d());
+            NOEMA_TRY(first_state(s_, w_, latents, tokens, z, c_));
+            NOEMA_TRY(cast({.x = as_shape(z, {s_.rows(), s_.c()}), .y = from}, c_));
+        }
+        return affine({.h = from, .parameters = same, .u = h, .grid = grid_of(s_.config, latents.level)}, c_);
+    }
+
+    /// h^(l) -> h^(l+1), in place.
+    Status step(size_t l, const View& prefix, const View& h) {
+        ArenaScope scope(*c_.arena);
+        const bool reverse = s_.config.flows[l].reverse;
+        const View ordered = wide(), u = wide(), text = by_sequence(h, s_.B);
+        const int64_t searches = s_.rows() * coupling_of(s_.config, w_, l).searches();
+        const View failed = c_.arena->tensor(DType::i32, searches);
+        NOEMA_TRY(reorder({.x = text, .y = by_sequence(ordered, s_.B), .reverse = reverse}, c_));
+        NOEMA_TRY(StageInverse(s_, w_, l, c_)
+                      .run({.prefix = prefix,
+                            .u = u,
+                            .h = ordered,
+                            .failed = failed,
+                            .grid = grid_of(s_.config, l + 1),
+                            .forward = true}));
+        NOEMA_TRY(reorder({.x = by_sequence(u, s_.B), .y = text, .channels = mixing(s_, l), .reverse = reverse}, c_));
+        c_.fetch(h, out_.states[l + 1].data());
+        return {};
+    }
+
+    const FlowShape& s_;
+    const FlowWeights& w_;
+    FlowTrace& out_;
+    Context& c_;
+};
+
+}  // namespace
+
+Status flow_trace(Engine& engine, const FlowConfig& config, const FlowWeights& w, const FlowBatch& batch,
+                  const FlowLatents& latents, Precision precision, FlowTrace& out, const std::atomic<bool>* cancelled) {
+    NOEMA_TRY(check_pass(config, batch, latents));
+    const FlowShape shape = shape_of(config, batch, precision);
+    FlowTokens tokens(batch);
+    const size_t first = static_cast<size_t>(latents.level);
+    out.states.assign(config.flows.size() + 1, {});
+    for (size_t l = first; l < out.states.size(); ++l) out.states[l].resize(shape.rows() * shape.c());
+    NOEMA_TRY(engine.execute([&](Context& c) { return Tracer(shape, w, out, c).run(latents, tokens); }, cancelled));
+    for (size_t l = first; l < out.states.size(); ++l)
+        if (!std::all_of(out.states[l].begin(), out.states[l].end(), [](double x) { return std::isfinite(x); }))
+            return Status::error(Code::non_finite, "the state at level %zu holds a NaN or an infinity", l);
+    return {};
+}
+
+}  // namespace noema

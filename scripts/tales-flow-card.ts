@@ -1,0 +1,132 @@
+// models/tales-flow: the checkpoint of a run of readouts, and its card from the records of both runs.
+import { copyFile, mkdir, readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import {
+  type DraftMeasure,
+  type Engine,
+  type Evaluation,
+  evaluate,
+  type FlowModel,
+  type TrainOptions,
+} from "../lib/index.js";
+import { type HeldOutMetric, type Metric, readMetrics } from "../lib/training/metrics.js";
+import {
+  dataSection,
+  heldOutSection,
+  PROMPT,
+  type RunRecords,
+  SEEDS,
+  samplesSection,
+  trainingSection,
+} from "./card-parts.js";
+
+interface Publication {
+  /** The flows' run, whose records the card tells. */
+  run: string;
+  /** The run of their readouts, whose checkpoint is published. */
+  readouts: string;
+  folder: string;
+  options: TrainOptions;
+  anneal: number;
+  /** Of every held-out window. */
+  draws: number;
+}
+
+/** Of the base noise. */
+const TEMPERATURE = 0.9;
+const TOKENS = 160;
+const DRAFT_TEXTS = 64;
+
+export async function publishFlow(
+  engine: Engine,
+  { run, readouts, folder, options, anneal, draws }: Publication,
+): Promise<void> {
+  await mkdir(folder, { recursive: true });
+  for (const name of ["config.json", "model.safetensors", "tokenizer.json"])
+    await copyFile(join(readouts, name), join(folder, name));
+  await copyFile(join(run, "curve.svg"), join(folder, "curve.svg"));
+  await using model = await engine.load(folder, { family: "flow" });
+  const heldOut = await evaluate(model, options.heldOut ?? [], { draws });
+  const prompts = SEEDS.map(() => PROMPT);
+  const settings = { documentStart: true, maxTokens: TOKENS, temperature: TEMPERATURE, seed: SEEDS[0]! };
+  const texts = (await model.generateBatch({ prompts, ...settings })).map(({ text }) => PROMPT + text);
+  const drafts = await model.measureDrafts({ count: DRAFT_TEXTS });
+  const state = JSON.parse(await readFile(join(run, "state", "state.json"), "utf8"));
+  const metrics = await readMetrics(join(run, "metrics.jsonl"));
+  const readings = lastHeldOut(await readMetrics(join(readouts, "metrics.jsonl"))).readouts!;
+  const records = { state, metrics, options, anneal };
+  await writeFile(join(folder, "README.md"), flowCard({ model, heldOut, texts, drafts, readings, ...records }));
+}
+
+function lastHeldOut(metrics: readonly Metric[]): HeldOutMetric {
+  const found = metrics.findLast((metric) => metric.type === "held-out");
+  if (!found) throw new Error("the run was never evaluated");
+  return found;
+}
+
+export interface FlowCardParts extends RunRecords {
+  model: Pick<FlowModel, "info">;
+  heldOut: Evaluation;
+  texts: readonly string[];
+  drafts: readonly DraftMeasure[];
+  readings: NonNullable<HeldOutMetric["readouts"]>;
+}
+
+/** The card's Markdown. */
+export function flowCard({ model, heldOut, texts, drafts, readings, ...records }: FlowCardParts): string {
+  const { config, parameters } = model.info;
+  const { hiddenSize: C, numHeads: H, intermediateSize: F, vocabSize: V, latentSize: d, maxPositions: T } = config;
+  const stack = config.flows.map(({ kind, direction, numLayers }) => `${numLayers} blocks, ${kind}, ${direction}`);
+  const { gains } = lastHeldOut(records.metrics).flows!;
+  const weighted = heldOut.importanceWeighted;
+  const bound = `${heldOut.draws} draws per window, telescoped NELBO: upper bounds.${
+    weighted === undefined ? "" : ` Weighted by importance over the draws: ${weighted.toFixed(4)} nats per token.`
+  }`;
+  const sampling = `\`documentStart\`, base noise at temperature ${TEMPERATURE}, sequential inversion, at most ${TOKENS} tokens.`;
+  return `# tales-flow
+
+A flow (TarFlowLM) that tells short children's stories: noise in, text out, and text in, noise out, through invertible transformers. It is
+made to be small: it shows what noema does, and serves its demo and tests. It knows nothing of the world beyond its stories and will
+contradict itself.
+
+    noema generate models/tales-flow --prompt "${PROMPT}" --document-start --temperature ${TEMPERATURE} --seed 7
+
+## What it is
+
+${(parameters / 1e6).toFixed(2)} M parameters in bf16: ${V} byte-level tokens with ${d} latent channels each, ${T} positions; blocks of width ${C}, ${H} heads of
+${C / H}, SwiGLU of ${F}. The flows, the first nearest the data:
+
+${stack.map((line, l) => `${l + 1}. ${line}`).join("\n")}
+
+Trained jointly and written by noema with \`scripts/train-tales-flow.ts\`; it continues prompts (prefix conditioning).
+
+${dataSection(records.options)}
+
+${trainingSection(records, "Half of the native calls had a prefix of random length; the reconstruction's weight fell from 2 to 1.")}
+
+${heldOutSection(heldOut, bound)}
+
+Off the bound, in nats per token, by the run's own monitor (128 windows, one draw): the first flow alone would reach ${gains[0]!.toFixed(3)};
+${gains
+  .slice(1)
+  .map((gain, i) => `flow ${i + 2} takes off ${gain.toFixed(3)}`)
+  .join(", ")}.
+
+## Reading the states
+
+Every state above the data's has a small readout (two layers, position by position). How often it is right on held-out text, and how often
+it agrees with what the state becomes when ${DRAFT_TEXTS} texts are written from nothing:
+
+| state | right on held-out text | agrees with the text in the end | from noise, ms per text |
+|---|---|---|---|
+${drafts.map((draft) => draftRow(draft, readings.accuracy)).join("\n")}
+
+${samplesSection(texts, sampling)}`;
+}
+
+function draftRow({ level, agreement, milliseconds }: DraftMeasure, accuracy: readonly number[]): string {
+  const percent = (share: number | undefined) => (share === undefined ? "" : `${(100 * share).toFixed(1)} %`);
+  const right = level === 0 ? undefined : accuracy[level - 1];
+  const name = level === 0 ? "0, the data's latents" : String(level);
+  return `| ${name} | ${percent(right)} | ${percent(agreement)} | ${milliseconds.toFixed(0)} |`;
+}

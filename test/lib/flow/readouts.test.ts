@@ -1,0 +1,146 @@
+import test from "ava";
+import { openCheckpoint } from "../../../lib/checkpoint/folder.js";
+import { SafetensorsFile } from "../../../lib/checkpoint/safetensors.js";
+import type { HeldOutMetric, RefineEvent, TrainOptions } from "../../../lib/index.js";
+import { createEngine } from "../../../lib/index.js";
+import { noema } from "../../support/command.js";
+import { fixture, outcomeOf, trained } from "../training/tiny-run.js";
+import { tinyFlow } from "./tiny-flow.js";
+
+/** The tiny flow, and a run of its readouts. */
+async function runs(name: string, changes: Partial<TrainOptions> = {}) {
+  const { options } = await fixture({ ...tinyFlow, steps: 40 });
+  await trained(options);
+  const { shape: _, tokenizer: __, flow: ___, ...rest } = options;
+  const own = { run: `${options.run}-${name}`, init: options.run, readouts: 16, steps: 60, rate: 0.02 };
+  return { body: options.run, options: { ...rest, ...own, ...changes } satisfies TrainOptions };
+}
+
+let whole: Promise<{ run: string; body: string; bounds: HeldOutMetric[] }> | undefined;
+
+async function trainedReadouts() {
+  const { body, options } = await runs("readouts");
+  const events = await trained(options);
+  return { run: options.run, body, bounds: events.filter((event) => event.type === "held-out") };
+}
+
+async function tensor(folder: string, name: string): Promise<Float32Array> {
+  const { path, name: stored } = (await openCheckpoint(folder)).tensors.get(name)!;
+  await using file = await SafetensorsFile.open(path);
+  return file.readFloat32(stored);
+}
+
+test("readouts learn, and the flows keep their values", async (t) => {
+  whole ??= trainedReadouts();
+  const { run, body, bounds } = await whole;
+  const [first, last] = [bounds[0]!.readouts!, bounds.at(-1)!.readouts!];
+  t.is(last.accuracy.length, 2);
+  for (const level of [0, 1]) {
+    t.true(Math.abs(first.crossEntropy[level]! - Math.log(99)) < 1, `untrained: ${first.crossEntropy[level]}`);
+    t.true(last.crossEntropy[level]! < 0.8 * first.crossEntropy[level]!, `${last.crossEntropy}`);
+  }
+  t.true(Math.abs(bounds.at(-1)!.bound - (last.crossEntropy[0]! + last.crossEntropy[1]!) / 2) < 1e-5);
+  const { tensors } = await openCheckpoint(body);
+  for (const name of tensors.keys()) t.deepEqual(await tensor(run, name), await tensor(body, name), name);
+  const { config, tensors: all } = await openCheckpoint(run);
+  t.is(all.size, tensors.size + 6);
+  t.deepEqual(
+    config.layout === "noema-flow" && config.flows.map(({ readoutHiddenSize }) => readoutHiddenSize),
+    [16, 16],
+  );
+});
+
+test("a run of readouts that was stopped goes on to the same bits", async (t) => {
+  const [{ options }, cut] = await Promise.all([runs("whole", { steps: 12 }), runs("cut", { steps: 12 })]);
+  await trained(options);
+  await trained({ ...cut.options, stopAt: 5 }, { threads: 2 });
+  await trained(cut.options);
+  t.deepEqual(await outcomeOf(cut.options.run), await outcomeOf(options.run));
+});
+
+test("generating: drafts come coarse to fine, and a text may be read early", async (t) => {
+  whole ??= trainedReadouts();
+  const { run } = await whole;
+  await using engine = await createEngine({ threads: 1 });
+  await using model = await engine.load(run, { family: "flow" });
+  const options = { prompt: "abc", maxTokens: 10, seed: 3 };
+  const plain = await model.generate(options);
+  const drafts: RefineEvent[] = [];
+  const generation = model.generate({ ...options, refine: true });
+  for await (const event of generation) if (event.type === "refine") drafts.push(event);
+  t.deepEqual((await generation).ids, plain.ids, "looking changes nothing");
+  t.deepEqual(
+    drafts.map(({ level, step }) => [level, step]),
+    [
+      [2, 0],
+      [1, 1],
+      [0, 2],
+    ],
+  );
+  t.deepEqual(Array.from(drafts[1]!.mask), [0, 0, 0, ...new Array(10).fill(1)]);
+  t.true(drafts[2]!.mask.every((x) => x === 0));
+  t.true(drafts.every(({ confidence }) => confidence.every((p) => p > 0 && p <= 1)));
+  const early = await model.generate({ ...options, exit: 1 });
+  t.deepEqual(Array.from(early.ids), Array.from(drafts[1]!.ids.subarray(3, 3 + early.ids.length)));
+  t.is(early.usage.forwards, 10);
+  const [batched] = await model.generateBatch({ prompts: ["abc"], maxTokens: 10, seed: 3, exit: 1 });
+  t.deepEqual(batched!.ids, early.ids);
+
+  const measures = await model.measureDrafts({ count: 3, positions: 12 });
+  t.deepEqual(
+    measures.map(({ level }) => level),
+    [2, 1, 0],
+  );
+  t.is(measures[2]!.agreement, 1);
+  t.true(measures[1]!.agreement! >= 0 && measures[1]!.agreement! <= 1);
+
+  const { levels } = await model.inspect("abcabc");
+  t.is(levels[0]!.reading!.text, "abcabc");
+  t.is(levels[0]!.reading!.accuracy, 1);
+  t.is(levels[1]!.reading!.ids.length, 6);
+  await t.throwsAsync(async () => model.generate({ exit: 2 }), { message: /exit/ });
+});
+
+test("what has no readout is refused", async (t) => {
+  const { body, options } = await runs("none", { steps: 1 });
+  await using engine = await createEngine({ threads: 1 });
+  await using model = await engine.load(body, { family: "flow" });
+  await t.throwsAsync(async () => model.generate({ exit: 1 }), { code: "ERR_UNSUPPORTED", message: /no readout/ });
+  await t.throwsAsync(model.native.read({ level: 2, latents: new Float64Array(8) }), { code: "ERR_UNSUPPORTED" });
+  await t.throwsAsync(async () => model.native.read({ level: 0, latents: new Float64Array(7) }), {
+    message: /a multiple of 4 values/,
+  });
+  const { levels } = await model.inspect("abc");
+  t.is(levels[1]!.reading, undefined);
+  const drafts = await model.measureDrafts({ count: 1, positions: 4 });
+  t.is(drafts[0]!.agreement, undefined);
+  const { init: _, ...fresh } = options;
+  await t.throwsAsync(trained({ ...fresh, ...tinyFlow, tokenizer: `${body}/tokenizer.json` } as TrainOptions), {
+    message: /readouts is 16/,
+  });
+});
+
+test("on the command line: the recipe of readouts, and drafts as JSON", async (t) => {
+  whole ??= trainedReadouts();
+  const { run } = await whole;
+  const { code, out, error } = await noema(
+    "generate",
+    run,
+    "--prompt",
+    "ab",
+    "--max-tokens",
+    "6",
+    "--json",
+    "--refine",
+  );
+  t.is(error, "");
+  t.is(code, 0);
+  const events = out
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line));
+  t.deepEqual(
+    events.filter(({ type }) => type === "refine").map(({ level }) => level),
+    [2, 1, 0],
+  );
+});
