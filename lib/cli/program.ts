@@ -6,6 +6,7 @@ import { packageVersion } from "../package.js";
 import { example, type Register, type Streams } from "./command.js";
 import { bench } from "./commands/bench.js";
 import { doctor } from "./commands/doctor.js";
+import { registerEdit } from "./commands/edit.js";
 import { registerEvaluate } from "./commands/evaluate.js";
 import { generate } from "./commands/generate.js";
 import { inspect } from "./commands/inspect.js";
@@ -13,7 +14,10 @@ import { registerScore } from "./commands/score.js";
 import { registerTrain } from "./commands/train.js";
 import { verify } from "./commands/verify.js";
 
-const commands: Register[] = [generate, registerScore, registerTrain, registerEvaluate, inspect, verify, bench, doctor];
+const commands: Register[] = [
+  ...[generate, registerEdit, registerScore, registerTrain, registerEvaluate],
+  ...[inspect, verify, bench, doctor],
+];
 
 /** Exit codes: 0 done, 1 failed, 2 not understood. */
 export async function run(args: readonly string[], streams: Streams): Promise<number> {

@@ -27,11 +27,14 @@ export interface LatentChange {
 
 export interface EditOptions {
   text: string | ArrayLike<number>;
-  /** New tokens: changes of level 0. */
+  /** New tokens. Above level 0 it is their states, as in the text with them in it, that are put in. */
   tokens?: readonly TokenChange[];
   /** Changes of the state at `level`. */
   latents?: readonly LatentChange[];
-  /** 0 .. L - 1. Default: 0, the data's latents. */
+  /**
+   * 0 .. L - 1: the flow that makes this state, and those below it, carry the changes on; the states above stay. Default: 0, the
+   * data's latents, where only the flow nearest the data follows.
+   */
   level?: number;
   /** Of the encoder's noise. Default: 0. */
   seed?: Seed;
@@ -63,7 +66,6 @@ export async function edit(host: FlowHost, options: EditOptions): Promise<Edit> 
   checkNumber(level, { min: 0, max: host.config.flows.length - 1, integer: true }, "level");
   if (tokens.length + latents.length === 0)
     throw new NoemaError("ERR_INVALID_ARGUMENT", "edit: expected changes, in tokens or in latents");
-  if (tokens.length > 0 && level !== 0) throw invalid("level", level, "0, where tokens are changed");
   signal?.throwIfAborted();
   const encoded = encodedText(host, text, seed);
   const { given, fixed, above } = await changedState(host, encoded, { tokens, latents, level });
@@ -103,7 +105,7 @@ async function changedState(
   }
   // The new tokens' latents keep the noise of the old ones.
   if (tokens.length > 0) {
-    const after = (await native.encode({ ...request, ids: changed, states: true })).states![0]!;
+    const after = (await native.trace({ ...request, ids: changed }))[level]!;
     for (const [n, isFixed] of fixed.entries()) if (isFixed) given.set(after.subarray(n * c, (n + 1) * c), n * c);
   }
   for (const { position, values } of latents) {

@@ -1,7 +1,12 @@
-/** `noema inspect`: what a checkpoint folder holds, from its headers alone. */
+/** `noema inspect`: what a checkpoint folder holds, from its headers alone; of a flow also what the states of a text are. */
 
 import type { Command } from "commander";
 import { openCheckpoint } from "../../checkpoint/folder.js";
+import { createEngine } from "../../engine.js";
+import { NoemaError } from "../../errors.js";
+import { writeAll, writeAtomically } from "../../files.js";
+import type { Level } from "../../flow/inspect.js";
+import { statesPicture } from "../../flow/picture.js";
 import { example, type Streams } from "../command.js";
 
 interface Inspection {
@@ -19,14 +24,55 @@ interface Inspection {
 export function inspect(program: Command, streams: Streams): void {
   program
     .command("inspect")
-    .description("show a checkpoint's configuration and tensors; reads headers only")
+    .description("show a checkpoint's configuration and tensors; of a flow, with --text, every state of a text")
     .argument("<model>", "a checkpoint folder")
+    .option("--text <text>", "flows: the text whose states to show")
+    .option("--svg <file>", "with --text: draw them into this file")
     .option("--json", "print one JSON document")
     .addHelpText("after", example("noema inspect models/tales-masked"))
-    .action(async (folder: string, { json }: { json?: boolean }) => {
+    .action(async (folder: string, { text, svg, json }: { text?: string; svg?: string; json?: boolean }) => {
+      if (text !== undefined) return inspectText(folder, { text, svg, json }, streams);
+      if (svg !== undefined)
+        throw new NoemaError("ERR_INVALID_ARGUMENT", "--svg draws the states of a text: give --text");
       const found = await look(folder);
       streams.out.write(json ? `${JSON.stringify(found, null, 2)}\n` : render(found));
+      return undefined;
     });
+}
+
+interface TextFlags {
+  text: string;
+  svg: string | undefined;
+  json: boolean | undefined;
+}
+
+/** Every state of a text on its way to noise. */
+async function inspectText(folder: string, { text, svg, json }: TextFlags, { out }: Streams): Promise<void> {
+  await using engine = await createEngine();
+  await using model = await engine.load(folder, { family: "flow" });
+  const found = await model.inspect(text);
+  if (svg !== undefined) {
+    const picture = Buffer.from(statesPicture(found, (id) => model.tokenizer?.decode([id]) ?? String(id)));
+    await writeAtomically(svg, (handle) => writeAll(handle, picture));
+  }
+  const plain = (_: string, value: unknown): unknown =>
+    ArrayBuffer.isView(value) ? Array.from(value as Float64Array) : value;
+  out.write(json ? `${JSON.stringify(found, plain)}\n` : columnsOf([stateTitles, ...found.levels.map(stateRow)]));
+}
+
+const stateTitles = ["state", "norm", "cosine", "directions", "log-det", "right", "reads as"];
+
+function stateRow({ level, norm, cosine, participationRatio, logDet, reading }: Level): string[] {
+  const total = logDet?.reduce((sum, nats) => sum + nats, 0);
+  return [
+    level === 0 ? "0 (text)" : String(level),
+    norm.toFixed(2),
+    cosine.toFixed(3),
+    participationRatio.toFixed(1),
+    total?.toFixed(1) ?? "",
+    reading === undefined ? "" : `${(100 * reading.accuracy).toFixed(0)} %`,
+    reading?.text.replace(/\s+/g, " ") ?? "",
+  ];
 }
 
 const size = (shape: readonly number[]): number => shape.reduce((product, n) => product * n, 1);

@@ -1,6 +1,9 @@
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
 import test from "ava";
 import { createEngine, type Engine, type FlowModel } from "../../../lib/index.js";
 import { noema } from "../../support/command.js";
+import { scratch } from "../training/scratch.js";
 import { fixture, trained } from "../training/tiny-run.js";
 import { tinyFlow } from "./tiny-flow.js";
 
@@ -133,9 +136,15 @@ test("editing: what comes before a change stays, the change is there, and differ
   const token = model.tokenizer!.encode("x")[0]!;
   const plain = await model.edit({ text, tokens: [{ at: 6, token: text[6]! }] });
   const edited = await model.edit({ text, tokens: [{ at: 6, token }] });
-  t.deepEqual(edited.ids.slice(0, 6), plain.ids.slice(0, 6));
+  t.deepEqual(plain.ids, text, "a change that is none changes nothing");
+  t.deepEqual(plain.differences, []);
+  t.deepEqual(edited.ids.slice(0, 6), text.slice(0, 6));
   t.is(edited.ids[6], token);
   t.true(edited.differences.some(({ at, after, asked }) => at === 6 && after === token && asked));
+  // The upper flow goes from the end to the start: what follows the change there is carried on.
+  const above = await model.edit({ text, tokens: [{ at: 6, token: text[6]! }], level: 1 });
+  t.deepEqual(above.ids, text);
+  t.is((await model.edit({ text, tokens: [{ at: 6, token }], level: 1 })).ids.length, 12);
   const deep = await model.edit({ text, level: 1, latents: [{ position: 4, values: [3, -3, 3, -3] }] });
   t.deepEqual(Array.from(deep.latents.subarray(16, 20)), [3, -3, 3, -3]);
   await t.throwsAsync(model.edit({ text }), { message: /expected changes/ });
@@ -145,6 +154,35 @@ test("editing: what comes before a change stays, the change is there, and differ
     message: /finite/,
   });
   engine.dispose();
+});
+
+test("on the command line: a text's states, a picture of them, an edit", async (t) => {
+  const { engine, folder } = await open();
+  engine.dispose();
+  const svg = join(await scratch(), "states.svg");
+  const looked = await noema("inspect", folder, "--text", "abc<a&b>", "--svg", svg);
+  t.is(looked.error, "");
+  t.regex(looked.out, /^state +norm/);
+  t.regex(looked.out, /0 \(text\).*\d+ % +\S+/);
+  const picture = await readFile(svg, "utf8");
+  t.regex(picture, /^<svg [^>]+>/);
+  t.regex(picture, /state 2/);
+  t.false(/<a&b>/.test(picture), "text is escaped");
+  const { levels } = JSON.parse((await noema("inspect", folder, "--text", "abc", "--json")).out);
+  t.is(levels[2].latents.length, 12);
+  t.regex((await noema("inspect", folder, "--svg", svg)).error, /give --text/);
+
+  const edit = (...args: string[]) => noema("edit", folder, "--text", "abcabc", ...args);
+  const { out, code } = await edit("--replace", "b=x", "--level", "0", "--json");
+  t.is(code, 0);
+  const { text, differences } = JSON.parse(out);
+  t.is(text[1], "x");
+  t.like(differences[0], { at: 1, asked: true });
+  t.is((await edit("--replace", "a=a")).out, "abcabc\n");
+  t.regex((await edit("--replace", "ab=x")).error, /"ab" has 2 tokens and "x" 1/);
+  t.regex((await edit("--replace", "z=x")).error, /do not hold those of "z"/);
+  t.regex((await edit("--replace", "x")).error, /expected old=new/);
+  t.regex((await edit("--replace", "a=b", "--level", "9")).error, /level/);
 });
 
 test("on the command line: generate and score", async (t) => {

@@ -1,0 +1,89 @@
+/** `noema edit`: changes tokens of a text in a flow's continuous space; what depends on them follows. */
+
+import type { Command } from "commander";
+import { createEngine } from "../../engine.js";
+import { NoemaError } from "../../errors.js";
+import type { FlowModel } from "../../flow/model.js";
+import { example, type Streams } from "../command.js";
+import { addDeviceFlag, type DeviceFlag, deviceOption } from "../device-flag.js";
+import { paletteOf } from "../palette.js";
+
+interface EditFlags extends DeviceFlag {
+  text: string;
+  replace: string[];
+  level?: string;
+  seed?: string;
+  threads?: string;
+  json?: boolean;
+}
+
+export function registerEdit(program: Command, streams: Streams): void {
+  const command = program
+    .command("edit")
+    .description(
+      "change words of a text in a flow's continuous space: what comes before them in the flow's order stays",
+    )
+    .argument("<model>", "a checkpoint folder of a flow")
+    .requiredOption("--text <text>", "the text to change")
+    .requiredOption("--replace <old=new...>", "the first occurrence of old, of as many tokens as new")
+    .option("--level <n>", "the state to change: the flows from there down carry it on (default: the highest)")
+    .option("--seed <n>", "of the encoder's noise (default: 0)");
+  addDeviceFlag(command)
+    .option("--threads <n>", "0: one per core (default: 0)")
+    .option("--json", "print one JSON document")
+    .addHelpText(
+      "after",
+      example('noema edit models/tales-flow --text "The cat sat on the mat." --replace " cat= dog"'),
+    )
+    .action((folder: string, flags: EditFlags) => run(folder, flags, streams));
+}
+
+async function run(folder: string, flags: EditFlags, { out }: Streams): Promise<void> {
+  const threads = wholeNumber(flags.threads ?? "0", "threads");
+  await using engine = await createEngine({ threads, ...deviceOption(flags) });
+  await using model = await engine.load(folder, { family: "flow" });
+  const ids = tokensOf(model, flags.text);
+  const tokens = flags.replace.flatMap((change) => replacement(model, ids, change));
+  const level = wholeNumber(flags.level ?? String(model.info.config.flows.length - 1), "level");
+  const edited = await model.edit({ text: ids, tokens, level, seed: wholeNumber(flags.seed ?? "0", "seed") });
+  if (flags.json) {
+    const { text, differences } = edited;
+    out.write(`${JSON.stringify({ text, ids: Array.from(edited.ids), differences }, null, 2)}\n`);
+    return;
+  }
+  const palette = paletteOf(out);
+  const changed = new Map(edited.differences.map(({ at, asked }) => [at, asked]));
+  const words = Array.from(edited.ids, (id, at) => {
+    const word = model.tokenizer!.decode([id]);
+    const asked = changed.get(at);
+    return asked === undefined ? word : asked ? palette.bold(word) : palette.green(word);
+  });
+  out.write(`${words.join("")}\n`);
+}
+
+function wholeNumber(text: string, name: string): number {
+  if (/^\d{1,15}$/.test(text)) return Number(text);
+  throw new NoemaError("ERR_INVALID_ARGUMENT", `--${name} is "${text}", expected a whole number`);
+}
+
+function tokensOf({ tokenizer }: FlowModel, text: string): Int32Array {
+  if (tokenizer) return tokenizer.encode(text);
+  throw new NoemaError(
+    "ERR_BAD_TOKENIZER",
+    "the model's folder has no tokenizer.json, so its texts cannot be edited here",
+  );
+}
+
+/** The tokens of "old=new": old's first occurrence in the text, token by token. */
+function replacement(model: FlowModel, ids: Int32Array, change: string): { at: number; token: number }[] {
+  const [, old, wanted] = /^(.+?)=(.*)$/s.exec(change) ?? [];
+  if (old === undefined) throw new NoemaError("ERR_INVALID_ARGUMENT", `--replace is "${change}", expected old=new`);
+  const [before, after] = [old, wanted!].map((text) => tokensOf(model, text)) as [Int32Array, Int32Array];
+  if (before.length !== after.length) {
+    const message = `"${old}" has ${before.length} tokens and "${wanted}" ${after.length}: expected as many, for positions stay`;
+    throw new NoemaError("ERR_INVALID_ARGUMENT", message);
+  }
+  const at = ids.findIndex((_, i) => before.every((token, j) => ids[i + j] === token));
+  if (at < 0) throw new NoemaError("ERR_INVALID_ARGUMENT", `the text's tokens do not hold those of "${old}"`);
+  return Array.from(after, (token, j) => ({ at: at + j, token }));
+}
