@@ -1,6 +1,7 @@
-// npm run demo: makes the checkout ready, then writes a text with the model that comes with it, shown while it unfolds.
+// npm run demo: makes the checkout ready, then writes a text with each of the models that come with it, shown while it unfolds.
 //
-//   npm run demo -- --prompt "The dragon" --max-tokens 96 --decoding low-confidence      any option of `noema generate`
+//   npm run demo -- --prompt "The dragon" --max-tokens 96     options of `noema generate`, for both
+//   npm run demo -- --decoding low-confidence                 what only masked models know: the masked one alone
 
 import { spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
@@ -8,7 +9,6 @@ import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
 const root = join(dirname(fileURLToPath(import.meta.url)), "..");
-const model = join(root, "models", "tales-masked");
 const given = process.argv.slice(2);
 
 /** Runs a script of the checkout with the terminal; ends this process when it fails. */
@@ -18,17 +18,30 @@ function run(script, ...parameters) {
 }
 
 run("scripts/setup.mjs", "--no-cuda");
-if (existsSync(join(model, "config.json"))) {
+const optionOf = (word) => word.split("=")[0];
+
+/** Where the models were trained to begin: after the token that separates stories. Some warmth, or they repeat themselves. */
+const models = [
+  { name: "tales-masked", shown: "masked diffusion: blanks are filled in, the surest first", temperature: "0.7" },
+  { name: "tales-flow", shown: "a flow: noise becomes text, state by state", temperature: "0.9" },
+].filter(({ name }) => existsSync(join(root, "models", name, "config.json")));
+
+/** Options that every family takes, and those of them with a value. */
+const withValue = ["--prompt", "--max-tokens", "--temperature", "--seed", "--threads"];
+const isShared = given.every(
+  (word, i) => [...withValue, "--document-start"].includes(optionOf(word)) || withValue.includes(given[i - 1]),
+);
+
+for (const { name, shown, temperature } of isShared ? models : models.slice(0, 1)) {
+  process.stderr.write(`\ndemo: models/${name}, ${shown}\n\n`);
   const names = ["--prompt", "--infill"];
-  const prompt = given.some((word) => names.includes(word.split("=")[0])) ? [] : ["--prompt", "Once upon a time"];
-  // Where the model was trained to begin: after the token that separates stories. Some warmth, or it repeats itself.
-  const settings = { "--max-tokens": "112", "--temperature": "0.7", "--seed": "1" };
-  const unset = Object.entries(settings).filter(([name]) => !given.some((word) => word.startsWith(name)));
+  const prompt = given.some((word) => names.includes(optionOf(word))) ? [] : ["--prompt", "Once upon a time"];
+  const settings = { "--max-tokens": "112", "--temperature": temperature, "--seed": "1" };
+  const unset = Object.entries(settings).filter(([option]) => !given.some((word) => word.startsWith(option)));
   const defaults = ["--document-start", ...unset.flat()];
-  run("dist/cli/main.js", "generate", model, ...prompt, ...defaults, ...given);
-} else {
-  process.stderr.write(
-    "demo: models/tales-masked holds no checkpoint, so there is no text to show; what this machine offers:\n",
-  );
+  run("dist/cli/main.js", "generate", join(root, "models", name), ...prompt, ...defaults, ...given);
+}
+if (models.length === 0) {
+  process.stderr.write("demo: models/ holds no checkpoint, so there is no text to show; what this machine offers:\n");
   run("dist/cli/main.js", "doctor");
 }

@@ -38,6 +38,7 @@ async function comeAndGo(
   const windows: Int32Array[] = [];
   const cut = { length, eosId: config.eosTokenId, limit: sequences };
   for await (const { ids } of windowsOfFiles([file], tokenizer!, cut)) if (ids.length === length) windows.push(ids);
+  if (windows.length === 0) throw new Error(`${file}: no window of ${length} tokens`);
   const found: Returned = {
     ...{ sequences: 0, tokens: 0, lostTokens: 0, lostSequences: 0, misread: 0, changed: 0, secondsPerSequence: 0 },
   };
@@ -53,7 +54,8 @@ async function comeAndGo(
     for (let b = 0; b < rows; b++) {
       const own = (at: number) => at >= b * length && at < (b + 1) * length;
       const lost = ids.reduce((sum, id, at) => sum + (own(at) && back.tokens[at] !== id ? 1 : 0), 0);
-      const misread = ids.reduce((sum, id, at) => sum + (own(at) && direct.tokens[at] !== id ? 1 : 0), 0);
+      const wrong = (at: number) => back.tokens[at] !== ids[at] && direct.tokens[at] !== ids[at];
+      const misread = ids.reduce((sum, _, at) => sum + (own(at) && wrong(at) ? 1 : 0), 0);
       const values = length * config.latentSize;
       const changed = back.state
         .subarray(b * values, (b + 1) * values)

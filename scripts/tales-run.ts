@@ -41,12 +41,17 @@ export function talesText(data: string): Pick<TrainOptions, "corpus" | "heldOut"
 
 class TimeIsUp extends NoemaError {}
 
-/** Ends at the last step, at the time limit or at Ctrl-C; in each case everything is saved. */
-export async function runTales(engine: Engine, options: TrainOptions, minutes: number): Promise<void> {
+/** Ends at the last step, at the time limit or at Ctrl-C; in each case everything is saved. Whether it was not cut short by Ctrl-C. */
+export async function runTales(engine: Engine, options: TrainOptions, minutes: number): Promise<boolean> {
   const controller = new AbortController();
   const stop = (why: string) => controller.abort(new TimeIsUp("ERR_ABORTED", why));
-  process.once("SIGINT", () => stop("interrupted"));
-  process.once("SIGTERM", () => stop("interrupted"));
+  let interrupted = false;
+  const interrupt = () => {
+    interrupted = true;
+    stop("interrupted");
+  };
+  process.once("SIGINT", interrupt);
+  process.once("SIGTERM", interrupt);
   const timer = minutes > 0 ? setTimeout(() => stop(`${minutes} minutes are over`), minutes * 60_000) : undefined;
   try {
     for await (const event of train(engine, { ...options, signal: controller.signal })) {
@@ -59,6 +64,7 @@ export async function runTales(engine: Engine, options: TrainOptions, minutes: n
   } finally {
     clearTimeout(timer);
   }
+  return !interrupted;
 }
 
 /** The branch of a run that falls to the floor within `steps`. Made by copying the run as it stands, or found half done. */

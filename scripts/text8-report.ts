@@ -136,7 +136,7 @@ export function findings(rows: readonly Row[]): string {
     .map(({ kind, training }) => `${kind} (${training})`);
   const verdict =
     paying.length === 0
-      ? "At this budget flows above the first do not pay: their layers do as much or more in the first flow."
+      ? "At this budget no flow above a first one pays for certain: no stack is better than one flow with all the layers."
       : `At this budget flows above the first pay in ${paying.length} of ${stacks.length} stacks: ${paying.join(", ")}.`;
   return [verdict, "", ...lines, "", baseline(rows)].join("\n");
 }

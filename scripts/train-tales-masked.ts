@@ -29,8 +29,8 @@ const recipe: TrainOptions = {
 const anneal = Number(flags.anneal);
 await using engine = await createEngine({ threads: Number(flags.threads) });
 const options = anneal > 0 ? await annealed(recipe, anneal) : recipe;
-await runTales(engine, options, Number(flags.minutes));
-if (flags.publish) {
+const finished = await runTales(engine, options, Number(flags.minutes));
+if (finished && flags.publish) {
   const { folder, draws } = flags;
   await publishTales(engine, { run: options.run, folder, options, anneal, draws: Number(draws) });
 }

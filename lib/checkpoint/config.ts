@@ -50,7 +50,7 @@ export interface FlowStage {
   /** Of mixture-cdf's grouped head: M and E. */
   mafHiddenSize?: number;
   mafFeatures?: number;
-  /** Width of the readout of the state that it makes; left out: that state has none. */
+  /** Width of the readout of its output, h^(l+1); left out: that state has none. */
   readoutHiddenSize?: number;
 }
 

@@ -1,10 +1,10 @@
 /** How early a text can be read: the states between noise and data against the text that they become. */
 
-import { checkNames, checkNumber } from "../decoding/options.js";
-import type { State } from "../native/addon.js";
+import { checkNames, checkNumber, checkSignal } from "../decoding/options.js";
+import type { NativeCancellation, State } from "../native/addon.js";
 import { latentNoise } from "../normals.js";
 import type { Seed } from "../rng.js";
-import type { FlowHost } from "./job.js";
+import { cancellable, type FlowHost } from "./job.js";
 import { hasReading } from "./request.js";
 
 export interface DraftOptions {
@@ -14,6 +14,7 @@ export interface DraftOptions {
   positions?: number;
   /** Default: 0. */
   seed?: Seed;
+  signal?: AbortSignal;
 }
 
 /** What a level's reading is worth. */
@@ -27,13 +28,29 @@ export interface DraftMeasure {
   milliseconds: number;
 }
 
-export async function measureDrafts({ native, config }: FlowHost, options: DraftOptions = {}): Promise<DraftMeasure[]> {
-  checkNames(options, ["count", "positions", "seed"], "measureDrafts");
-  const { count = 8, positions = config.maxPositions, seed = 0 } = options;
+interface Checked {
+  count: number;
+  positions: number;
+  seed: Seed;
+}
+
+export async function measureDrafts(host: FlowHost, options: DraftOptions = {}): Promise<DraftMeasure[]> {
+  checkNames(options, ["count", "positions", "seed", "signal"], "measureDrafts");
+  const { count = 8, positions = host.config.maxPositions, seed = 0, signal } = options;
   checkNumber(count, { min: 1, max: 1024, integer: true }, "count");
-  checkNumber(positions, { min: 1, max: config.maxPositions, integer: true }, "positions");
+  checkNumber(positions, { min: 1, max: host.config.maxPositions, integer: true }, "positions");
+  checkSignal(signal);
+  const checked = { count, positions, seed };
+  return cancellable(host, signal, (cancellation) => measured(host, checked, cancellation));
+}
+
+async function measured(
+  { native, config }: FlowHost,
+  { count, positions, seed }: Checked,
+  cancellation: NativeCancellation,
+): Promise<DraftMeasure[]> {
   const length = positions * config.patchSize;
-  const request = { ids: new Int32Array(count * length), batch: count, length };
+  const request = { ids: new Int32Array(count * length), batch: count, length, cancellation };
   const measures: DraftMeasure[] = [];
   const readings: (Int32Array | undefined)[] = [];
   let latents: State = latentNoise(seed, count * length * config.latentSize);
@@ -44,7 +61,7 @@ export async function measureDrafts({ native, config }: FlowHost, options: Draft
       latents = (await native.invert({ ...request, latents, level: level + 1, to: level })).state;
       milliseconds += (performance.now() - started) / count;
     }
-    const reading = hasReading(level, config) ? await native.read({ level, latents }) : undefined;
+    const reading = hasReading(level, config) ? await native.read({ level, latents, cancellation }) : undefined;
     readings.push(reading?.tokens);
     const confidence = reading && reading.confidence.reduce((sum, x) => sum + x, 0) / reading.confidence.length;
     measures.push({ level, milliseconds, ...(confidence !== undefined && { confidence }) });

@@ -6,9 +6,10 @@
 
 import { checkNames, checkNumber, invalid } from "../decoding/options.js";
 import { NoemaError } from "../errors.js";
+import type { NativeCancellation } from "../native/addon.js";
 import type { Seed } from "../rng.js";
-import type { FlowHost } from "./job.js";
-import { encodedText, latentSizes } from "./states.js";
+import { cancellable, type FlowHost } from "./job.js";
+import { type Encoded, encodedText, latentSizes } from "./states.js";
 
 /** A new token at a place of the text. */
 export interface TokenChange {
@@ -32,7 +33,7 @@ export interface EditOptions {
   /** Changes of the state at `level`. */
   latents?: readonly LatentChange[];
   /**
-   * 0 .. L - 1: the flow that makes this state, and those below it, carry the changes on; the states above stay. Default: 0, the
+   * 0 .. L - 1: the inverse that leads to this state, and those below it, carry the changes on; the states above stay. Default: 0, the
    * data's latents, where only the flow nearest the data follows.
    */
   level?: number;
@@ -54,7 +55,7 @@ export interface Edit {
   /** Empty where the model has no tokenizer. */
   text: string;
   differences: TokenDifference[];
-  /** [N,c] the state at `level` after the edit. */
+  /** [N,c] the state at `level` after the edit; where it was changed, as it was put in. */
   latents: Float64Array;
 }
 
@@ -66,11 +67,16 @@ export async function edit(host: FlowHost, options: EditOptions): Promise<Edit> 
   checkNumber(level, { min: 0, max: host.config.flows.length - 1, integer: true }, "level");
   if (tokens.length + latents.length === 0)
     throw new NoemaError("ERR_INVALID_ARGUMENT", "edit: expected changes, in tokens or in latents");
-  signal?.throwIfAborted();
   const encoded = encodedText(host, text, seed);
-  const { given, fixed, above } = await changedState(host, encoded, { tokens, latents, level });
-  signal?.throwIfAborted();
-  const request = { ids: encoded.ids, batch: 1, length: encoded.ids.length };
+  return cancellable(host, signal, (cancellation) =>
+    regenerated(host, encoded, { tokens, latents, level, cancellation }),
+  );
+}
+
+async function regenerated(host: FlowHost, encoded: Encoded, changes: Changes): Promise<Edit> {
+  const { tokens, level, cancellation } = changes;
+  const { given, fixed, above } = await changedState(host, encoded, changes);
+  const request = { ids: encoded.ids, batch: 1, length: encoded.ids.length, cancellation };
   const changed = await host.native.invert({ ...request, latents: above, level: level + 1, to: level, fixed, given });
   const found = level === 0 ? changed : await host.native.invert({ ...request, latents: changed.state, level });
   const ids = found.tokens.slice(0, encoded.tokens);
@@ -83,16 +89,17 @@ interface Changes {
   tokens: readonly TokenChange[];
   latents: readonly LatentChange[];
   level: number;
+  cancellation: NativeCancellation;
 }
 
 /** The state at `level` with the changes, where they are, and the state above as it was. */
 async function changedState(
   { native, config }: FlowHost,
-  { ids, tokens: count, noise }: { ids: Int32Array; tokens: number; noise: Float32Array },
-  { tokens, latents, level }: Changes,
+  { ids, tokens: count, noise }: Encoded,
+  { tokens, latents, level, cancellation }: Changes,
 ) {
   const { c, P } = latentSizes(config);
-  const request = { batch: 1, length: ids.length, noise };
+  const request = { batch: 1, length: ids.length, noise, cancellation };
   const before = await native.trace({ ...request, ids });
   const fixed = new Uint8Array(ids.length / P);
   const given = before[level]!.slice();

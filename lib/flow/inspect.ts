@@ -1,14 +1,16 @@
 /** Looking inside: every state of a text between data and noise. */
 
-import { checkNames } from "../decoding/options.js";
+import { checkNames, checkSignal } from "../decoding/options.js";
+import type { NativeCancellation } from "../native/addon.js";
 import type { Seed } from "../rng.js";
-import type { FlowHost } from "./job.js";
+import { cancellable, type FlowHost } from "./job.js";
 import { hasReading } from "./request.js";
 import { encodedText, latentSizes, type StateStatistics, statisticsOf } from "./states.js";
 
 export interface InspectOptions {
   /** Of the encoder's noise. Default: 0. */
   seed?: Seed;
+  signal?: AbortSignal;
 }
 
 /** A state's tokens, one per token of the text. */
@@ -49,10 +51,20 @@ export async function inspect(
   text: string | ArrayLike<number>,
   options: InspectOptions = {},
 ): Promise<Inspection> {
-  checkNames(options, ["seed"], "inspect");
+  checkNames(options, ["seed", "signal"], "inspect");
+  checkSignal(options.signal);
   const { ids, noise } = encodedText(host, text, options.seed);
+  return cancellable(host, options.signal, (cancellation) => look(host, ids, { noise, cancellation }));
+}
+
+interface Looking {
+  noise: Float32Array;
+  cancellation: NativeCancellation;
+}
+
+async function look(host: FlowHost, ids: Int32Array, { noise, cancellation }: Looking): Promise<Inspection> {
   const { c, P } = latentSizes(host.config);
-  const request = { ids, batch: 1, length: ids.length, noise };
+  const request = { ids, batch: 1, length: ids.length, noise, cancellation };
   const pass = await host.native.encode({ ...request, states: true });
   const states = await host.native.trace(request);
   const levels: Level[] = [];

@@ -22,6 +22,25 @@ export interface FlowHost {
   createCancellation(): NativeCancellation;
 }
 
+/** A native cancellation for as long as `work` runs, which the signal asks for. */
+export async function cancellable<R>(
+  host: FlowHost,
+  signal: AbortSignal | undefined,
+  work: (cancellation: NativeCancellation) => Promise<R>,
+): Promise<R> {
+  signal?.throwIfAborted();
+  const cancellation = host.createCancellation();
+  const cancel = () => cancellation.cancel();
+  signal?.addEventListener("abort", cancel, { once: true });
+  try {
+    return await work(cancellation);
+  } catch (error) {
+    throw signal?.aborted ? signal.reason : error;
+  } finally {
+    signal?.removeEventListener("abort", cancel);
+  }
+}
+
 /** How the flows are inverted, for texts of a shape. */
 export type Plans = (shape: { batch: number; positions: number }) => Promise<InversePlan[]>;
 
@@ -137,11 +156,14 @@ export class FlowJob {
     return tokens;
   }
 
-  #draft({ prefix, added }: FlowCanvas, at: number, level: number, { tokens, confidence }: FlowReading): RefineEvent {
-    const ids = Int32Array.from([...prefix, ...tokens.subarray(at * added, (at + 1) * added)]);
+  /** What was given and what is wanted, without what fills their patches. */
+  #draft(canvas: FlowCanvas, at: number, level: number, { tokens, confidence }: FlowReading): RefineEvent {
+    const { prefix, added, wanted, promptTokens } = canvas;
+    const given = prefix.slice(prefix.length - promptTokens);
+    const ids = Int32Array.from([...given, ...tokens.subarray(at * added, at * added + wanted)]);
     const sure = new Float32Array(ids.length).fill(1);
-    sure.set(confidence.subarray(at * added, (at + 1) * added), prefix.length);
-    const mask = new Uint8Array(ids.length).fill(level === this.#options.exit ? 0 : 1, prefix.length);
+    sure.set(confidence.subarray(at * added, at * added + wanted), given.length);
+    const mask = new Uint8Array(ids.length).fill(level === this.#options.exit ? 0 : 1, given.length);
     return { type: "refine", step: this.#host.config.flows.length - level, ids, mask, confidence: sure, level };
   }
 

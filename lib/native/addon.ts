@@ -392,7 +392,7 @@ export interface NativeFlowModel {
   encode(request: FlowBatch & { states?: boolean }): Promise<FlowPass>;
   /**
    * L + 1 times [B,N,c], those below a state's level empty: what `encode` calls states, by the steps of `invert`, which undoes it to
-   * the bit. Takes as long as `invert`.
+   * the bit (with one mixture in the stack; unlikely tokens below others may differ in the last). Takes as long as `invert`.
    */
   trace(request: FlowBatch): Promise<Float64Array[]>;
   /**

@@ -132,13 +132,14 @@ export async function savedWeights(run: string, config: ModelConfig): Promise<We
   return weights;
 }
 
-/** The checkpoint's weights, and fresh ones for what it does not have. */
+/** The checkpoint's weights, as far as the config wants them, and fresh ones for what it does not have. */
 export async function firstWeights(init: string | undefined, config: ModelConfig, seed: Seed): Promise<Weights[]> {
   if (init === undefined) return freshWeights(config, seed);
   const { tensors } = await openCheckpoint(init);
-  const added = tensorsOf(config).filter(({ name }) => !tensors.has(name));
-  const weights = freshWeights(config, seed).filter(({ name }) => added.some((tensor) => tensor.name === name));
+  const wanted = new Set(tensorsOf(config).map(({ name }) => name));
+  const weights = freshWeights(config, seed).filter(({ name }) => !tensors.has(name));
   for (const [name, { path, name: stored, shape }] of tensors) {
+    if (!wanted.has(name)) continue;
     await using file = await SafetensorsFile.open(path);
     weights.push({ name, shape: [...shape], dtype: "f32", data: await file.readFloat32(stored) });
   }

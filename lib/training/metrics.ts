@@ -24,7 +24,7 @@ export interface HeldOutMetric {
   step: number;
   /** Which parameters were judged. */
   source: "parameter" | "average";
-  /** What `bound` is. Left out by versions that knew upper bounds only. */
+  /** What `bound` is; of readouts, their mean loss. Left out by versions that knew upper bounds only. */
   kind?: EstimateKind;
   /** Nats per token, the negative log-likelihood or an upper bound on it, and its standard error over sequences. */
   bound: number;

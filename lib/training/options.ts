@@ -75,7 +75,7 @@ export const optionTable = {
   readouts: integer(
     0,
     [0, 65536],
-    "flows: train readouts of this hidden width, for every state above the data's, and nothing else; 0: the flows",
+    "flows: train readouts of this hidden width, for every state above the data's, and nothing else; again whenever the flows were trained further. 0: train the flows",
   ),
   precision: choice(["bf16", "f32"] as const, "bf16", "of matrix products; weights and optimiser are f32"),
   seed: integer(0, [0, Number.MAX_SAFE_INTEGER], "of the initial weights, the order of the data and the masks"),
@@ -222,6 +222,7 @@ function checkOthers(options: TrainOptions): void {
   if (options.flow !== undefined) checkFlowShape(options.flow);
   if (options.readouts && (init === undefined || options.flow !== undefined))
     throw wrong("readouts", options.readouts, "0, or init (a flow whose states they read) and no flow");
+  if (options.readouts && options.stage) throw wrong("stage", options.stage, "0, for readouts train no flow");
   checkFamily(options);
 }
 

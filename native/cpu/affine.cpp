@@ -137,12 +137,11 @@ HWY_INLINE VF exp_small(VF x) {
 
 void affine_rows(const Affine& p, int64_t first, int64_t last) {
     const int64_t c = p.h.shape[1];
-    const VF grid = hn::Set(DF(), static_cast<float>(p.grid)), per_unit = hn::Set(DF(), static_cast<float>(1 / p.grid));
     sum_rows(p, first, last, [&](const auto& part) HWY_ATTR {
         const VF clipped = softclip(part.load(p.parameters)).value;
         const VF centred = hn::Sub(part.load(p.h), part.load(p.parameters, c));
         const VF u = hn::Mul(centred, exp_small(hn::Neg(clipped)));
-        if (p.u) part.store(p.grid > 0 ? hn::Mul(hn::Round(hn::Mul(u, per_unit)), grid) : u, p.u);
+        if (p.u) part.store(gridded(u, p.grid), p.u);
         return Terms{clipped, hn::Mul(u, u)};
     });
 }
@@ -166,11 +165,10 @@ void affine_backward_rows(const AffineBackward& p, int64_t first, int64_t last) 
 
 void affine_inverse_rows(const AffineInverse& p, int64_t first, int64_t last) {
     const int64_t c = p.u.shape[1];
-    const VF grid = hn::Set(DF(), static_cast<float>(p.grid)), per_unit = hn::Set(DF(), static_cast<float>(1 / p.grid));
     each_part(first, last, c, [&](const auto& part) HWY_ATTR {
         const VF scale = exp_small(softclip(part.load(p.parameters)).value);
         const VF h = hn::MulAdd(part.load(p.u), scale, part.load(p.parameters, c));
-        part.store(p.grid > 0 ? hn::Mul(hn::Round(hn::Mul(h, per_unit)), grid) : h, p.h);
+        part.store(gridded(h, p.grid), p.h);
     });
 }
 

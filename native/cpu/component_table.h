@@ -8,6 +8,9 @@
 
 namespace noema::cpu {
 
+/// What is kept of a scalar's components (probit_root-inl.h): log weight, weight, mean, scale and one over it.
+constexpr int64_t kComponentArrays = 5;
+
 struct ComponentTable {
     /// Rows reach to a multiple of this; components from K on have density 0 everywhere.
     static constexpr int64_t kPad = 32;

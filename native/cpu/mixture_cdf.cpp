@@ -34,14 +34,6 @@ class RowSums {
     double sum_ = 0;
 };
 
-/// Rounded to multiples of a power of two, if there is one.
-HWY_INLINE VF gridded(VF u, double grid) {
-    const DF d;
-    if (grid == 0) return u;
-    return hn::Mul(hn::Round(hn::Mul(u, hn::Set(d, static_cast<float>(1 / grid)))),
-                   hn::Set(d, static_cast<float>(grid)));
-}
-
 void mixture_cdf_rows(const MixtureCdf& p, int64_t first, int64_t last) {
     const int64_t c = p.h.shape[1];
     Groups groups(first, last, c);

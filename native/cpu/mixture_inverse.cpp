@@ -5,6 +5,7 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
+#include "cpu/component_table.h"
 #include "cpu/cpu.h"
 #include "cpu/mixture_cdf.h"
 #include "cpu/probit_root-inl.h"
@@ -134,6 +135,9 @@ void add(const View& out, const WideGroup& g, const double* terms, double& sum) 
     }
 }
 
+/// Densities under this are taken by logarithms.
+constexpr double kThin = 1e-290;
+
 /// Forward of wide states: one evaluation of what the inverse searches.
 void mixture_wide_rows(const MixtureCdf& p, double* memory, int64_t first, int64_t last) {
     const DW d;
@@ -151,18 +155,21 @@ void mixture_wide_rows(const MixtureCdf& p, double* memory, int64_t first, int64
         bool any_far = false;
         for (int64_t lane = 0; lane < g.n; ++lane) {
             s.u.of[lane] = u.of[lane];
-            if (!s.active[lane] || !(std::fabs(u.of[lane]) > kFar)) continue;
+            const bool far = std::fabs(u.of[lane]) > kFar;
+            if (!s.active[lane] || !(far || s.density.of[lane] < kThin)) continue;
             evaluate_far(group.components[lane], s, lane);
-            any_far = true;
+            any_far |= far;
         }
-        const Probit at = probit_of(s, any_far);
-        const VW slope = log_positive(hn::Mul(s.density.get(), at.ratio));
-        u.set(at.z);
-        log_slope.set(slope);
-        const VW log_normal = hn::MulAdd(hn::Mul(at.z, at.z), hn::Set(d, -0.5), hn::Set(d, -0.91893853320467274178));
-        log_density.set(hn::Add(slope, log_normal));
+        const VW z = hn::IfThenElse(hn::Gt(hn::Abs(u.get()), hn::Set(d, kFar)), probit_of(s, any_far).z, u.get());
+        const VW root = hn::Set(d, 0.39894228040143267794);
+        const VW log_p = hn::Add(log_positive(hn::Mul(s.density.get(), root)), s.density_exponent.get());
+        const VW log_normal = hn::MulAdd(hn::Mul(z, z), hn::Set(d, -0.5), hn::Set(d, -0.91893853320467274178));
+        u.set(z);
+        log_density.set(log_p);
+        log_slope.set(hn::Sub(log_p, log_normal));
         for (int64_t lane = 0; lane < g.n; ++lane) {
-            if (!s.active[lane]) u.of[lane] = log_density.of[lane] = log_slope.of[lane] = NAN;
+            if (!s.active[lane] || !std::isfinite(s.x.of[lane]))
+                u.of[lane] = log_density.of[lane] = log_slope.of[lane] = NAN;
             if (p.u) store_state(p.u, g.row[lane], g.i[lane], u.of[lane], p.grid);
         }
         add(p.log_density, g, log_density.of, density);
@@ -183,8 +190,8 @@ HWY_EXPORT(mixture_wide_rows);
 namespace {
 
 int64_t doubles_per_worker(const View& parameters) {
-    constexpr int64_t kMostLanes = 8, kArrays = 5;
-    return kMostLanes * kArrays * ceil_div(parameters.shape[2] / 3, kMostLanes) * kMostLanes;
+    constexpr int64_t kMostLanes = 8;
+    return kMostLanes * kComponentArrays * ceil_div(parameters.shape[2] / 3, kMostLanes) * kMostLanes;
 }
 
 size_t workspace(const MixtureCdfInverse& p, const Stream& stream) {

@@ -75,9 +75,9 @@ class Tokens {
         if (any) far.set(probit_of(s, any_far).z);
         for (int64_t lane = 0; lane < n_; ++lane) {
             if (posterior_[lane].broken()) u.of[lane] = NAN;
-            // What more components bring back to where they do not count stays just outside.
+            // What more components bring back to where they do not count stays just outside; what is no number stays none.
             const double edge = std::nextafter(static_cast<double>(kPrunedWithin), HUGE_VAL), a = std::fabs(u.of[lane]);
-            if (a > kPrunedWithin) u.of[lane] = std::copysign(std::max(edge, std::fabs(far.of[lane])), u.of[lane]);
+            if (a > kPrunedWithin) u.of[lane] = std::copysign(std::max(std::fabs(far.of[lane]), edge), u.of[lane]);
             if (!posterior_[lane].broken()) posterior_[lane].pass(s.x.of[lane]);
         }
     }

@@ -9,6 +9,7 @@
 #define NOEMA_CPU_PROBIT_ROOT_INL_H_
 #endif
 
+#include "cpu/component_table.h"
 #include "cpu/mixture_lanes-inl.h"
 #include "cpu/wide-inl.h"
 
@@ -31,7 +32,7 @@ struct Components {
     double *log_weight, *weight, *mean, *scale, *inverse;
     int64_t n;  // padded
 
-    static constexpr int64_t kArrays = 5;
+    static constexpr int64_t kArrays = kComponentArrays;
     Components() = default;
     Components(double* memory, int64_t K)
         : log_weight(memory),

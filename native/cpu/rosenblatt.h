@@ -37,7 +37,6 @@ struct PosteriorMemory {
 };
 
 /// Room for a scalar's components (probit_root-inl.h), in doubles.
-constexpr int64_t kComponentArrays = 5;
 inline int64_t component_doubles(int64_t K) {
     return kComponentArrays * (whole_vectors(K) + 2 * kMostLanes);
 }

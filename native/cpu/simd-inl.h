@@ -139,6 +139,14 @@ HWY_INLINE VF sigmoid(VF x) {
     return hn::Div(one, hn::Add(one, exp_any(hn::Neg(x))));
 }
 
+/// x as a multiple of `grid`, a power of two; as it is where that is 0.
+HWY_INLINE VF gridded(VF x, double grid) {
+    const DF d;
+    if (grid == 0) return x;
+    return hn::Mul(hn::Round(hn::Mul(x, hn::Set(d, static_cast<float>(1 / grid)))),
+                   hn::Set(d, static_cast<float>(grid)));
+}
+
 /// Round to bf16 (nearest even) and back.
 HWY_INLINE VF round_to_bf16(VF v) {
     const DF d;

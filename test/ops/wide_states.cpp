@@ -250,6 +250,46 @@ TEST_CASE("mixture_rosenblatt of wide states") {
     for (const int64_t K : {1, 2, 7, 17, 64, 130}) check(rosenblatt_return({20, K, 3, 0.3, 10}));
 }
 
+TEST_CASE("wide states that are no numbers stay none") {
+    for (const double bad : {static_cast<double>(NAN), HUGE_VAL}) {
+        OpCase c = rosenblatt_case({4, 40, 4, 0.3, 0});
+        c.fields[0].fill.values[4 + 1] = bad;
+        c.title += " with a bad scalar";
+        c.judge = [bad](const Tensors&, const Tensors& measured) -> std::string {
+            const std::vector<double> u = measured.values("u"), density = measured.values("log_density");
+            if (!std::isfinite(u[4]) || !std::isfinite(u[0]) || !std::isfinite(density[0])) return "good ones are lost";
+            const bool none = std::isnan(bad) ? std::isnan(u[5]) : !std::isfinite(u[5]) || std::fabs(u[5]) > 30;
+            return none && !std::isfinite(u[6]) && !std::isfinite(density[1]) ? "" : "a bad scalar became a number";
+        };
+        check(c);
+    }
+    using namespace mixture;
+    OpCase c = forward({.R = 2, .c = 3, .K = 5});
+    for (const char* name : {"h", "u"}) field(c, name).dtype = DType::f64;
+    field(c, "h").fill.values = {0, 1, 2, 0, static_cast<double>(NAN), 2};
+    c.title += " wide, with a bad scalar";
+    c.judge = [](const Tensors&, const Tensors& measured) -> std::string {
+        const std::vector<double> u = measured.values("u"), det = measured.values("log_det");
+        const bool right = std::isnan(u[4]) && std::isfinite(u[3]) && std::isfinite(u[5]) && std::isfinite(det[0]) &&
+                           std::isnan(det[1]);
+        return right ? "" : "a bad scalar became a number, or good ones are lost";
+    };
+    check(c);
+}
+
+TEST_CASE("mixture_cdf of wide states: between components far apart the density is thin, not lost") {
+    using namespace mixture;
+    OpCase c = forward({.R = 3, .c = 1, .K = 2});
+    for (const char* name : {"h", "u"}) field(c, name).dtype = DType::f64;
+    field(c, "h").fill.values = {0, 0.5, -3};
+    std::vector<double>& parameters = field(c, "parameters").fill.values;
+    parameters.clear();
+    for (int r = 0; r < 3; ++r)
+        for (const double x : {0.0, 0.0, -10.0, 10.0, raw_of(0.05), raw_of(0.05)}) parameters.push_back(x);
+    c.title += " wide, thin";
+    check_within(c, 1e-6);
+}
+
 TEST_CASE("mixture_rosenblatt of wide states: far out") {
     for (const double far : {3.9, 4.1, 8.0, 20.0, 29.0, 31.0, 42.0}) {
         OpCase c = rosenblatt_return({6, 40, 4, 0.3, 0});

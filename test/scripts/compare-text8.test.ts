@@ -76,7 +76,7 @@ test("the tables, and what they say", (t) => {
   const lines = stackTable(rows).split("\n");
   t.is(lines.length, 2 + 4);
   t.regex(lines[2]!, /\| affine \| jointly \| .* \| 0\.1443 ± 0\.0083 \| 0\.0000 ± 0\.0083 \| -0\.2885 ± 0\.0083 \|/);
-  t.regex(findings(rows), /^At this budget flows above the first do not pay/);
+  t.regex(findings(rows), /^At this budget no flow above a first one pays for certain/);
   t.regex(findings(rows), /- affine, trained jointly: .*take 0\.1443 .* the stack is 0\.2885 ± .* bits worse/);
   t.regex(findings(rows), /lies 0\.0000 bits per character above the autoregressive/);
   const better = findings(rowsWith([18, 19.1, 19.9]));

@@ -51,14 +51,28 @@ async function run(folder: string, flags: EditFlags, { out }: Streams): Promise<
     out.write(`${JSON.stringify({ text, ids: Array.from(edited.ids), differences }, null, 2)}\n`);
     return;
   }
-  const palette = paletteOf(out);
-  const changed = new Map(edited.differences.map(({ at, asked }) => [at, asked]));
-  const words = Array.from(edited.ids, (id, at) => {
-    const word = model.tokenizer!.decode([id]);
-    const asked = changed.get(at);
-    return asked === undefined ? word : asked ? palette.bold(word) : palette.green(word);
-  });
-  out.write(`${words.join("")}\n`);
+  const { bold, green } = paletteOf(out);
+  const changed = new Map(edited.differences.map(({ at, asked }) => [at, asked ? bold : green]));
+  const decode = (run: number[]) => model.tokenizer!.decode(run, { skipSpecialTokens: true });
+  out.write(`${runsOf(edited.ids, (at) => changed.get(at) ?? plain, decode).join("")}\n`);
+}
+
+const plain = (text: string): string => text;
+
+/** Neighbours of one style are decoded together: a character may take several tokens. */
+function runsOf(
+  ids: Int32Array,
+  styleAt: (at: number) => (text: string) => string,
+  decode: (run: number[]) => string,
+): string[] {
+  const runs: string[] = [];
+  for (let at = 0; at < ids.length; ) {
+    const style = styleAt(at);
+    const run: number[] = [];
+    while (at < ids.length && styleAt(at) === style) run.push(ids[at++]!);
+    runs.push(style(decode(run)));
+  }
+  return runs;
 }
 
 function wholeNumber(text: string, name: string): number {

@@ -26,6 +26,8 @@ export function checkFlowShape(flow: unknown): asserts flow is FlowShape {
   if (!isObject(flow)) throw wrong("an object with the flows");
   checkNames(flow, names, "flow");
   if (!Array.isArray(flow.flows) || !flow.flows.every(isObject)) throw wrong('"flows": an array of objects');
+  if (flow.flows.some((stage) => "readoutHiddenSize" in stage))
+    throw wrong('"flows" without "readoutHiddenSize": readouts are trained after them (readouts)');
 }
 
 /** What the run's other options say of the model. */
@@ -48,13 +50,19 @@ export function flowConfig(flow: FlowShape, { shape, vocabSize, eosTokenId, leng
   });
 }
 
-/** A stack with more flows on its noise side. */
+/** A stack with more flows on its noise side. Its readouts are left behind: what was the last state may be mixed now. */
 export function extended(config: FlowConfig, { flows }: FlowShape): FlowConfig {
-  return checked({ ...config, flows: [...config.flows, ...flows] });
+  const own = config.flows.map(({ readoutHiddenSize: _, ...stage }) => stage);
+  return checked({ ...config, flows: [...own, ...flows] });
 }
 
-/** The same stack with a readout of every state above the data's. */
+/** The same stack with a readout of every state above the data's. Those that it has must be of that width. */
 export function withReadouts(config: FlowConfig, readoutHiddenSize: number): FlowConfig {
+  const other = config.flows.find(({ readoutHiddenSize: own = readoutHiddenSize }) => own !== readoutHiddenSize);
+  if (other) {
+    const message = `train: readouts is ${readoutHiddenSize}, but those of init have width ${other.readoutHiddenSize}`;
+    throw new NoemaError("ERR_INVALID_ARGUMENT", message, { readouts: readoutHiddenSize });
+  }
   return checked({ ...config, flows: config.flows.map((stage) => ({ ...stage, readoutHiddenSize })) });
 }
 

@@ -17,7 +17,7 @@ struct FlowStage {
     int64_t num_components = 0;  // K; 0 (mixture_rosenblatt only): the codebook
     int64_t maf_hidden = 0;      // M, mixture_cdf only
     int64_t maf_features = 0;    // E, mixture_cdf only
-    int64_t readout_hidden = 0;  // width of the readout of the state that it makes; 0: none
+    int64_t readout_hidden = 0;  // width of the readout of its output, h^(l+1); 0: none
 };
 
 struct FlowConfig {
@@ -71,7 +71,8 @@ struct FlowPass {
 };
 
 /// States by the sequential inverse's own steps, in text order. A pass over all positions at once adds up in another order, and states
-/// in f32 hold no token of more than 10 to 15 nats: what is to be inverted again to the bit comes from here.
+/// in f32 hold no token of more than 10 to 15 nats: what is to be inverted again to the bit comes from here. (With several mixtures above
+/// each other a token that is unlikely to the lower ones may come back with other bits: models/flow/weights.h, grid_of.)
 struct FlowTrace {
     std::vector<std::vector<double>>
         states;  // L + 1 times [B,N,c]; h^(l) on the grid of its level, but the last; below a level given: empty
@@ -79,8 +80,8 @@ struct FlowTrace {
 
 /// A state read as tokens, position by position: h^(0) by the codebook's posterior, others by their readouts.
 struct FlowReading {
-    std::vector<int32_t> tokens;    // [B, T - prefix] the likeliest
-    std::vector<float> confidence;  // [B, T - prefix] its probability
+    std::vector<int32_t> tokens;    // [positions * P] the likeliest
+    std::vector<float> confidence;  // [positions * P] its probability
 };
 
 /// How a flow is inverted. sequential: position after position, with cached keys and values. jacobi: in `modules` equal runs
@@ -108,7 +109,7 @@ struct InverseRange {
 
 /// What an inversion gives back, in text order.
 struct FlowInverse {
-    std::vector<double> state;                 // [B,N,c] h^(to), on the grid of its level
+    std::vector<double> state;                 // [B,N,c] h^(to), on the grid of its level; as given where fixed
     std::vector<int32_t> tokens;               // [B, T - prefix] argmax_k N_k(z); empty above level 0
     std::vector<float> confidence;             // [B, T - prefix] posterior of that token
     std::vector<std::vector<int32_t>> sweeps;  // per flow of the model [B]: sweeps that it took, or positions

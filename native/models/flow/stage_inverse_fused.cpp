@@ -1,4 +1,4 @@
-// The sequential inverse by one op.
+// The sequential inverse, and its steps the other way, by one op.
 #include "models/flow/stage_inverse.h"
 
 namespace noema {

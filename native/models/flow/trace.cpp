@@ -7,9 +7,22 @@
 namespace noema {
 
 double grid_of(const FlowConfig& config, size_t level) {
-    constexpr int kFinest = 44;
-    if (level >= config.flows.size()) return 0;
-    return std::ldexp(1.0, -std::min(20 + 6 * static_cast<int>(level), kFinest));
+    // Bits after the point: of the data's grid, and what inverses stretch: an affine one by exp 4, a mixture's a token of 16 nats by
+    // 2^26. The finest grid is under the last flow, whose noise is not rounded: a state of size 16 has 49 bits, an affine inverse loses
+    // some 2, a search ends within 2^-46 or so.
+    constexpr int kCoarsest = 20, kAffine = 6, kMixture = 26, kUnderAffine = 46, kUnderMixture = 40;
+    const size_t L = config.flows.size();
+    if (level >= L) return 0;
+    const int finest = config.flows.back().kind == FlowKind::affine ? kUnderAffine : kUnderMixture;
+    const auto affine = std::count_if(config.flows.begin(), config.flows.end() - 1,
+                                      [](const FlowStage& flow) { return flow.kind == FlowKind::affine; });
+    const int steps = static_cast<int>(L) - 1, mixtures = steps - static_cast<int>(affine), room = finest - kCoarsest;
+    const int by_affine = std::min(kAffine, room / std::max(steps, 1));
+    const int left = room - by_affine * static_cast<int>(affine);
+    const int by_mixture = std::min(kMixture, left / std::max(mixtures, 1));
+    int bits = kCoarsest;
+    for (size_t l = 0; l < level; ++l) bits += config.flows[l].kind == FlowKind::affine ? by_affine : by_mixture;
+    return std::ldexp(1.0, -bits);
 }
 
 namespace {

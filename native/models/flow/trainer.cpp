@@ -6,6 +6,11 @@ namespace noema {
 
 namespace {
 
+Status from_tokens(const FlowLatents& latents) {
+    if (latents.noise) return {};
+    return Status::error(Code::invalid_argument, "training needs the encoder's noise, not latents");
+}
+
 bool is_readout(const std::string& name) {
     return name.find(".readout.") != std::string::npos;
 }
@@ -37,6 +42,7 @@ void FlowTrainer::train_readouts() {
 
 Status FlowTrainer::accumulate_readouts(Engine& engine, const FlowBatch& batch, const FlowLatents& latents,
                                         const float* weights, FlowReadings& out, const std::atomic<bool>* cancelled) {
+    NOEMA_TRY(from_tokens(latents));
     FlowPass pass{.keep_states = true};
     NOEMA_TRY(encode(engine, batch, latents, false, pass, cancelled));
     const FlowConfig& config = model_->config();
@@ -53,6 +59,7 @@ Status FlowTrainer::accumulate_readouts(Engine& engine, const FlowBatch& batch, 
 
 Status FlowTrainer::readings(Engine& engine, const FlowBatch& batch, const FlowLatents& latents, bool average,
                              FlowReadings& out, const std::atomic<bool>* cancelled) {
+    NOEMA_TRY(from_tokens(latents));
     FlowPass pass{.keep_states = true};
     NOEMA_TRY(encode(engine, batch, latents, average, pass, cancelled));
     return flow_readings(engine, shape_of(model_->config(), batch, model_->precision()),
@@ -68,7 +75,7 @@ Status FlowTrainer::accumulate(Engine& engine, const FlowBatch& batch, const Flo
                                const FlowObjective& objective, FlowPass& out, const std::atomic<bool>* cancelled) {
     const FlowConfig& config = model_->config();
     NOEMA_TRY(check_batch(config, batch, true));
-    if (!latents.noise) return Status::error(Code::invalid_argument, "training needs the encoder's noise, not latents");
+    NOEMA_TRY(from_tokens(latents));
     const FlowShape shape = shape_of(config, batch, model_->precision());
     FlowLesson lesson(shape, batch, latents, objective);
     out.keep_states = false;

@@ -177,8 +177,10 @@ Status flow_encode(Engine& engine, const FlowConfig& config, const FlowWeights& 
 Status flow_trace(Engine& engine, const FlowConfig& config, const FlowWeights& weights, const FlowBatch& batch,
                   const FlowLatents& latents, Precision precision, FlowTrace& out, const std::atomic<bool>* cancelled);
 
-/// The grid of h^(level). An inverse errs by some roundings of the level above; six bits from level to level are what an affine flow can
-/// stretch (exp 4), 2^-20 is a hundred-thousandth of a token's sigma. Base noise has none.
+/// The grid of h^(level). An inverse errs by half the grid of the level above, stretched by the flow, and gives back its own grid to the
+/// bit where that is less than half of it. So grids get finer towards noise; 2^-20, the data's, is a hundred-thousandth of a token's
+/// sigma. Base noise has none. Double is fine enough for one mixture on top of up to four affine flows, or below one; of stacks with more,
+/// unlikely tokens come back to within the grid of their level.
 double grid_of(const FlowConfig& config, size_t level);
 
 /// A state [B,N,c] towards data, sequentially. The batch's prefix is read, its other tokens are not.
