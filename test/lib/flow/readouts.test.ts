@@ -44,6 +44,8 @@ test("readouts learn, and the flows keep their values", async (t) => {
   for (const name of tensors.keys()) t.deepEqual(await tensor(run, name), await tensor(body, name), name);
   const { config, tensors: all } = await openCheckpoint(run);
   t.is(all.size, tensors.size + 6);
+  const wider = { ...(await runs("wider", { steps: 1 })).options, init: run, readouts: 8 };
+  await t.throwsAsync(trained(wider), { message: /readouts is 8, but those of init have width 16/ });
   t.deepEqual(
     config.layout === "noema-flow" && config.flows.map(({ readoutHiddenSize }) => readoutHiddenSize),
     [16, 16],
@@ -117,6 +119,13 @@ test("what has no readout is refused", async (t) => {
   const { init: _, ...fresh } = options;
   await t.throwsAsync(trained({ ...fresh, ...tinyFlow, tokenizer: `${body}/tokenizer.json` } as TrainOptions), {
     message: /readouts is 16/,
+  });
+  await t.throwsAsync(trained({ ...options, stage: 1 }), { message: /stage is 1.*readouts train no flow/ });
+  const flows = tinyFlow.flow!.flows.map((stage) => ({ ...stage, readoutHiddenSize: 8 }));
+  const { readouts: _readouts, ...none } = fresh;
+  const untrained = { ...none, ...tinyFlow, tokenizer: `${body}/tokenizer.json` };
+  await t.throwsAsync(trained({ ...untrained, flow: { ...tinyFlow.flow!, flows } } as TrainOptions), {
+    message: /without "readoutHiddenSize"/,
   });
 });
 
