@@ -1,6 +1,7 @@
 // models/tales-flow: the checkpoint of a run of readouts, and its card from the records of both runs.
 import { copyFile, mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { statesPicture } from "../lib/flow/picture.js";
 import {
   type DraftMeasure,
   type Engine,
@@ -36,6 +37,8 @@ interface Publication {
 const TEMPERATURE = 0.9;
 const TOKENS = 160;
 const DRAFT_TEXTS = 64;
+/** What the picture of the states shows. */
+const SHOWN = "Tom saw a red ball in the park. He wanted to play with it.";
 
 export async function publishFlow(
   engine: Engine,
@@ -51,6 +54,8 @@ export async function publishFlow(
   const settings = { documentStart: true, maxTokens: TOKENS, temperature: TEMPERATURE, seed: SEEDS[0]! };
   const texts = (await model.generateBatch({ prompts, ...settings })).map(({ text }) => PROMPT + text);
   const drafts = await model.measureDrafts({ count: DRAFT_TEXTS });
+  const picture = statesPicture(await model.inspect(SHOWN), (id) => model.tokenizer!.decode([id]));
+  await writeFile(join(folder, "states.svg"), picture);
   const state = JSON.parse(await readFile(join(run, "state", "state.json"), "utf8"));
   const metrics = await readMetrics(join(run, "metrics.jsonl"));
   const readings = lastHeldOut(await readMetrics(join(readouts, "metrics.jsonl"))).readouts!;
@@ -120,6 +125,10 @@ it agrees with what the state becomes when ${DRAFT_TEXTS} texts are written from
 | state | right on held-out text | agrees with the text in the end | from noise, ms per text |
 |---|---|---|---|
 ${drafts.map((draft) => draftRow(draft, readings.accuracy)).join("\n")}
+
+A text that was never trained on, state by state (\`noema inspect models/tales-flow --text "${SHOWN}" --svg states.svg\`):
+
+![states](states.svg)
 
 ${samplesSection(texts, sampling)}`;
 }
