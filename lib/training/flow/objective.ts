@@ -4,48 +4,23 @@ import type { FlowConfig } from "../../checkpoint/config.js";
 import { sum, type Window } from "../../evaluation/bound.js";
 import { flowBounds, flowGains } from "../../evaluation/flow-bound.js";
 import { BoundTotals } from "../../evaluation/statistics.js";
-import type { FlowBatch, FlowPass, NativeFlowModel, NativeFlowTrainer } from "../../native/addon.js";
+import type { FlowBatch, FlowPass } from "../../native/addon.js";
 import type { FlowMonitors } from "../metrics.js";
 import { HELD_OUT_SEED, type HeldOut, type Objective } from "../objective.js";
 import type { TrainSettings } from "../options.js";
-import { FlowBatches } from "./batches.js";
 import { separation, settleCodebook } from "./codebook.js";
+import { FlowFamilyObjective } from "./family.js";
 import { Moments } from "./moments.js";
 
-export interface FlowParts {
-  config: FlowConfig;
-  settings: TrainSettings;
-  model: NativeFlowModel;
-  trainer: NativeFlowTrainer;
-  sample: Objective["sample"];
-}
-
-export class FlowObjective implements Objective {
+export class FlowObjective extends FlowFamilyObjective implements Objective {
   readonly kind = "upper";
-  readonly #parts: FlowParts;
-  readonly #batches: FlowBatches;
-
-  constructor(parts: FlowParts) {
-    this.#parts = parts;
-    this.#batches = new FlowBatches(parts.config, parts.settings);
-  }
-
-  get config(): FlowConfig {
-    return this.#parts.config;
-  }
-  get trainer(): NativeFlowTrainer {
-    return this.#parts.trainer;
-  }
-  get parameters(): number {
-    return this.#parts.model.info().parameters;
-  }
 
   /** A few sequences at a time; every sequence weighs the same. */
   async accumulate(ids: Int32Array, step: number): Promise<number> {
-    const { config, settings, trainer } = this.#parts;
+    const { config, settings, trainer } = this;
     const reconstruction = reconstructionWeight(settings, step);
     let loss = 0;
-    for (const { share, ...part } of this.#batches.of(ids, step)) {
+    for (const { share, ...part } of this.batches.of(ids, step)) {
       const weights = new Float32Array(part.tokens / config.patchSize).fill(share);
       const { nelbo } = await trainer.accumulate({ ...part.request, weights, reconstruction });
       loss += share * sum(nelbo);
@@ -55,12 +30,12 @@ export class FlowObjective implements Objective {
 
   /** The gauge and the floor of the codebook, where it is trained. */
   async settle(): Promise<void> {
-    const { settings, trainer } = this.#parts;
+    const { settings, trainer } = this;
     if (settings.stage === 0) await settleCodebook(trainer, settings.sigmaFloor);
   }
 
   async heldOut(windows: readonly Window[], source: "parameter" | "average", signal?: AbortSignal): Promise<HeldOut> {
-    const { config, settings, trainer } = this.#parts;
+    const { config, settings, trainer } = this;
     const draws = settings.evaluateDraws;
     const totals = new BoundTotals();
     const monitor = new Monitor(config);
@@ -73,15 +48,6 @@ export class FlowObjective implements Objective {
     const { bound, standardError, sequences, tokens } = totals.summary(draws);
     const flows = monitor.summary(await separation(trainer, source));
     return { bound, standardError, sequences, tokens, draws, flows };
-  }
-
-  sample(prompt: string, seed: number): Promise<string> {
-    return this.#parts.sample(prompt, seed);
-  }
-
-  dispose(): void {
-    this.#parts.trainer.dispose();
-    this.#parts.model.dispose();
   }
 }
 

@@ -1,38 +1,19 @@
 /** Readouts: cross-entropy of every state above the data's to the tokens, position by position; the flows keep their values. */
 
-import type { FlowConfig } from "../../checkpoint/config.js";
 import { sum, type Window } from "../../evaluation/bound.js";
 import { flowBounds } from "../../evaluation/flow-bound.js";
 import { BoundTotals } from "../../evaluation/statistics.js";
-import type { FlowBatch, NativeFlowTrainer } from "../../native/addon.js";
+import type { FlowBatch } from "../../native/addon.js";
 import { HELD_OUT_SEED, type HeldOut, type Objective } from "../objective.js";
-import { FlowBatches } from "./batches.js";
-import type { FlowParts } from "./objective.js";
+import { FlowFamilyObjective } from "./family.js";
 
-export class ReadoutObjective implements Objective {
+export class ReadoutObjective extends FlowFamilyObjective implements Objective {
   readonly kind = "exact";
-  readonly #parts: FlowParts;
-  readonly #batches: FlowBatches;
-
-  constructor(parts: FlowParts) {
-    this.#parts = parts;
-    this.#batches = new FlowBatches(parts.config, parts.settings);
-  }
-
-  get config(): FlowConfig {
-    return this.#parts.config;
-  }
-  get trainer(): NativeFlowTrainer {
-    return this.#parts.trainer;
-  }
-  get parameters(): number {
-    return this.#parts.model.info().parameters;
-  }
 
   /** The mean over the levels, in nats per token. */
   async accumulate(ids: Int32Array, step: number): Promise<number> {
     let loss = 0;
-    for (const { request, tokens, share } of this.#batches.of(ids, step)) {
+    for (const { request, tokens, share } of this.batches.of(ids, step)) {
       const weights = new Float32Array(tokens).fill(share);
       const { losses } = await this.trainer.accumulateReadouts({ ...request, weights });
       loss += (share * sum(losses.map((level) => sum(level)))) / losses.length;
@@ -41,7 +22,7 @@ export class ReadoutObjective implements Objective {
   }
 
   async heldOut(windows: readonly Window[], source: "parameter" | "average", signal?: AbortSignal): Promise<HeldOut> {
-    const { config, settings, trainer } = this.#parts;
+    const { config, settings, trainer } = this;
     const draws = settings.evaluateDraws;
     const totals = new BoundTotals();
     const levels = config.flows.map(() => ({ nats: 0, right: 0 }));
@@ -66,15 +47,6 @@ export class ReadoutObjective implements Objective {
       accuracy: levels.map(({ right }) => right / seen),
     };
     return { bound, standardError, sequences, tokens, draws, readouts };
-  }
-
-  sample(prompt: string, seed: number): Promise<string> {
-    return this.#parts.sample(prompt, seed);
-  }
-
-  dispose(): void {
-    this.#parts.trainer.dispose();
-    this.#parts.model.dispose();
   }
 }
 
