@@ -18,6 +18,11 @@ export function example(line: string): string {
   return `\nExample:\n  $ ${line}`;
 }
 
+/** For JSON.stringify: typed arrays as lists. */
+export function listed(_: string, value: unknown): unknown {
+  return ArrayBuffer.isView(value) ? Array.from(value as Float64Array) : value;
+}
+
 /** An option's name as a flag: "maxTokens" is "max-tokens". */
 export function kebab(name: string): string {
   return name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);

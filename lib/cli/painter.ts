@@ -46,16 +46,22 @@ export class Painter {
     ];
   }
 
-  /** Neighbours of one style are decoded together: a character may take several tokens. */
   #runs(ids: Int32Array, styleAt: (at: number) => StyleName): Chunk[] {
-    const chunks: Chunk[] = [];
-    for (let at = 0; at < ids.length; ) {
-      const style = styleAt(at);
-      const run: number[] = [];
-      while (at < ids.length && styleAt(at) === style) run.push(ids[at++]!);
+    return runsOf(ids, styleAt).map(({ run, style }) => {
       const text = style === "mask" ? block.repeat(run.length) : this.#decode(run);
-      chunks.push({ text, style: this.#styles[style] });
-    }
-    return chunks;
+      return { text, style: this.#styles[style] };
+    });
   }
+}
+
+/** Neighbours of one style, which are decoded together: a character may take several tokens. */
+export function runsOf<S>(ids: Int32Array, styleAt: (at: number) => S): { run: number[]; style: S }[] {
+  const runs: { run: number[]; style: S }[] = [];
+  for (let at = 0; at < ids.length; ) {
+    const style = styleAt(at);
+    const run: number[] = [];
+    while (at < ids.length && styleAt(at) === style) run.push(ids[at++]!);
+    runs.push({ run, style });
+  }
+  return runs;
 }

@@ -1,5 +1,6 @@
 /** A text's way from data to noise as one self-contained SVG that reads well on light and dark ground. */
 
+import { escapeXml } from "../svg.js";
 import type { Inspection, Level } from "./inspect.js";
 
 const CELL = { width: 72, height: 22 };
@@ -67,7 +68,7 @@ function cellOf({ reading }: Level, ids: Int32Array, decode: (id: number) => str
   const id = reading.ids[at]!;
   const kind = id === ids[at] ? "right" : "wrong";
   const opacity = (0.1 + 0.5 * reading.confidence[at]!).toFixed(2);
-  const word = escapeXml(clipped(decode(id)));
+  const word = escapeXml(visible(clipped(decode(id))));
   return `<rect class="${kind}" fill-opacity="${opacity}" x="${x}" y="${y}" ${size}/><text x="${x + 4}" y="${y + 15}">${word}</text>`;
 }
 
@@ -91,6 +92,5 @@ function barsOf({ ids, nelbo, positions }: Inspection, first: number, last: numb
 
 const clipped = (word: string): string => (word.length > 10 ? `${word.slice(0, 9)}…` : word);
 
-function escapeXml(text: string): string {
-  return text.replace(/[&<>"]/g, (sign) => `&#${sign.charCodeAt(0)};`).replace(/[^\P{C}]/gu, " ");
-}
+/** Bytes of a character, line ends and their like have no place in a cell. */
+const visible = (word: string): string => word.replace(/[^\P{C}]/gu, " ");

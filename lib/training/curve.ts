@@ -1,6 +1,7 @@
 /** The loss curve of a run as one self-contained SVG that reads well on light and dark ground. */
 
 import type { EstimateKind } from "../evaluation/bound.js";
+import { escapeXml } from "../svg.js";
 import type { Metric } from "./metrics.js";
 
 interface Point {
@@ -133,8 +134,4 @@ function legend(): string[] {
     `<text x="${PLOT.right - offset + 26}" y="22">${label}</text>`,
   ];
   return [...entry("train", "train", 160), ...entry("held", "held-out", 84)];
-}
-
-function escapeXml(text: string): string {
-  return text.replace(/[&<>"]/g, (character) => `&#${character.charCodeAt(0)};`);
 }

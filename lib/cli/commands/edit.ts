@@ -6,6 +6,7 @@ import { NoemaError } from "../../errors.js";
 import type { FlowModel } from "../../flow/model.js";
 import { example, type Streams } from "../command.js";
 import { addDeviceFlag, type DeviceFlag, deviceOption } from "../device-flag.js";
+import { runsOf } from "../painter.js";
 import { paletteOf } from "../palette.js";
 
 interface EditFlags extends DeviceFlag {
@@ -54,26 +55,11 @@ async function run(folder: string, flags: EditFlags, { out }: Streams): Promise<
   const { bold, green } = paletteOf(out);
   const changed = new Map(edited.differences.map(({ at, asked }) => [at, asked ? bold : green]));
   const decode = (run: number[]) => model.tokenizer!.decode(run, { skipSpecialTokens: true });
-  out.write(`${runsOf(edited.ids, (at) => changed.get(at) ?? plain, decode).join("")}\n`);
+  const runs = runsOf(edited.ids, (at) => changed.get(at) ?? plain);
+  out.write(`${runs.map(({ run, style }) => style(decode(run))).join("")}\n`);
 }
 
 const plain = (text: string): string => text;
-
-/** Neighbours of one style are decoded together: a character may take several tokens. */
-function runsOf(
-  ids: Int32Array,
-  styleAt: (at: number) => (text: string) => string,
-  decode: (run: number[]) => string,
-): string[] {
-  const runs: string[] = [];
-  for (let at = 0; at < ids.length; ) {
-    const style = styleAt(at);
-    const run: number[] = [];
-    while (at < ids.length && styleAt(at) === style) run.push(ids[at++]!);
-    runs.push(style(decode(run)));
-  }
-  return runs;
-}
 
 function wholeNumber(text: string, name: string): number {
   if (/^\d{1,15}$/.test(text)) return Number(text);

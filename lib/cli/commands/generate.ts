@@ -8,7 +8,7 @@ import type { FlowModel } from "../../flow/model.js";
 import type { Inversion } from "../../flow/plan.js";
 import type { Generation, GenerationResult } from "../../generation.js";
 import { type BoundFlags, loadOptions, numberOf } from "../bound-flags.js";
-import { example, type Streams } from "../command.js";
+import { example, listed, type Streams } from "../command.js";
 import { addDecodingFlags, type DecodingFlags, decodingOptions } from "../decoding-flags.js";
 import { addDeviceFlag, type DeviceFlag, deviceOption } from "../device-flag.js";
 import { interruptible } from "../interrupt.js";
@@ -126,9 +126,7 @@ async function standardInput({ input }: Streams): Promise<string> {
 }
 
 async function printEvents(generation: Generation, { out }: Streams): Promise<void> {
-  const plain = (_: string, value: unknown): unknown =>
-    ArrayBuffer.isView(value) ? Array.from(value as Int32Array) : value;
-  for await (const event of generation) out.write(`${JSON.stringify(event, plain)}\n`);
+  for await (const event of generation) out.write(`${JSON.stringify(event, listed)}\n`);
 }
 
 interface Show {

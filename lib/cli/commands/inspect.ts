@@ -7,7 +7,7 @@ import { NoemaError } from "../../errors.js";
 import { writeAll, writeAtomically } from "../../files.js";
 import type { Level } from "../../flow/inspect.js";
 import { statesPicture } from "../../flow/picture.js";
-import { example, type Streams } from "../command.js";
+import { example, listed, type Streams } from "../command.js";
 
 interface Inspection {
   folder: string;
@@ -55,9 +55,7 @@ async function inspectText(folder: string, { text, svg, json }: TextFlags, { out
     const picture = Buffer.from(statesPicture(found, (id) => model.tokenizer?.decode([id]) ?? String(id)));
     await writeAtomically(svg, (handle) => writeAll(handle, picture));
   }
-  const plain = (_: string, value: unknown): unknown =>
-    ArrayBuffer.isView(value) ? Array.from(value as Float64Array) : value;
-  out.write(json ? `${JSON.stringify(found, plain)}\n` : columnsOf([stateTitles, ...found.levels.map(stateRow)]));
+  out.write(json ? `${JSON.stringify(found, listed)}\n` : columnsOf([stateTitles, ...found.levels.map(stateRow)]));
 }
 
 const stateTitles = ["state", "norm", "cosine", "directions", "log-det", "right", "reads as"];
