@@ -3,6 +3,14 @@ import { BoundTotals } from "../lib/evaluation/statistics.js";
 import type { Configuration, Setup } from "./text8-configurations.js";
 import type { Result } from "./text8-runs.js";
 
+/** What is known of a configuration. */
+export interface Found {
+  configuration: Configuration;
+  result: Result;
+  /** Of a stack. */
+  readings?: readonly number[] | undefined;
+}
+
 /** In bits per character; the standard error is over windows. */
 export interface Estimate {
   bits: number;
@@ -35,6 +43,8 @@ export interface StackRow {
   together: Estimate;
   /** How many bits the stack is better than one flow of the same kind with all layers, window by window. */
   better: Estimate;
+  /** Share of held-out characters that every state above the data's reads as. */
+  readings: readonly number[];
 }
 
 /** Bits per character of windows, as a ratio of totals. */
@@ -49,24 +59,26 @@ export function estimate(nats: readonly number[], tokens: readonly number[]): Es
 const minus = (a: readonly number[], b: readonly number[]): number[] => a.map((value, i) => value - b[i]!);
 const plus = (a: readonly number[], b: readonly number[]): number[] => a.map((value, i) => value + b[i]!);
 
-function stackRow({ gains: [first = [], ...above], nats, tokens }: Result, single: Result): StackRow {
+function stackRow({ result, readings = [] }: Found, single: Result): StackRow {
+  const { nats, tokens } = result;
+  const [first = [], ...above] = result.gains;
   return {
     first: estimate(first, tokens),
     gains: above.map((gain) => estimate(gain, tokens)),
     together: estimate(above.reduce(plus), tokens),
     better: estimate(minus(single.nats, nats), tokens),
+    readings,
   };
 }
 
 /** A row for every configuration; `layers` is the setup's. */
-export function rowsOf(
-  found: readonly { configuration: Configuration; result: Result }[],
-  { layers }: Pick<Setup, "layers">,
-): Row[] {
+export function rowsOf(found: readonly Found[], { layers }: Pick<Setup, "layers">): Row[] {
   const total = layers.reduce((sum, count) => sum + count, 0);
   const baseline = found.find(({ configuration: { kind } }) => kind === "autoregressive")?.result;
   const singles = new Map(found.map(({ configuration: { name }, result }) => [name, result]));
-  return found.map(({ configuration: { name, kind, training, stages }, result }) => {
+  return found.map((own) => {
+    const { result } = own;
+    const { name, kind, training, stages } = own.configuration;
     const flows = stages.flat();
     const { parameters, trainingTokens, secondsPerToken } = result;
     return {
@@ -75,14 +87,14 @@ export function rowsOf(
       ...(baseline &&
         kind !== "autoregressive" && { above: estimate(minus(result.nats, baseline.nats), result.tokens) }),
       ...{ parameters, trainingTokens, secondsPerToken },
-      ...(flows.length > 1 && { stack: stackRow(result, singles.get(`${kind}-1`)!) }),
+      ...(flows.length > 1 && { stack: stackRow(own, singles.get(`${kind}-1`)!) }),
     };
   });
 }
 
-const figure = ({ bits, standardError }: Estimate): string => `${bits.toFixed(4)} ± ${standardError.toFixed(4)}`;
+export const figure = ({ bits, standardError }: Estimate): string => `${bits.toFixed(4)} ± ${standardError.toFixed(4)}`;
 
-function markdown(head: readonly string[], body: readonly (readonly string[])[]): string {
+export function markdown(head: readonly string[], body: readonly (readonly string[])[]): string {
   const line = (cells: readonly string[]) => `| ${cells.join(" | ")} |`;
   return [line(head), `|${"---|".repeat(head.length)}`, ...body.map(line)].join("\n");
 }
@@ -111,10 +123,13 @@ export function stackTable(rows: readonly Row[]): string {
     "second takes off",
     "third takes off",
     "better than one flow by",
+    "states read as the text",
   ];
-  const body = rows.flatMap(({ kind, training, stack }) =>
-    stack ? [[kind, training, figure(stack.first), ...stack.gains.map(figure), figure(stack.better)]] : [],
-  );
+  const body = rows.flatMap(({ kind, training, stack }) => {
+    if (!stack) return [];
+    const read = stack.readings.map((share) => `${(100 * share).toFixed(1)} %`).join(", ");
+    return [[kind, training, figure(stack.first), ...stack.gains.map(figure), figure(stack.better), read]];
+  });
   return markdown(head, body);
 }
 

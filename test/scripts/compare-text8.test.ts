@@ -1,18 +1,12 @@
-import { mkdir, readFile, writeFile } from "node:fs/promises";
+import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import test from "ava";
 import { createEngine } from "../../lib/index.js";
-import { Rng } from "../../lib/rng.js";
 import { compareText8, page } from "../../scripts/compare-text8.js";
 import { configurations, type Setup, stageSteps, trainings } from "../../scripts/text8-configurations.js";
 import { estimate, findings, type Row, rowsOf, stackTable, table } from "../../scripts/text8-report.js";
 import type { Result } from "../../scripts/text8-runs.js";
-import { sharedFolder } from "../lib/temporary.js";
-
-const small: Setup = {
-  ...{ data: "data", runs: "runs", tokens: 4096, width: 8, heads: 1, layers: [1, 1, 1], length: 16, batch: 8 },
-  ...{ rate: 0.01, seed: 1, windows: 3 },
-};
+import { miniature, small } from "./small-text8.js";
 
 test("eight configurations, each with all the layers and all the tokens", (t) => {
   const setup: Setup = { ...small, layers: [1, 2, 3] };
@@ -47,6 +41,7 @@ test("bits per character are a ratio of totals", (t) => {
 });
 
 /** Windows of 10 tokens that cost so many nats, and what the flows above the first take off each. */
+const readings = [0.9, 0.5, 0.125];
 function resultWith(nats: number[], gains: number[][] = []): Result {
   const above = gains.reduce((sum, gain) => sum + gain[0]!, 0);
   return {
@@ -64,7 +59,7 @@ function rowsWith(stackNats: number[]): Row[] {
       [0, 0.1, -0.1],
     ];
     const result = flows === 3 ? resultWith(stackNats, gains) : resultWith([20, 21, 22], flows === 1 ? [] : undefined);
-    return { configuration, result };
+    return { configuration, result, ...(flows === 3 && { readings }) };
   });
   return rowsOf(found, small);
 }
@@ -75,7 +70,10 @@ test("the tables, and what they say", (t) => {
   t.regex(table(rows), /\| affine \| 1 \+ 1 \+ 1 \| jointly \| at most 3\.3182 /);
   const lines = stackTable(rows).split("\n");
   t.is(lines.length, 2 + 4);
-  t.regex(lines[2]!, /\| affine \| jointly \| .* \| 0\.1443 ± 0\.0083 \| 0\.0000 ± 0\.0083 \| -0\.2885 ± 0\.0083 \|/);
+  t.regex(
+    lines[2]!,
+    /\| affine \| jointly \| .* \| 0\.1443 ± 0\.0083 \| 0\.0000 ± 0\.0083 \| -0\.2885 ± 0\.0083 \| 90\.0 %, 50\.0 %, 12\.5 % \|/,
+  );
   t.regex(findings(rows), /^At this budget no flow above a first one pays for certain/);
   t.regex(findings(rows), /- affine, trained jointly: .*take 0\.1443 .* the stack is 0\.2885 ± .* bits worse/);
   t.regex(findings(rows), /lies 0\.0000 ± 0\.0000 bits per character above the autoregressive/);
@@ -85,21 +83,8 @@ test("the tables, and what they say", (t) => {
   t.regex(findings(rowsWith([19.5, 21, 22.5])), /do not differ for certain/);
 });
 
-/** Letters and spaces, of which some are likelier than others. */
-function text(seed: number, length: number): string {
-  const rng = new Rng(seed);
-  return Array.from(
-    { length },
-    (_, i) => " abcdefghijklmnopqrstuvwxyz"[Math.floor(27 * rng.uniform(0, 0, 0, i) ** 2)],
-  ).join("");
-}
-
 test("the whole comparison in miniature, interrupted and gone on with", async (t) => {
-  const folder = sharedFolder();
-  const setup: Setup = { ...small, data: join(folder, "data"), runs: join(folder, "runs"), tokens: 3 * 128 };
-  await mkdir(setup.data, { recursive: true });
-  for (const [seed, name] of ["train", "valid", "test"].entries())
-    await writeFile(join(setup.data, `${name}.txt`), text(seed, 400));
+  const setup = await miniature(small);
   await using engine = await createEngine({ threads: 1 });
   const controller = new AbortController();
   const lines: string[] = [];
@@ -109,7 +94,7 @@ test("the whole comparison in miniature, interrupted and gone on with", async (t
   };
   await t.throwsAsync(compareText8({ engine, setup, signal: controller.signal, report }), { message: "enough" });
   const rows = await compareText8({ engine, setup, signal: undefined, report });
-  t.is(lines.filter((line) => line.endsWith("done before")).length, 4);
+  t.is(lines.filter((line) => line.endsWith("result found before")).length, 4);
   t.is(rows.length, 8);
   for (const { name, bitsPerCharacter, trainingTokens, secondsPerToken, parameters, stack } of rows) {
     t.true(bitsPerCharacter.bits > 2 && bitsPerCharacter.bits < 12 && bitsPerCharacter.standardError > 0, name);
@@ -117,6 +102,8 @@ test("the whole comparison in miniature, interrupted and gone on with", async (t
     t.true(secondsPerToken > 0 && parameters > 1000, name);
     if (!stack) continue;
     t.is(stack.gains.length, 2);
+    t.is(stack.readings.length, 3);
+    t.true(stack.readings.every((share) => share > 0 && share <= 1));
     t.true(Math.abs(stack.first.bits - stack.together.bits - bitsPerCharacter.bits) < 1e-4, name);
   }
   const again = await compareText8({ engine, setup, signal: undefined, report });
