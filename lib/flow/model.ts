@@ -14,6 +14,7 @@ import { type Inspection, type InspectOptions, inspect } from "./inspect.js";
 import { type FlowHost, FlowJob, type Plans } from "./job.js";
 import { checkInversion, fastestPlans, type Inversion, measurePlans, type PlanMeasure } from "./plan.js";
 import {
+  checkAncestral,
   checkExit,
   checkFlowOptions,
   type FlowBatchOptions,
@@ -155,8 +156,10 @@ export class FlowModel extends Model {
     return measurePlans(this.native, this.config, { batch, positions });
   }
 
-  #jobOptions({ inversion, exit }: Pick<FlowGenerateOptions, "inversion" | "exit">) {
-    return { plans: this.#plans(inversion), exit: checkExit(exit, this.config) };
+  #jobOptions(options: FlowGenerateOptions | FlowBatchOptions) {
+    const { inversion, exit } = options;
+    const ancestral = checkAncestral(options, this.config);
+    return { plans: this.#plans(inversion), exit: checkExit(exit, this.config), ancestral };
   }
 
   #plans(inversion: Inversion | undefined): Plans {

@@ -346,6 +346,16 @@ export interface InverseRequest extends FlowBatch {
   plans?: readonly InversePlan[];
   /** Run what was found forward again (not with `fixed`): gives `residual`. */
   check?: boolean;
+  /** Draw from the flow nearest the noise, a mixture, instead of inverting it. Starts from base noise, without `check`. */
+  ancestral?: AncestralDraw & { seeds: BigUint64Array };
+}
+
+/** Of a mixture-rosenblatt flow's weights; of other mixtures temperature 1, all of them. */
+export interface AncestralDraw {
+  temperature: number;
+  /** 0: all. */
+  topK: number;
+  topP: number;
 }
 
 /** How a flow is inverted: position after position, or by sweeps over equal runs of positions until no sequence moves. */

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "models/flow/stage_inverse.h"
+#include "noema/rng.h"
 
 namespace noema {
 
@@ -34,19 +35,43 @@ Status report(const FlowShape& s, const FlowInversion& job, const Failures& fail
     return {};
 }
 
+/// The host's part of an ancestral draw: what its components are chosen by.
+struct Chances {
+    std::vector<float> uniform;      // [B*N,c] of mixture_cdf
+    std::vector<int32_t> positions;  // [N,P,B] of mixture_rosenblatt
+
+    Chances(const FlowShape& s, const AncestralDraw& way) {
+        if (s.config.flows.back().kind == FlowKind::mixture_cdf) {
+            for (int64_t b = 0; b < s.B; ++b)
+                for (int64_t i = 0; i < s.N * s.c(); ++i)
+                    uniform.push_back(rng_uniform(way.seeds[b], RngStream::token, 0, static_cast<uint32_t>(i / s.c()),
+                                                  static_cast<uint32_t>(i % s.c())));
+            return;
+        }
+        for (int64_t i = 0; i < s.N * s.P() * s.B; ++i) positions.push_back(static_cast<int32_t>(i / s.B));
+    }
+};
+
+/// One run's host memory.
+struct InversionInput {
+    FlowTokens tokens;
+    std::optional<Chances> chances;
+};
+
 class Inverter {
  public:
     Inverter(const FlowShape& s, const FlowWeights& w, const FlowInversion& job, FlowInverse& out, Context& c)
         : s_(s), w_(w), job_(job), out_(out), c_(c) {}
 
-    Status run(FlowTokens& tokens, Failures& failures) {
+    Status run(InversionInput& in, Failures& failures) {
         const View h = c_.arena->tensor(DType::f64, s_.rows(), s_.c());
         NOEMA_TRY(cast({.x = upload(job_.state), .y = h}, c_));
         View prefix;
         if (s_.m) {
-            const View ids = c_.upload(view(tokens.prefix.data(), DType::i32, s_.B * s_.m * s_.P()));
+            const View ids = c_.upload(view(in.tokens.prefix.data(), DType::i32, s_.B * s_.m * s_.P()));
             NOEMA_TRY(prefix_means(s_, ids, w_.mean, prefix, c_));
         }
+        if (in.chances) draw_ = draw_by(*in.chances, *job_.range.ancestral);
         for (int64_t l = job_.range.from; l-- > job_.range.to;)
             NOEMA_TRY(step(static_cast<size_t>(l), prefix, h, failures[l]));
         c_.fetch(h, out_.state.data());
@@ -54,6 +79,17 @@ class Inverter {
     }
 
  private:
+    StageDraw draw_by(Chances& chances, const AncestralDraw& way) const {
+        StageDraw d{.way = way};
+        if (!chances.uniform.empty()) {
+            d.uniform = c_.upload(view(chances.uniform.data(), DType::f32, s_.rows(), s_.c()));
+            return d;
+        }
+        d.seeds = c_.upload(view(const_cast<uint64_t*>(way.seeds), DType::i64, s_.B));
+        d.positions = c_.upload(view(chances.positions.data(), DType::i32, s_.N, s_.P(), s_.B));
+        return d;
+    }
+
     View upload(const double* values) const {
         return c_.upload(view(const_cast<double*>(values), DType::f64, s_.rows(), s_.c()));
     }
@@ -93,6 +129,7 @@ class Inverter {
                             .sweeps = sweeps,
                             .fixed = lowest ? fixed.data() : nullptr,
                             .plan = plan_of(job_, l),
+                            .draw = draw_ && l + 1 == s_.config.flows.size() ? &*draw_ : nullptr,
                             .grid = grid_of(s_.config, l)}));
         c_.fetch(sweeps, out_.sweeps[l].data());
         c_.fetch(failed, failures.data());
@@ -116,7 +153,30 @@ class Inverter {
     const FlowInversion& job_;
     FlowInverse& out_;
     Context& c_;
+    std::optional<StageDraw> draw_;  // of the flow nearest the noise
 };
+
+Status check_draw(const FlowShape& s, const FlowInversion& job) {
+    const size_t L = s.config.flows.size();
+    const FlowKind kind = s.config.flows.back().kind;
+    const AncestralDraw& way = *job.range.ancestral;
+    if (kind == FlowKind::affine)
+        return Status::error(Code::unsupported, "flow %zu faces the noise and is affine: only mixtures are drawn from",
+                             L - 1);
+    if (job.range.from != static_cast<int64_t>(L) || job.range.check || !way.seeds)
+        return Status::error(
+            Code::invalid_argument,
+            "an ancestral draw starts from base noise, with seeds, and cannot be checked by inverting");
+    if (plan_of(job, L - 1).method != InverseMethod::sequential)
+        return Status::error(Code::invalid_argument, "flow %zu is drawn from: its plan can only be sequential", L - 1);
+    const bool plain = way.temperature == 1 && way.top_k == 0 && way.top_p == 1;
+    if (kind == FlowKind::mixture_cdf && !plain)
+        return Status::error(Code::unsupported,
+                             "temperature, top_k and top_p are for the components of a mixture_rosenblatt flow; flow "
+                             "%zu is mixture_cdf",
+                             L - 1);
+    return {};
+}
 
 Status check_job(const FlowShape& s, const FlowInversion& job) {
     const auto finite = [&](const double* values) {
@@ -131,7 +191,7 @@ Status check_job(const FlowShape& s, const FlowInversion& job) {
             return Status::error(Code::invalid_argument,
                                  "a plan of %lld modules, %lld sweeps, tolerance %g: expected at least 1, 0 and 0",
                                  static_cast<long long>(p.modules), static_cast<long long>(p.sweeps), p.tolerance);
-    return {};
+    return job.range.ancestral ? check_draw(s, job) : Status{};
 }
 
 /// Sweeps counted by the op, and those of the modules that need no count: one each.
@@ -146,7 +206,8 @@ void add_single_sweeps(const FlowShape& s, const FlowInversion& job, size_t l, s
 Status flow_invert(Engine& engine, const FlowShape& s, const FlowWeights& w, const FlowInversion& job, FlowInverse& out,
                    const std::atomic<bool>* cancelled) {
     NOEMA_TRY(check_job(s, job));
-    FlowTokens tokens(job.batch);
+    InversionInput in{FlowTokens(job.batch), {}};
+    if (job.range.ancestral) in.chances.emplace(s, *job.range.ancestral);
     Failures failures(s.config.flows.size());
     out.sweeps.assign(failures.size(), {});
     for (size_t l = 0; l < failures.size(); ++l) failures[l].resize(s.rows() * coupling_of(s.config, w, l).searches());
@@ -154,7 +215,7 @@ Status flow_invert(Engine& engine, const FlowShape& s, const FlowWeights& w, con
     out.state.resize(s.rows() * s.c());
     out.tokens.resize(job.range.to == 0 ? s.tokens() : 0);
     out.confidence.resize(out.tokens.size());
-    NOEMA_TRY(engine.execute([&](Context& c) { return Inverter(s, w, job, out, c).run(tokens, failures); }, cancelled));
+    NOEMA_TRY(engine.execute([&](Context& c) { return Inverter(s, w, job, out, c).run(in, failures); }, cancelled));
     for (int64_t l = job.range.from; l-- > job.range.to;) {
         NOEMA_TRY(report(s, job, failures, l));
         add_single_sweeps(s, job, l, out.sweeps[l]);

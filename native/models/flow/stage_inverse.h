@@ -14,6 +14,14 @@ struct Module {
 /// How a plan cuts N positions.
 std::vector<Module> modules_of(const InversePlan& plan, int64_t N);
 
+/// An ancestral draw of a whole flow. The noise u is that of its values.
+struct StageDraw {
+    View uniform;    // [B*N,c] of mixture_cdf
+    View seeds;      // [B] i64
+    View positions;  // [N,P,B] i32: of mixture_rosenblatt
+    AncestralDraw way;
+};
+
 class StageInverse {
  public:
     StageInverse(const FlowShape& shape, const FlowWeights& weights, size_t flow, Context& context);
@@ -27,7 +35,8 @@ class StageInverse {
         View sweeps;           // [B] i32 +=
         const uint8_t* fixed;  // [B,N] in the flow's order, host, or null
         InversePlan plan;
-        double grid = 0;  // of what is received
+        const StageDraw* draw = nullptr;  // instead of an inverse; sequentially
+        double grid = 0;                  // of what is received
         bool forward = false;
     };
     Status run(const Task& task);
@@ -39,6 +48,7 @@ class StageInverse {
     Status read(const Task& task, const Module& module, const View& x);
     Status start(const Task& task, const Module& module);
     Status propose(const Task& task, const Module& module, const View& next);
+    Status draw(const Task& task, const Module& module, const View& x, const View& next);
     Status keep_fixed(const Task& task, const Module& module, const View& next);
     Status map(const Task& task, const Module& module);
     Status solve(const Task& task, const Module& module);
