@@ -5,7 +5,7 @@ import { checkNames, checkNumber, checkSignal, invalid, sharedOptions } from "..
 import { NoemaError } from "../errors.js";
 import type { AncestralDraw } from "../native/addon.js";
 import { filledBefore } from "../patches.js";
-import { defaultMaxTokens, type Limits, type Prompt, promptIds, seedAt } from "../request.js";
+import { type Limits, type Prompt, promptIds, seedAt, tokenCount } from "../request.js";
 import type { Seed } from "../rng.js";
 import type { Tokenizer } from "../tokenizer/tokenizer.js";
 import type { Inversion } from "./plan.js";
@@ -149,17 +149,8 @@ export function flowCanvas(
     throw new NoemaError("ERR_UNSUPPORTED", message, { promptTokens: given.length });
   }
   const prefix = filledBefore(given, config);
-  const wanted = wantedTokens(options.maxTokens, prefix.length, limits.maxPositions);
+  const wanted = tokenCount(options.maxTokens, prefix.length, limits.maxPositions);
   const temperature = checkNumber(options.temperature ?? 1, { min: 0, max: 10 }, "temperature");
   const added = Math.ceil(wanted / config.patchSize) * config.patchSize;
   return { prefix, added, wanted, promptTokens: given.length, temperature, seed: seedAt(options.seed, index) };
-}
-
-function wantedTokens(asked: number | undefined, given: number, maxTokens: number): number {
-  const room = maxTokens - given;
-  const count = asked === undefined ? Math.min(defaultMaxTokens, Math.max(1, room)) : asked;
-  checkNumber(count, { min: 0, integer: true }, "maxTokens");
-  if (count <= room) return count;
-  const message = `${given} prompt tokens and ${count} new ones need ${given + count} places; the model has ${maxTokens}`;
-  throw new NoemaError("ERR_PROMPT_TOO_LONG", message, { promptTokens: given, maxTokens: count, room });
 }

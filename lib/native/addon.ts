@@ -401,10 +401,10 @@ export interface NativeFlowModel {
   /** Towards noise: from the tokens, or from a state. Of flows below that state's level nothing is told. */
   encode(request: FlowBatch & { states?: boolean }): Promise<FlowPass>;
   /**
-   * L + 1 times [B,N,c], those below a state's level empty: what `encode` calls states, by the steps of `invert`, which undoes it to
+   * L + 1 times [B,N,c], those below a state's level and above `to` (default: L) empty: what `encode` calls states, by the steps of `invert`, which undoes it to
    * the bit (with one mixture in the stack; unlikely tokens below others may differ in the last). Takes as long as `invert`.
    */
-  trace(request: FlowBatch): Promise<Float64Array[]>;
+  trace(request: FlowBatch & { to?: number }): Promise<Float64Array[]>;
   /**
    * Towards data: from base noise, or from a state. Rejects with ERR_NOT_CONVERGED, naming flow, sequence and position. Of
    * `ids` only the prefixes are read.

@@ -130,6 +130,7 @@ class FlowModelHandle : public ModelHandle<FlowModelHandle, FlowModel, FlowTrain
         const Arguments a(info, "trace");
         const auto batch = read_flow_batch(a, model->config());
         auto out = std::make_shared<FlowTrace>();
+        out->to = a.integer_or("to", -1, 0, static_cast<int64_t>(model->config().flows.size()));
         const auto work = [=](Engine& engine, const std::atomic<bool>* cancelled) {
             return model->trace(engine, batch->batch, batch->source(), *out, cancelled);
         };

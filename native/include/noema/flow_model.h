@@ -76,8 +76,10 @@ struct FlowPass {
 /// in f32 hold no token of more than 10 to 15 nats: what is to be inverted again to the bit comes from here. (With several mixtures above
 /// each other a token that is unlikely to the lower ones may come back with other bits: models/flow/weights.h, grid_of.)
 struct FlowTrace {
+    int64_t to = -1;  // the last level that is wanted; -1: L, base noise
     std::vector<std::vector<double>>
-        states;  // L + 1 times [B,N,c]; h^(l) on the grid of its level, but the last; below a level given: empty
+        states;  // L + 1 times [B,N,c], h^(l) on the grid of its level, but the last; of levels
+                 // below one given and above `to` empty
 };
 
 /// A state read as tokens, position by position: h^(0) by the codebook's posterior, others by their readouts.
