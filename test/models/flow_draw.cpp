@@ -1,8 +1,8 @@
 // Ancestral draws from the flow that faces the noise.
 #include <cmath>
-#include <map>
 
 #include "models/small_flow.h"
+#include "native/harness.h"
 
 using namespace noema;
 using namespace noema::test;
@@ -71,6 +71,21 @@ TEST_CASE("flow: a draw depends on its own seed and noise, not on batch, threads
             CHECK(same_bits(changed.state.data(), together.state.data(), n));
             CHECK(!same_bits(changed.state.data() + n, together.state.data() + n, n));
         }
+}
+
+TEST_CASE("flow: a device draws what the processor draws") {
+    for (int64_t mixture = 0; mixture < kMixtures; ++mixture) {
+        const FlowConfig config = config_of(mixture, 2);
+        Engine cpu(*find_backend("cpu"), 1);
+        const Request r(config, 2, 12);
+        const FlowInverse expected = drawn(cpu, *load(cpu, config), r);
+        for (const std::string& name : devices()) {
+            INFO("device ", name);
+            Engine& engine = device_engine(name);
+            const FlowInverse found = drawn(engine, *load(engine, config), r);
+            for (size_t i = 0; i < found.state.size(); ++i) CHECK(std::fabs(found.state[i] - expected.state[i]) < 2e-3);
+        }
+    }
 }
 
 // Where the values come from the right mixture, the flow's own forward pass makes base noise of them.
