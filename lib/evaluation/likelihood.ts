@@ -31,31 +31,50 @@ export async function* windowLikelihoods(
   options: Pick<BoundOptions, "callTokens" | "signal"> = {},
 ): AsyncGenerator<WindowBound> {
   const { callTokens, signal } = checkBound(options);
-  const waiting: Window[] = [];
-  const flush = async function* (): AsyncGenerator<WindowBound> {
+  for await (const some of inCalls(windows, callTokens)) {
     signal?.throwIfAborted();
-    yield* await likelihoods(scorer, waiting.splice(0));
-  };
-  for await (const window of windows) {
-    const length = Math.max(window.ids.length, ...waiting.map(({ ids }) => ids.length));
-    if (waiting.length > 0 && length * (waiting.length + 1) > callTokens) yield* flush();
-    waiting.push(window);
+    yield* await likelihoods(scorer, some);
   }
-  if (waiting.length > 0) yield* flush();
 }
 
-/** One native call. What a shorter window is filled up with comes after it, where no token of it looks. */
+/** Windows in groups that fill a native call of so many tokens, each window as long as the longest of its group. */
+export async function* inCalls(
+  windows: Iterable<Window> | AsyncIterable<Window>,
+  callTokens: number,
+): AsyncGenerator<Window[]> {
+  let group: Window[] = [];
+  for await (const window of windows) {
+    const length = Math.max(window.ids.length, ...group.map(({ ids }) => ids.length));
+    if (group.length > 0 && length * (group.length + 1) > callTokens) {
+      yield group;
+      group = [];
+    }
+    group.push(window);
+  }
+  if (group.length > 0) yield group;
+}
+
 async function likelihoods({ losses, bosId }: ChainScorer, windows: readonly Window[]): Promise<WindowBound[]> {
+  const { length, ...request } = windowBatch(windows, bosId);
+  const nats = await losses({ ...request, length, excludedId: -1 });
+  return windows.map(({ index, ids, context = 0 }, i) => {
+    const own = nats.subarray(i * length, (i + 1) * length);
+    return { index, tokens: ids.length - context, nats: sum(own), variance: 0 };
+  });
+}
+
+/**
+ * What predicts the tokens of windows, filled up to the longest after their ends, where no token of them looks. Scored are those after the
+ * context.
+ */
+export function windowBatch(windows: readonly Window[], bosId: number): Batch & { targets: Int32Array } {
   const length = Math.max(...windows.map(({ ids }) => ids.length));
-  const ids = new Int32Array(windows.length * length).fill(bosId);
-  for (const [i, window] of windows.entries()) ids.set(window.ids, i * length);
-  const request = nextTokens(ids, length, bosId);
-  const targets = request.targets.map((id, row) => {
+  const all = new Int32Array(windows.length * length).fill(bosId);
+  for (const [i, { ids }] of windows.entries()) all.set(ids, i * length);
+  const { ids, targets } = nextTokens(all, length, bosId);
+  const scored = targets.map((id, row) => {
     const { ids: own, context = 0 } = windows[Math.floor(row / length)]!;
     return row % length >= context && row % length < own.length ? id : -1;
   });
-  const nats = await losses({ ...request, targets });
-  return windows.map(({ index, ids: own, context = 0 }, i) => {
-    return { index, tokens: own.length - context, nats: sum(nats.subarray(i * length, (i + 1) * length)), variance: 0 };
-  });
+  return { ids, targets: scored, batch: windows.length, length };
 }

@@ -1,6 +1,6 @@
 /** The config and the weights that a run begins with: fresh, from a checkpoint, or from the run's own state. */
 
-import type { AutoregressiveConfig, MaskedConfig, ModelConfig } from "../checkpoint/config.js";
+import type { AutoregressiveConfig, MaskedConfig, ModelConfig, ThoughtConfig } from "../checkpoint/config.js";
 import { type Checkpoint, ofFamily, openCheckpoint } from "../checkpoint/folder.js";
 import type { Layout } from "../checkpoint/layout.js";
 import { layoutNamed } from "../checkpoint/registry.js";
@@ -13,6 +13,7 @@ import { extended, flowConfig, withReadouts } from "./flow/shape.js";
 import { flowStart, type Start } from "./flow/weights.js";
 import { completeShape, type TrainOptions, type TrainSettings } from "./options.js";
 import { readBuffer } from "./state.js";
+import { inferenceOf } from "./thought/shape.js";
 
 export type Weights = Extract<NativeTensor, { data: Float32Array }>;
 
@@ -32,7 +33,7 @@ const PAD_TOKENS = ["<|pad|>", "[PAD]", "<pad>"];
 
 /** The checkpoint's config, or one of the shape asked for, with the tokenizer's ids. */
 export async function configOf(
-  options: Pick<TrainOptions, "init" | "family" | "shape" | "flow" | "run">,
+  options: Pick<TrainOptions, "init" | "family" | "shape" | "flow" | "thought" | "run">,
   { length, readouts }: Pick<TrainSettings, "length" | "readouts">,
   vocabulary: Vocabulary,
 ): Promise<ModelConfig> {
@@ -62,11 +63,12 @@ async function continued(
 }
 
 function fresh(
-  { family, shape, flow }: Pick<TrainOptions, "family" | "shape" | "flow">,
+  { family, shape, flow, thought }: Pick<TrainOptions, "family" | "shape" | "flow" | "thought">,
   length: number,
   vocabulary: Vocabulary,
 ): ModelConfig {
   if (family === "autoregressive") return autoregressiveConfig(shape, length, vocabulary);
+  if (family === "thought" || thought !== undefined) return thoughtConfig({ shape, thought }, length, vocabulary);
   if (flow === undefined) return maskedConfig(shape, length, vocabulary);
   const sizes = { shape: completeShape(shape), vocabSize: vocabulary.vocabSize, length };
   return flowConfig(flow, { ...sizes, eosTokenId: firstOf(vocabulary, EOS_TOKENS) });
@@ -97,17 +99,33 @@ function autoregressiveConfig(
   length: number,
   vocabulary: Vocabulary,
 ): AutoregressiveConfig {
-  const { eosTokenId, ...sizes } = transformerSizes(shape, length, vocabulary);
-  if (eosTokenId === undefined) {
-    const message = `${vocabulary.path}: no end-of-text token; one of ${EOS_TOKENS.join(", ")} must be in the vocabulary`;
-    throw new NoemaError("ERR_BAD_TOKENIZER", message);
-  }
-  const ids = { eosTokenId, bosTokenId: eosTokenId };
-  return checked({ layout: "noema-autoregressive", ...sizes, ...ids, tiedEmbeddings: false });
+  const sizes = transformerSizes(shape, length, vocabulary);
+  return checked({ layout: "noema-autoregressive", ...sizes, ...ends(sizes, vocabulary), tiedEmbeddings: false });
+}
+
+/** The released model's: tied embeddings, as many heads of keys as of queries. */
+function thoughtConfig(
+  { shape, thought = {} }: Pick<TrainOptions, "shape" | "thought">,
+  length: number,
+  vocabulary: Vocabulary,
+): ThoughtConfig {
+  const { numKvHeads: _, ...sizes } = transformerSizes(shape, length, vocabulary);
+  const { latents = 8 * sizes.numLayers, window = 256 } = thought;
+  return checked({
+    ...{ layout: "noema-thought", ...sizes, ...ends(sizes, vocabulary), tiedEmbeddings: true },
+    ...{ attentionWindow: window, numLatents: latents, inference: inferenceOf(thought) },
+  });
+}
+
+/** What begins a window is what ended the text before it. */
+function ends({ eosTokenId }: { eosTokenId?: number }, vocabulary: Vocabulary) {
+  if (eosTokenId !== undefined) return { eosTokenId, bosTokenId: eosTokenId };
+  const message = `${vocabulary.path}: no end-of-text token; one of ${EOS_TOKENS.join(", ")} must be in the vocabulary`;
+  throw new NoemaError("ERR_BAD_TOKENIZER", message);
 }
 
 /** Refuses sizes that do not fit together, as it would when the checkpoint is read. */
-function checked<C extends MaskedConfig | AutoregressiveConfig>(config: C): C {
+function checked<C extends MaskedConfig | AutoregressiveConfig | ThoughtConfig>(config: C): C {
   const layout: Layout = layoutNamed(config.layout);
   return layout.parse({ path: "shape", values: layout.config(config) }) as C;
 }

@@ -35,8 +35,18 @@ export interface HeldOutMetric {
   draws: number;
   /** Of a flow stack. */
   flows?: FlowMonitors;
+  /** Of a thought model. */
+  thought?: ThoughtMonitors;
   /** Of a flow stack's readouts, which `bound` is the mean loss of. */
   readouts?: ReadoutMonitors;
+}
+
+/** What the bound is made of, in nats per token. */
+export interface ThoughtMonitors {
+  crossEntropy: number;
+  kl: number;
+  /** The bound weighted by importance. */
+  importanceWeighted: number;
 }
 
 /** How well the states above the data's are read, level by level from 1 on. */

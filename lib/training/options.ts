@@ -8,6 +8,7 @@ import { describe, isObject } from "../json.js";
 import { checkFlowShape, type FlowShape } from "./flow/shape.js";
 import { timeSamplings } from "./masked/corruption.js";
 import { scheduleShapes } from "./schedule.js";
+import { checkThoughtShape, type ThoughtShape } from "./thought/shape.js";
 
 interface NumberEntry {
   kind: "integer" | "number";
@@ -77,6 +78,11 @@ export const optionTable = {
     [0, 65536],
     "flows: train readouts of this hidden width, for every state above the data's, and nothing else; again whenever the flows were trained further. 0: train the flows",
   ),
+  trajectory: choice(
+    ["last", "all"] as const,
+    "last",
+    "thought models: whether the decoder learns from the fitted draw, or from every step of the fast loop as well",
+  ),
   precision: choice(["bf16", "f32"] as const, "bf16", "of matrix products; weights and optimiser are f32"),
   seed: integer(0, [0, Number.MAX_SAFE_INTEGER], "of the initial weights, the order of the data and the masks"),
   evaluateEvery: freeInteger(250, [0, MANY], "steps between held-out evaluations; 0: never"),
@@ -122,11 +128,13 @@ export interface TrainOptions extends Partial<TrainSettings> {
   tokenizer?: string;
   /** A checkpoint folder to start from instead of fresh weights. */
   init?: string;
-  /** Of the model. Default: that of `init`, else "flow" with `flow`, else "masked". */
+  /** Of the model. Default: that of `init`, else "flow" with `flow`, "thought" with `thought`, else "masked". */
   family?: Family;
   shape?: Partial<ModelShape>;
   /** A stack of flows; with `init`, a checkpoint of one, `flows` are put on top of its own. */
   flow?: FlowShape;
+  /** Latents and fast loop of a fresh thought model. */
+  thought?: ThoughtShape;
   samplePrompts?: readonly string[];
   /** How sample texts are written. Default: the rule "conv" at temperature 0.8. */
   sampleDecoding?: Decoding | undefined;
@@ -156,6 +164,7 @@ const otherNames = [
   "family",
   "shape",
   "flow",
+  "thought",
   "samplePrompts",
   "sampleDecoding",
   "cache",
@@ -170,8 +179,10 @@ export function resolveOptions(options: TrainOptions): TrainSettings {
   checkOthers(options);
   for (const name of options.changes ?? [])
     if (!changeable.includes(name)) throw unknownOption(name, changeable, "change");
+  const trajectory = options.thought?.preset === "reproduce-release" ? "all" : "last";
+  const defaults: Partial<TrainSettings> = { trajectory };
   const settings = Object.fromEntries(
-    optionNames.map((name) => [name, checked(name, options[name] ?? optionTable[name].default)]),
+    optionNames.map((name) => [name, checked(name, options[name] ?? defaults[name] ?? optionTable[name].default)]),
   ) as TrainSettings;
   return completed(settings);
 }
@@ -220,17 +231,22 @@ function checkOthers(options: TrainOptions): void {
   if (init !== undefined && shape !== undefined) throw wrong("shape", shape, "nothing, for init brings its own");
   if (shape !== undefined) checkShape(shape);
   if (options.flow !== undefined) checkFlowShape(options.flow);
+  if (options.thought !== undefined) checkThoughtShape(options.thought);
   if (options.readouts && (init === undefined || options.flow !== undefined))
     throw wrong("readouts", options.readouts, "0, or init (a flow whose states they read) and no flow");
   if (options.readouts && options.stage) throw wrong("stage", options.stage, "0, for readouts train no flow");
   checkFamily(options);
 }
 
-function checkFamily({ family, flow, init }: TrainOptions): void {
+function checkFamily({ family, flow, thought, init }: TrainOptions): void {
+  if (thought !== undefined && (init !== undefined || flow !== undefined))
+    throw wrong("thought", thought, "nothing beside init or flow: it describes a fresh thought model");
   if (family === undefined) return;
   if (typeof family !== "string") throw wrong("family", family, `one of ${families.join(", ")}`);
   if (!families.includes(family)) throw unknownOption(family, families, "family");
   if (flow !== undefined && family !== "flow") throw wrong("family", family, '"flow", for flow describes such a model');
+  if (thought !== undefined && family !== "thought")
+    throw wrong("family", family, '"thought", for thought describes such a model');
   if (flow === undefined && family === "flow" && init === undefined)
     throw wrong("flow", flow, "the stack of a fresh flow model");
 }

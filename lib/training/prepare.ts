@@ -16,13 +16,14 @@ import { checkPrompts, textSampler } from "./masked/samples.js";
 import { MetricsLog } from "./metrics.js";
 import type { Objective } from "./objective.js";
 import { resolveOptions, type TrainOptions } from "./options.js";
-
 import { Session } from "./session.js";
 import { checkContinuation, loadState, readBuffer, type StateBuffer, type TrainingState } from "./state.js";
+import { ThoughtObjective } from "./thought/objective.js";
+import { thoughtSampler } from "./thought/samples.js";
 
 /** What training needs of an engine. */
 export interface TrainingEngine {
-  readonly native: Pick<NativeEngine, "loadMasked" | "loadFlow" | "loadAutoregressive">;
+  readonly native: Pick<NativeEngine, "loadMasked" | "loadFlow" | "loadThought" | "loadAutoregressive">;
 }
 
 export interface OpenedSession {
@@ -124,6 +125,13 @@ async function openObjective(
     const trainer = own(await model.trainer({ keepAverage: average }));
     await fillBuffers(trainer, tensors, fill);
     return new AutoregressiveObjective({ config, settings, model, trainer });
+  }
+  if (config.layout === "noema-thought") {
+    const model = own(await engine.native.loadThought(config, tensors, settings.precision));
+    const trainer = own(await model.trainer({ keepAverage: average }));
+    await fillBuffers(trainer, tensors, fill);
+    const sample = thoughtSampler(model, config, tokenizer, { length });
+    return new ThoughtObjective({ config, settings, model, trainer, sample });
   }
   const model = own(await engine.native.loadMasked(config, tensors, settings.precision));
   const trainer = own(await model.trainer({ keepAverage: average }));

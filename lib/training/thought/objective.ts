@@ -1,0 +1,112 @@
+/**
+ * Latent thought models (ltm.md section 2): the fast loop fits every sequence's posterior, then the decoder takes a step on the
+ * cross-entropy at a draw from it. That draw is fresh under noise "resample", so cross-entropy and KL divergence together are an
+ * unbiased estimate of the bound; under "shared" noise they are the same-noise figure, which is none.
+ */
+
+import type { ThoughtConfig } from "../../checkpoint/config.js";
+import { sum, type Window } from "../../evaluation/bound.js";
+import { nextTokens } from "../../evaluation/likelihood.js";
+import { BoundTotals } from "../../evaluation/statistics.js";
+import { type BoundParts, sequenceSeed, thoughtBounds } from "../../evaluation/thought-bound.js";
+import type {
+  FitRequest,
+  FitSettings,
+  NativeThoughtModel,
+  NativeThoughtTrainer,
+  ThoughtBoundRequest,
+} from "../../native/addon.js";
+import { Rng } from "../../rng.js";
+import { fitSettings } from "../../thought/fit.js";
+import { HELD_OUT_SEED, type HeldOut, type Objective } from "../objective.js";
+import type { TrainSettings } from "../options.js";
+
+export interface ThoughtParts {
+  config: ThoughtConfig;
+  settings: TrainSettings;
+  model: NativeThoughtModel;
+  trainer: NativeThoughtTrainer;
+  sample: Objective["sample"];
+}
+
+export class ThoughtObjective implements Objective {
+  readonly kind = "upper";
+  readonly #parts: ThoughtParts;
+  readonly #fit: FitSettings;
+
+  constructor(parts: ThoughtParts) {
+    this.#parts = parts;
+    this.#fit = fitSettings({}, parts.config);
+  }
+
+  get config(): ThoughtConfig {
+    return this.#parts.config;
+  }
+  get trainer(): NativeThoughtTrainer {
+    return this.#parts.trainer;
+  }
+  get parameters(): number {
+    return this.#parts.model.info().parameters;
+  }
+
+  /** A few sequences at a time, each with a seed of its own; every token weighs the same. */
+  async accumulate(ids: Int32Array, step: number): Promise<number> {
+    const { config, settings, trainer } = this.#parts;
+    const { batch, length, microBatch } = settings;
+    const tokens = batch * length;
+    const rng = new Rng(settings.seed);
+    const trajectory = settings.trajectory === "all";
+    let loss = 0;
+    for (let firstRow = 0; firstRow < batch; firstRow += microBatch) {
+      const part = ids.slice(firstRow * length, Math.min(batch, firstRow + microBatch) * length);
+      const { excludedId: _, ...request } = nextTokens(part, length, config.bosTokenId);
+      const weights = new Float32Array(part.length).fill(1 / tokens);
+      const seeds = BigUint64Array.from({ length: request.batch }, (_, row) => sequenceSeed(rng, step, firstRow + row));
+      const fit = { ...this.#fit, repeated: true };
+      const { tokenLoss, posterior } = await trainer.accumulate({ ...request, weights, seeds, fit, trajectory });
+      loss += (sum(tokenLoss) + divergence(posterior!)) / tokens;
+    }
+    return loss;
+  }
+
+  async heldOut(windows: readonly Window[], source: "parameter" | "average", signal?: AbortSignal): Promise<HeldOut> {
+    const { config, settings, trainer } = this.#parts;
+    const draws = settings.evaluateDraws;
+    const totals = new BoundTotals();
+    let crossEntropy = 0;
+    let kl = 0;
+    const scorer = {
+      fit: (request: FitRequest) => trainer.fit({ ...request, source }),
+      bound: (request: ThoughtBoundRequest) => trainer.bound({ ...request, source }),
+      bosId: config.bosTokenId,
+      settings: this.#fit,
+      observe: (parts: BoundParts) => {
+        crossEntropy += parts.crossEntropy;
+        kl += parts.kl;
+      },
+    };
+    for await (const bound of thoughtBounds(scorer, windows, { draws, seed: HELD_OUT_SEED, signal })) totals.add(bound);
+    const { bound, standardError, sequences, tokens, importanceWeighted = bound } = totals.summary(draws);
+    const thought = { crossEntropy: crossEntropy / tokens, kl: kl / tokens, importanceWeighted };
+    return { bound, standardError, sequences, tokens, draws, thought };
+  }
+
+  sample(prompt: string, seed: number): Promise<string> {
+    return this.#parts.sample(prompt, seed);
+  }
+
+  dispose(): void {
+    this.#parts.trainer.dispose();
+    this.#parts.model.dispose();
+  }
+}
+
+/** KL of all posteriors from the prior: 1/2 sum(mean² + variance - log variance - 1). */
+export function divergence({ mean, logVariance }: { mean: Float32Array; logVariance: Float32Array }): number {
+  let total = 0;
+  for (let i = 0; i < mean.length; i++) {
+    const lv = logVariance[i]!;
+    total += mean[i]! ** 2 + Math.exp(lv) - lv - 1;
+  }
+  return total / 2;
+}

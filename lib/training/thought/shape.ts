@@ -1,0 +1,48 @@
+/** The latents and the fast loop that a fresh thought model is to have. */
+
+import type { ThoughtInference } from "../../checkpoint/config.js";
+import { checkNames } from "../../decoding/options.js";
+import { NoemaError, unknownOption } from "../../errors.js";
+import { isObject } from "../../json.js";
+import { fitSettings } from "../../thought/fit.js";
+
+export interface ThoughtShape {
+  /** N, latent vectors of all layers together: a multiple of the layers. Default: 8 per layer. */
+  latents?: number;
+  /** Keys that a position sees, itself included. Default: 256. */
+  window?: number;
+  /**
+   * "paper" (default): noise drawn anew at every step, rates that rise from 0.30 to 0.34. "reproduce-release" does what the released code
+   * does (ltm.md sections 2.2 and 2.6): one draw for the whole loop, rates that fall from 0.34 by a cosine, and, unless `trajectory` says
+   * otherwise, gradients of the decoder from every step of the loop. Its losses are the same-noise figure, no bounds.
+   */
+  preset?: ThoughtPreset;
+  /** Of the fast loop, over the preset's. */
+  inference?: Partial<ThoughtInference>;
+}
+
+export const thoughtPresets = ["paper", "reproduce-release"] as const;
+export type ThoughtPreset = (typeof thoughtPresets)[number];
+
+const inferences: Record<ThoughtPreset, ThoughtInference> = {
+  paper: { steps: 16, learningRate: [0.3, 0.34], schedule: "linear", logVarianceInit: -5, noise: "resample" },
+  "reproduce-release": { steps: 16, learningRate: [0.34, 0.34], schedule: "cosine", logVarianceInit: -5, noise: "shared" },
+};
+
+const names = ["latents", "window", "preset", "inference"];
+
+export function checkThoughtShape(thought: unknown): asserts thought is ThoughtShape {
+  if (!isObject(thought)) throw new NoemaError("ERR_INVALID_ARGUMENT", "train: thought: expected an object");
+  checkNames(thought, names, "thought");
+  const { preset, inference } = thought as ThoughtShape;
+  if (preset !== undefined && !thoughtPresets.includes(preset))
+    throw unknownOption(String(preset), thoughtPresets, "thought.preset");
+  if (inference !== undefined) checkNames(inference, Object.keys(inferences.paper), "thought.inference");
+  const all = inferenceOf(thought);
+  const { learningRate: rate, ...others } = all;
+  fitSettings({ ...others, rate }, { inference: all });
+}
+
+export function inferenceOf({ preset = "paper", inference }: ThoughtShape): ThoughtInference {
+  return { ...inferences[preset], ...inference };
+}
