@@ -1,10 +1,11 @@
 /** How early a text can be read: the states between noise and data against the text that they become. */
 
+import { cancellable } from "../cancellation.js";
 import { checkNames, checkNumber, checkSignal } from "../decoding/options.js";
 import type { NativeCancellation, State } from "../native/addon.js";
 import { latentNoise } from "../normals.js";
 import type { Seed } from "../rng.js";
-import { cancellable, type FlowHost } from "./job.js";
+import type { FlowHost } from "./job.js";
 import { hasReading } from "./request.js";
 
 export interface DraftOptions {

@@ -4,11 +4,12 @@
  * flows below carry the change to the data.
  */
 
+import { cancellable } from "../cancellation.js";
 import { checkNames, checkNumber, invalid } from "../decoding/options.js";
 import { NoemaError } from "../errors.js";
 import type { NativeCancellation } from "../native/addon.js";
 import type { Seed } from "../rng.js";
-import { cancellable, type FlowHost } from "./job.js";
+import type { FlowHost } from "./job.js";
 import { type Encoded, encodedText, latentSizes } from "./states.js";
 
 /** A new token at a place of the text. */

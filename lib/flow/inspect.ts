@@ -1,9 +1,10 @@
 /** Looking inside: every state of a text between data and noise. */
 
+import { cancellable } from "../cancellation.js";
 import { checkNames, checkSignal } from "../decoding/options.js";
 import type { NativeCancellation } from "../native/addon.js";
 import type { Seed } from "../rng.js";
-import { cancellable, type FlowHost } from "./job.js";
+import type { FlowHost } from "./job.js";
 import { hasReading } from "./request.js";
 import { encodedText, latentSizes, type StateStatistics, statisticsOf } from "./states.js";
 

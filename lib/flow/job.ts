@@ -30,25 +30,6 @@ export interface FlowHost {
   createCancellation(): NativeCancellation;
 }
 
-/** A native cancellation for as long as `work` runs, which the signal asks for. */
-export async function cancellable<R>(
-  host: FlowHost,
-  signal: AbortSignal | undefined,
-  work: (cancellation: NativeCancellation) => Promise<R>,
-): Promise<R> {
-  signal?.throwIfAborted();
-  const cancellation = host.createCancellation();
-  const cancel = () => cancellation.cancel();
-  signal?.addEventListener("abort", cancel, { once: true });
-  try {
-    return await work(cancellation);
-  } catch (error) {
-    throw signal?.aborted ? signal.reason : error;
-  } finally {
-    signal?.removeEventListener("abort", cancel);
-  }
-}
-
 /** How the flows are inverted, for texts of a shape. */
 export type Plans = (shape: { batch: number; positions: number }) => Promise<InversePlan[]>;
 

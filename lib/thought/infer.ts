@@ -1,0 +1,75 @@
+/** Thoughts of texts: the fast loop, many texts at a time, each independent of the others to the bit. */
+
+import { nextTokens } from "../evaluation/likelihood.js";
+import type { FitSettings, FittedThoughts, NativeCancellation } from "../native/addon.js";
+import { fillNormals } from "../normals.js";
+import { Rng, RngStream } from "../rng.js";
+import type { ThoughtHost } from "./host.js";
+import { Thought } from "./thought.js";
+
+/** How far a fit has come. */
+export interface FitProgress {
+  steps: number;
+  /** Nats: cross-entropy and KL divergence at the last step, over the whole text. */
+  objective: number;
+}
+
+export interface FitTask {
+  /** Token ids of every text, none empty. */
+  texts: readonly ArrayLike<number>[];
+  seeds: readonly bigint[];
+  settings: FitSettings;
+  cancellation: NativeCancellation;
+  onProgress?: ((at: number, progress: FitProgress) => void) | undefined;
+}
+
+/** Steps between two reports. */
+const PROGRESS_EVERY = 4;
+
+export async function fitAll(
+  host: ThoughtHost,
+  { texts, seeds, settings, cancellation, onProgress }: FitTask,
+): Promise<Thought[]> {
+  const { native, config, sizes } = host;
+  const report = (steps: number, objective: Float32Array) => {
+    for (const [at, nats] of objective.entries()) onProgress!(at, { steps, objective: nats });
+  };
+  const fitted = await native.fit({
+    ...textBatch(texts, config.bosTokenId),
+    seeds: BigUint64Array.from(seeds),
+    fit: { ...settings, score: true },
+    cancellation,
+    ...(onProgress && { onProgress: report, progressEvery: PROGRESS_EVERY }),
+  });
+  return texts.map((text, b) => thoughtOf(fitted, b, { sizes, tokens: text.length }));
+}
+
+/** What predicts the tokens of texts, each with the begin token in front, filled up to the longest where no token of them looks. */
+export function textBatch(texts: readonly ArrayLike<number>[], bosId: number) {
+  const length = Math.max(...texts.map((text) => text.length));
+  const all = new Int32Array(texts.length * length).fill(bosId);
+  for (const [b, text] of texts.entries()) all.set(Array.from(text), b * length);
+  const { ids, targets } = nextTokens(all, length, bosId);
+  const scored = targets.slice();
+  for (const [b, text] of texts.entries()) scored.fill(-1, b * length + text.length, (b + 1) * length);
+  return { ids, targets: scored, batch: texts.length, length };
+}
+
+function thoughtOf(fitted: FittedThoughts, b: number, { sizes, tokens }: Pick<Thought["parts"], "sizes" | "tokens">) {
+  const size = sizes.latents * sizes.width;
+  const own = (values: Float32Array) => values.slice(b * size, (b + 1) * size);
+  const curve = { crossEntropy: fitted.crossEntropy.map((step) => step[b]!), kl: fitted.kl.map((step) => step[b]!) };
+  return new Thought({
+    ...{ sizes, tokens, steps: fitted.steps[b]!, curve },
+    ...{ mean: own(fitted.mean), logVariance: own(fitted.logVariance), z: own(fitted.z) },
+  });
+}
+
+/** A draw from the prior: no text is behind it. Scales below 1 stay nearer to what most texts have in common. */
+export function fromPrior({ sizes }: Pick<ThoughtHost, "sizes">, seed: bigint, scale: number): Thought {
+  const size = sizes.latents * sizes.width;
+  const z = fillNormals(new Rng(seed), { stream: RngStream.latent }, new Float32Array(size), scale);
+  const zeros = new Float32Array(size);
+  const curve = { crossEntropy: [], kl: [] };
+  return new Thought({ sizes, mean: zeros, logVariance: zeros.slice(), z, tokens: 0, steps: 0, curve });
+}

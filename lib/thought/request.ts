@@ -1,0 +1,110 @@
+/** What callers of a thought model's generate may ask for, checked. */
+
+import type { ThoughtConfig } from "../checkpoint/config.js";
+import { checkNames, checkNumber, checkSignal, invalid, sharedOptions } from "../decoding/options.js";
+import type { FitSettings } from "../native/addon.js";
+import { type Limits, type Prompt, promptIds, seedAt, tokenCount } from "../request.js";
+import type { Seed } from "../rng.js";
+import type { Tokenizer } from "../tokenizer/tokenizer.js";
+import { type FitOptions, fitSettings } from "./fit.js";
+import { Thought } from "./thought.js";
+
+export interface ThoughtGenerateOptions {
+  /** Default: empty, which writes a text from its start. */
+  prompt?: Prompt;
+  /** Default: 128, or what the model's positions leave. */
+  maxTokens?: number;
+  /** How the thought is fitted to the prompt: more steps are more thought. */
+  think?: FitOptions;
+  /** Guides the text instead of one that is fitted to the prompt. */
+  thought?: Thought;
+  /** Scale of the draw from the prior that guides a text without a prompt. Default: 1. */
+  priorScale?: number;
+  /** The thought is fitted anew, to all that is there, after so many new tokens. Default: 0, never. */
+  refitEvery?: number;
+  /**
+   * Rethinking (ltm.md section 7.1): after a draft the thought is fitted to prompt and draft, and the text written anew, so many times. The
+   * draft with the lowest bound is the text. Default: 0.
+   */
+  rounds?: number;
+  /** Texts that are written, each from a thought of its own; the one with the lowest bound is the text. Default: 1. */
+  candidates?: number;
+  /** Default: 1, the model's own distribution. 0: the likeliest token. */
+  temperature?: number;
+  /** From the K likeliest tokens. Default: 0, all. */
+  topK?: number;
+  /** From the likeliest tokens of this mass. Default: 1. */
+  topP?: number;
+  /** Also report every draft as a refine event. */
+  refine?: boolean;
+  /** Fixes the output. Default: 0. */
+  seed?: Seed;
+  signal?: AbortSignal;
+}
+
+export interface ThoughtBatchOptions extends Omit<ThoughtGenerateOptions, "prompt" | "refine"> {
+  prompts: readonly Prompt[];
+}
+
+const shared = ["maxTokens", "think", "thought", "priorScale", "refitEvery", "rounds", "candidates"];
+const drawing = ["temperature", "topK", "topP", "seed", "signal"];
+export const thoughtGenerateOptions = ["prompt", "refine", ...shared, ...drawing];
+export const thoughtBatchOptions = ["prompts", ...shared, ...drawing];
+
+/** How texts are written, whatever their prompts. */
+export interface Manner {
+  fit: FitSettings;
+  thought: Thought | undefined;
+  priorScale: number;
+  refitEvery: number;
+  rounds: number;
+  candidates: number;
+  draw: { temperature: number; topK: number; topP: number };
+  refine: boolean;
+}
+
+export interface ThoughtCanvas {
+  readonly prompt: readonly number[];
+  readonly wanted: number;
+  readonly seed: bigint;
+}
+
+export function thoughtLimits({ vocabSize, maxPositions, eosTokenId: eosId = -1 }: ThoughtConfig, tokenizer: Tokenizer | undefined): Limits {
+  return { vocabSize, maxPositions, maskId: -1, eosId, tokenizer };
+}
+
+export function mannerOf(
+  options: ThoughtGenerateOptions | ThoughtBatchOptions,
+  config: ThoughtConfig,
+  allowed: readonly string[],
+): Manner {
+  checkNames(options, allowed, "generate");
+  checkSignal(options.signal);
+  const { refine = false, ...asked } = options as ThoughtGenerateOptions;
+  if (typeof refine !== "boolean") throw invalid("refine", refine, "true or false");
+  const { thought, think = {}, temperature = 1, topK = 0, topP = 1 } = asked;
+  if (thought !== undefined && !(thought instanceof Thought)) throw invalid("thought", thought, "a thought");
+  const count = (name: "refitEvery" | "rounds" | "candidates", least: number, most: number) =>
+    checkNumber(asked[name] ?? least, { min: least, max: most, integer: true }, name);
+  return {
+    ...{ fit: fitSettings(think, config), thought, refine },
+    priorScale: checkNumber(asked.priorScale ?? 1, { min: 0, max: 10 }, "priorScale"),
+    refitEvery: count("refitEvery", 0, config.maxPositions),
+    rounds: count("rounds", 0, 1000),
+    candidates: count("candidates", 1, 256),
+    draw: {
+      temperature: checkNumber(temperature, sharedOptions.temperature, "temperature"),
+      topK: checkNumber(topK, sharedOptions.topK, "topK"),
+      topP: checkNumber(topP, sharedOptions.topP, "topP"),
+    },
+  };
+}
+
+export function thoughtCanvas(
+  { prompt = [], maxTokens, seed }: Pick<ThoughtGenerateOptions, "prompt" | "maxTokens" | "seed">,
+  limits: Limits,
+  index = 0,
+): ThoughtCanvas {
+  const ids = promptIds(prompt, limits, "prompt");
+  return { prompt: ids, wanted: tokenCount(maxTokens, ids.length, limits.maxPositions), seed: seedAt(seed, index) };
+}
