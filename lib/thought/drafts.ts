@@ -1,0 +1,143 @@
+/** Drafts: texts that thoughts guide, what they cost, and thinking again about them. */
+
+import type { NativeCancellation } from "../native/addon.js";
+import { Rng } from "../rng.js";
+import { sequenceSeed } from "../evaluation/thought-bound.js";
+import type { ThoughtHost } from "./host.js";
+import { type FitTask, fitAll, fromPrior, textBatch } from "./infer.js";
+import type { Manner } from "./request.js";
+import type { Thought } from "./thought.js";
+
+/** A text on its way: the prompt's, what was written after it, by which thought. */
+export interface Draft {
+  readonly prompt: readonly number[];
+  readonly seed: bigint;
+  thought: Thought;
+  /** New tokens, the end-of-text token that ended them included. */
+  tokens: number[];
+  /** Nats per token of prompt and text: the bound with fresh draws. Unknown where nothing is compared. */
+  bound: number;
+}
+
+export interface Writing {
+  wanted: number;
+  manner: Manner;
+  cancellation: NativeCancellation;
+  /** Is told new tokens as they come. */
+  onTokens?: ((at: number, tokens: readonly number[]) => void) | undefined;
+}
+
+/** Fresh draws of a draft's bound. */
+const BOUND_DRAWS = 8;
+/** Places among a draft's random numbers: no two purposes share them. */
+const FIT = 0;
+const BOUND = 1;
+const WRITE = 2;
+
+/** Of the draft's own numbers, for a purpose of a round. */
+function seedOf({ seed }: Pick<Draft, "seed">, round: number, purpose: number): bigint {
+  return sequenceSeed(new Rng(seed), round, purpose);
+}
+
+/** Drafts without text yet: their thoughts given, fitted to their prompts, or drawn from the prior where there is nothing to fit. */
+export async function begin(
+  host: ThoughtHost,
+  starts: readonly Pick<Draft, "prompt" | "seed">[],
+  { manner, cancellation }: Writing,
+): Promise<Draft[]> {
+  const { thought: given, priorScale, fit: settings } = manner;
+  const thoughts = starts.map((start) => given ?? fromPrior(host, seedOf(start, 0, FIT), priorScale));
+  if (!given && starts[0]!.prompt.length > 0) {
+    const task: FitTask = {
+      texts: starts.map(({ prompt }) => prompt),
+      seeds: starts.map((start) => seedOf(start, 0, FIT)),
+      ...{ settings, cancellation },
+    };
+    for (const [at, thought] of (await fitAll(host, task)).entries()) thoughts[at] = thought;
+  }
+  return starts.map((start, at) => ({ ...start, thought: thoughts[at]!, tokens: [], bound: Number.POSITIVE_INFINITY }));
+}
+
+/** Writes the texts of all drafts from their prompts on; with `refitEvery`, thoughts follow what is written. */
+export async function write(host: ThoughtHost, drafts: readonly Draft[], writing: Writing, round = 0): Promise<void> {
+  const { wanted, manner, cancellation } = writing;
+  for (const draft of drafts) draft.tokens = [];
+  const { eosTokenId = -1 } = host.config;
+  const open = () => [...drafts.keys()].filter((at) => drafts[at]!.tokens.at(-1) !== eosTokenId);
+  const chunk = manner.refitEvery || wanted;
+  for (let done = 0; done < wanted; done += chunk) {
+    const places = open();
+    if (places.length === 0) return;
+    const some = places.map((at) => drafts[at]!);
+    if (done > 0) await rethink(host, some, { settings: manner.fit, cancellation, round: round * wanted + done });
+    await continueAll(host, some, { ...writing, wanted: Math.min(chunk, wanted - done), places, round });
+  }
+}
+
+interface Continuing extends Writing {
+  /** Where the drafts stand among all. */
+  places: readonly number[];
+  round: number;
+}
+
+async function continueAll(host: ThoughtHost, drafts: readonly Draft[], continuing: Continuing): Promise<void> {
+  const { wanted, manner, cancellation, onTokens, places, round } = continuing;
+  const { native, config, sizes } = host;
+  const texts = drafts.map(({ prompt, tokens }) => [config.bosTokenId, ...prompt, ...tokens]);
+  const length = Math.max(...texts.map((text) => text.length));
+  const ids = new Int32Array(texts.length * length).fill(config.bosTokenId);
+  const z = new Float32Array(texts.length * sizes.latents * sizes.width);
+  for (const [b, text] of texts.entries()) {
+    ids.set(text, b * length);
+    z.set(drafts[b]!.thought.z, b * sizes.latents * sizes.width);
+  }
+  // A token's draw is a function of its position, so the same seed serves every chunk.
+  const seeds = BigUint64Array.from(drafts, (draft) => seedOf(draft, round, WRITE));
+  const { tokens } = await native.continue({
+    ...{ ids, batch: texts.length, length, lengths: Int32Array.from(texts, (text) => text.length) },
+    ...{ z, tokens: wanted, seeds, ...manner.draw, endId: config.eosTokenId ?? -1, cancellation },
+    ...(onTokens && {
+      onProgress: (fresh: Int32Array[]) => {
+        for (const [b, own] of fresh.entries()) if (own.length > 0) onTokens(places[b]!, Array.from(own));
+      },
+    }),
+  });
+  for (const [b, own] of tokens.entries()) drafts[b]!.tokens.push(...own);
+}
+
+interface Rethinking {
+  settings: Manner["fit"];
+  cancellation: NativeCancellation;
+  round: number;
+}
+
+/** Fits the thoughts anew, to prompt and draft. */
+async function rethink(
+  host: ThoughtHost,
+  drafts: readonly Draft[],
+  { settings, cancellation, round }: Rethinking,
+): Promise<void> {
+  const texts = drafts.map(({ prompt, tokens }) => [...prompt, ...tokens]);
+  const seeds = drafts.map((draft) => seedOf(draft, round, FIT));
+  const thoughts = await fitAll(host, { texts, seeds, settings, cancellation });
+  for (const [at, draft] of drafts.entries()) draft.thought = thoughts[at]!;
+}
+
+/** Fits the thoughts to the drafts, and judges the drafts by them: the bound per token, with draws that the fits have not seen. */
+export async function judge(host: ThoughtHost, drafts: readonly Draft[], rethinking: Rethinking): Promise<void> {
+  await rethink(host, drafts, rethinking);
+  const { native, config, sizes } = host;
+  const size = sizes.latents * sizes.width;
+  const mean = new Float32Array(drafts.length * size);
+  const logVariance = new Float32Array(drafts.length * size);
+  for (const [b, { thought }] of drafts.entries()) {
+    mean.set(thought.mean, b * size);
+    logVariance.set(thought.logVariance, b * size);
+  }
+  const texts = drafts.map(({ prompt, tokens }) => [...prompt, ...tokens]);
+  const seeds = BigUint64Array.from(drafts, (draft) => seedOf(draft, rethinking.round, BOUND));
+  const { cancellation } = rethinking;
+  const request = { ...textBatch(texts, config.bosTokenId), mean, logVariance, count: BOUND_DRAWS, seeds, cancellation };
+  const { nelbo } = await native.bound(request);
+  for (const [b, draft] of drafts.entries()) draft.bound = nelbo[b]! / texts[b]!.length;
+}
