@@ -1,0 +1,199 @@
+/** A loaded latent thought model: fits thoughts to texts, and writes, scores and explains texts by them. */
+
+import { cancellable } from "../cancellation.js";
+import type { ThoughtConfig } from "../checkpoint/config.js";
+import { checkNames, checkNumber, checkSignal, invalid } from "../decoding/options.js";
+import { NoemaError } from "../errors.js";
+import { type Bounded, type Score, type ScoreOptions, score } from "../evaluation/score.js";
+import { thoughtBounds } from "../evaluation/thought-bound.js";
+import type { Generation, GenerationResult } from "../generation.js";
+import { Model, type ModelInfo, type ModelParts } from "../model.js";
+import type { NativeThoughtModel } from "../native/addon.js";
+import { type Prompt, promptIds, seedAt } from "../request.js";
+import type { Seed } from "../rng.js";
+import { BatchWork, SingleWork } from "../works.js";
+import { type FitOptions, fitSettings } from "./fit.js";
+import type { ThoughtHost } from "./host.js";
+import { type FitProgress, fitAll, fromPrior } from "./infer.js";
+import { look, type ThoughtInspection, withLayers } from "./inspect.js";
+import { ThoughtJob } from "./job.js";
+import {
+  mannerOf,
+  type ThoughtBatchOptions,
+  type ThoughtGenerateOptions,
+  thoughtBatchOptions,
+  thoughtCanvas,
+  thoughtGenerateOptions,
+  thoughtLimits,
+} from "./request.js";
+import { between, Thought, type ThoughtSizes } from "./thought.js";
+
+export interface ThoughtModelInfo extends ModelInfo<ThoughtConfig> {
+  family: "thought";
+  bosTokenId: number;
+  /** N, of all layers together. */
+  numLatents: number;
+}
+
+export interface InferOptions {
+  think?: FitOptions;
+  /** Of the start and the noise. Default: 0. */
+  seed?: Seed;
+  onProgress?: (progress: FitProgress) => void;
+  signal?: AbortSignal;
+}
+
+/** @internal */
+export interface ThoughtModelParts extends ModelParts<NativeThoughtModel, ThoughtConfig> {
+  /** What is the model's own: see `ThoughtSizes`. */
+  readonly fingerprint: string;
+}
+
+/** Texts of one shape go through the loop together; more than this many take turns. */
+const batchLimit = 16;
+const inferNames = ["think", "seed", "onProgress", "signal"];
+
+export class ThoughtModel extends Model<NativeThoughtModel, ThoughtConfig> {
+  readonly family = "thought";
+  readonly #sizes: ThoughtSizes;
+
+  /** @internal Use `engine.load`. */
+  constructor(parts: ThoughtModelParts) {
+    super(parts);
+    const { numLatents: latents, hiddenSize: width } = parts.config;
+    this.#sizes = { latents, width, fingerprint: parts.fingerprint };
+  }
+
+  get info(): ThoughtModelInfo {
+    const { bosTokenId, numLatents } = this.config;
+    return { family: "thought", ...this.commonInfo, bosTokenId, numLatents };
+  }
+
+  /** Fits a thought to a text by the fast loop (ltm.md section 2). */
+  async infer(text: Prompt, options: InferOptions = {}): Promise<Thought> {
+    checkNames(options, inferNames, "infer");
+    checkSignal(options.signal);
+    const { think = {}, seed, onProgress, signal } = options;
+    if (onProgress !== undefined && typeof onProgress !== "function")
+      throw invalid("onProgress", onProgress, "a function");
+    const ids = this.#textIds(text);
+    const settings = fitSettings(think, this.config);
+    const report = onProgress && ((_: number, progress: FitProgress) => onProgress(progress));
+    const [thought] = await cancellable(this.#host, signal, (cancellation) =>
+      fitAll(this.#host, { texts: [ids], seeds: [seedAt(seed)], settings, cancellation, onProgress: report }),
+    );
+    return thought!;
+  }
+
+  /** A draw from the prior: a thought that no text is behind. */
+  imagine({ seed, scale = 1 }: { seed?: Seed; scale?: number } = {}): Thought {
+    this.check();
+    return fromPrior(this.#host, seedAt(seed), checkNumber(scale, { min: 0, max: 10 }, "scale"));
+  }
+
+  /** A thought on the way between two, 0 at the first and 1 at the second. */
+  between(from: Thought, to: Thought, share: number): Thought {
+    this.check();
+    return between(this.#own(from), this.#own(to), share);
+  }
+
+  /** The thought as if only these layers, counted from 0, read it: to the others it is zeros, the prior's mean. */
+  onlyLayers(thought: Thought, layers: readonly number[]): Thought {
+    this.check();
+    const on = new Set(layers.map((l) => checkNumber(l, { min: 0, max: this.config.numLayers - 1, integer: true }, "layers")));
+    const { parts } = this.#own(thought);
+    return new Thought({ ...parts, z: withLayers(this.#host, parts.z, (layer) => on.has(layer)) });
+  }
+
+  /** Reads a thought that `thought.save` wrote; refuses those of other models. */
+  async loadThought(path: string): Promise<Thought> {
+    this.check();
+    return Thought.load(path, this.#sizes);
+  }
+
+  /** Continues a prompt by a thought of it. Iterate the result for events, or await it for the whole text. */
+  generate(options: ThoughtGenerateOptions = {}): Generation {
+    return this.start(() => {
+      const manner = this.#manner(options, thoughtGenerateOptions);
+      const canvas = thoughtCanvas(options, this.#limits);
+      return new SingleWork(new ThoughtJob(this.#host, [canvas], manner));
+    }, options?.signal);
+  }
+
+  /**
+   * Continues many prompts. The text at index i is exactly what `generate` gives for that prompt alone with seed + i
+   * (modulo 2^64), whatever the others are.
+   */
+  async generateBatch(options: ThoughtBatchOptions): Promise<GenerationResult[]> {
+    const manner = this.#manner(options, thoughtBatchOptions);
+    const { prompts, ...shared } = options;
+    if (!Array.isArray(prompts)) throw invalid("prompts", prompts, "a list of prompts");
+    const canvases = prompts.map((prompt, i) => thoughtCanvas({ ...shared, prompt }, this.#limits, i));
+    const work = new BatchWork(canvases, {
+      shapeOf: ({ prompt, wanted }) => `${prompt.length} ${wanted}`,
+      limit: batchLimit,
+      jobOf: (group) => new ThoughtJob(this.#host, group, manner),
+    });
+    return this.track(work, options.signal);
+  }
+
+  override async score(text: string | ArrayLike<number>, options?: ScoreOptions): Promise<Score> {
+    return score(this.bounded, text, options);
+  }
+
+  /** A text's thought, taken apart. */
+  async inspect(text: Prompt, options: InferOptions = {}): Promise<ThoughtInspection> {
+    const ids = this.#textIds(text);
+    const thought = await this.infer(ids, options);
+    return cancellable(this.#host, options.signal, (cancellation) => look(this.#host, ids, { thought, cancellation }));
+  }
+
+  /** @internal For scoring and evaluation. */
+  get bounded(): Bounded & { readonly eosTokenId: number | undefined } {
+    const { native, config } = this;
+    const { maxPositions, eosTokenId, bosTokenId: bosId } = config;
+    const scorer = {
+      fit: (request: Parameters<typeof native.fit>[0]) => native.fit(request),
+      bound: (request: Parameters<typeof native.bound>[0]) => native.bound(request),
+      ...{ bosId, settings: fitSettings({}, config) },
+    };
+    return {
+      ...{ maxPositions, eosTokenId, tokenizer: this.tokenizer },
+      bounds: (windows, options) => thoughtBounds(scorer, windows, options),
+    };
+  }
+
+  #manner(options: ThoughtGenerateOptions | ThoughtBatchOptions, allowed: readonly string[]) {
+    this.check();
+    const manner = mannerOf(options, this.config, allowed);
+    if (manner.thought) this.#own(manner.thought);
+    return manner;
+  }
+
+  #own(thought: Thought): Thought {
+    if (!(thought instanceof Thought)) throw invalid("thought", thought, "a thought");
+    if (thought.parts.sizes.fingerprint === this.#sizes.fingerprint) return thought;
+    throw new NoemaError("ERR_INVALID_ARGUMENT", "the thought belongs to another model");
+  }
+
+  #textIds(text: Prompt): number[] {
+    this.check();
+    const ids = promptIds(text, this.#limits, "text");
+    const { maxPositions } = this.config;
+    if (ids.length > 0 && ids.length <= maxPositions) return ids;
+    const code = ids.length > 0 ? "ERR_PROMPT_TOO_LONG" : "ERR_INVALID_ARGUMENT";
+    throw new NoemaError(code, `the text has ${ids.length} tokens, expected 1 .. ${maxPositions}`, {
+      ...{ tokens: ids.length, most: maxPositions },
+    });
+  }
+
+  get #limits() {
+    return thoughtLimits(this.config, this.tokenizer);
+  }
+
+  get #host(): ThoughtHost {
+    const { native, config, tokenizer } = this;
+    const createCancellation = () => this.createCancellation();
+    return { native, config, tokenizer, sizes: this.#sizes, createCancellation };
+  }
+}
