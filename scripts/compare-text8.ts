@@ -9,7 +9,7 @@
 // same figures, but for the times.
 import { configurations, type Setup } from "./text8-configurations.js";
 import { asCommand, text8Command, write } from "./text8-flags.js";
-import { type Found, findings, type Row, rowsOf, stackTable, table } from "./text8-report.js";
+import { type Found, findings, levels, type Row, rowsOf, stackTable, table } from "./text8-report.js";
 import { readingsOf, resultOf, type Work } from "./text8-runs.js";
 
 /** Trains and judges every configuration, one after the other. */
@@ -47,6 +47,10 @@ ${stackTable(rows)}
 ## Do flows above the first pay?
 
 ${findings(rows)}
+
+## Do the states differ?
+
+${levels(rows)}
 `;
 }
 

@@ -29,7 +29,7 @@ export interface PatchRow {
   patchSize: number;
   bitsPerCharacter: Estimate;
   parameters: number;
-  secondsPerToken: number;
+  tokensPerSecond: number;
   work: Work;
   written: Written;
 }
@@ -82,22 +82,22 @@ export async function write(model: FlowModel, file: string, texts: number): Prom
 
 export function patchRow(
   { name, kind, patchSize }: Configuration,
-  { nats, tokens, parameters, secondsPerToken }: Result,
+  { nats, tokens, parameters, tokensPerSecond }: Result,
   { work, written }: { work: Work; written: Written },
 ): PatchRow {
   const bitsPerCharacter = estimate(nats, tokens);
-  return { name, kind, patchSize, bitsPerCharacter, parameters, secondsPerToken, work, written };
+  return { name, kind, patchSize, bitsPerCharacter, parameters, tokensPerSecond, work, written };
 }
 
 export function patchTable(rows: readonly PatchRow[]): string {
   const head = [
-    ...["flow", "P", "kFLOPs per token", "mixture terms per token", "ms per text", "training, µs per token"],
+    ...["flow", "P", "kFLOPs per token", "mixture terms per token", "ms per text", "training tokens per second"],
     ...["parameters", "bits per character", "words known"],
   ];
   const body = rows.map(({ kind, patchSize, work, written, ...row }) => [
     ...[kind, String(patchSize), (work.flops / 1e3).toFixed(0), String(work.terms)],
     `${written.milliseconds.best.toFixed(1)} (${written.milliseconds.median.toFixed(1)})`,
-    (1e6 * row.secondsPerToken).toFixed(1),
+    row.tokensPerSecond.toFixed(0),
     `${(row.parameters / 1e6).toFixed(2)} M`,
     `at most ${figure(row.bitsPerCharacter)}`,
     `${(100 * written.words).toFixed(1)} %`,

@@ -27,7 +27,6 @@ export interface Row {
   bitsPerCharacter: Estimate;
   parameters: number;
   trainingTokens: number;
-  secondsPerToken: number;
   /** Of a flow: how far its bound lies above the autoregressive model's likelihood, window by window. */
   above?: Estimate;
   /** Of a stack. */
@@ -80,13 +79,13 @@ export function rowsOf(found: readonly Found[], { layers }: Pick<Setup, "layers"
     const { result } = own;
     const { name, kind, training, stages } = own.configuration;
     const flows = stages.flat();
-    const { parameters, trainingTokens, secondsPerToken } = result;
+    const { parameters, trainingTokens } = result;
     return {
       ...{ name, kind, training, layers: flows.length > 0 ? flows.map(({ numLayers }) => numLayers) : [total] },
       bitsPerCharacter: estimate(result.nats, result.tokens),
       ...(baseline &&
         kind !== "autoregressive" && { above: estimate(minus(result.nats, baseline.nats), result.tokens) }),
-      ...{ parameters, trainingTokens, secondsPerToken },
+      ...{ parameters, trainingTokens },
       ...(flows.length > 1 && { stack: stackRow(own, singles.get(`${kind}-1`)!) }),
     };
   });
@@ -101,7 +100,7 @@ export function markdown(head: readonly string[], body: readonly (readonly strin
 
 /** Every configuration. */
 export function table(rows: readonly Row[]): string {
-  const head = ["model", "layers", "trained", "bits per character", "parameters", "training tokens", "µs per token"];
+  const head = ["model", "layers", "trained", "bits per character", "parameters", "training tokens"];
   const body = rows.map((row) => [
     row.kind,
     row.layers.join(" + "),
@@ -109,7 +108,6 @@ export function table(rows: readonly Row[]): string {
     `${row.kind === "autoregressive" ? "" : "at most "}${figure(row.bitsPerCharacter)}`,
     `${(row.parameters / 1e6).toFixed(2)} M`,
     `${(row.trainingTokens / 1e6).toFixed(2)} M`,
-    (1e6 * row.secondsPerToken).toFixed(1),
   ]);
   return markdown(head, body);
 }
@@ -159,6 +157,21 @@ export function findings(rows: readonly Row[]): string {
       ? "At this budget no flow above a first one pays for certain: no stack is better than one flow with all the layers."
       : `At this budget flows above the first pay in ${paying.length} of ${stacks.length} stacks: ${paying.join(", ")}.`;
   return [verdict, "", ...lines, "", baseline(rows)].join("\n");
+}
+
+/** What a flow must take off the share of characters that its input reads as, for its two states to be told apart in earnest. */
+const STEP = 0.1;
+
+/** Whether every flow of a stack leaves its state less readable than it found it, or one does all: from the figures alone. */
+export function levels(rows: readonly Row[]): string {
+  const stacks = rows.filter(({ stack }) => stack !== undefined);
+  const falls = ({ stack }: Row) =>
+    stack!.readings.every((share, l, all) => (l === 0 ? 1 : all[l - 1]!) - share >= STEP);
+  const names = stacks.filter(falls).map(({ kind, training }) => `${kind} (${training})`);
+  if (names.length === 0)
+    return `In no stack does every flow take ${100 * STEP} % or more of the characters off what its input reads as.`;
+  const others = names.length < stacks.length ? "; in the others one flow does nearly all of it" : "";
+  return `Every flow takes ${100 * STEP} % or more of the characters off what its input reads as in ${names.join(", ")}${others}.`;
 }
 
 function baseline(rows: readonly Row[]): string {

@@ -10,13 +10,15 @@ import { windowsOfFiles } from "../lib/evaluation/windows.js";
 import { writeAll, writeAtomically } from "../lib/files.js";
 import { type AnyModel, type Engine, type TrainOptions, train } from "../lib/index.js";
 import { type HeldOutMetric, readMetrics } from "../lib/training/metrics.js";
+import { median } from "./card-parts.js";
 import { type Configuration, readoutTraining, type Setup, trainings } from "./text8-configurations.js";
 
 /** What was found out about a configuration. In nats; windows are those of test.txt, the same for all. */
 export interface Result {
   parameters: number;
   trainingTokens: number;
-  secondsPerToken: number;
+  /** The median over the training's steps: a machine that was busy for a while does not count. */
+  tokensPerSecond: number;
   /** Tokens of every window. */
   tokens: number[];
   /** Of every window: its negative log-likelihood, of flows the bound on it. */
@@ -117,14 +119,12 @@ async function judge({ name }: Configuration, stages: readonly TrainOptions[], w
 }
 
 async function training(stages: readonly TrainOptions[]) {
-  let tokens = 0;
-  let seconds = 0;
-  for (const { run, steps, batch, length } of stages) {
-    const last = (await readMetrics(join(run, "metrics.jsonl"))).findLast((metric) => metric.type === "step");
-    tokens += steps! * batch! * length!;
-    seconds += last!.seconds;
-  }
-  return { trainingTokens: tokens, secondsPerToken: seconds / tokens };
+  const speeds: number[] = [];
+  for (const { run } of stages)
+    for (const metric of await readMetrics(join(run, "metrics.jsonl")))
+      if (metric.type === "step") speeds.push(metric.tokensPerSecond);
+  const trainingTokens = stages.reduce((sum, { steps, batch, length }) => sum + steps! * batch! * length!, 0);
+  return { trainingTokens, tokensPerSecond: median(speeds) };
 }
 
 interface Judged {

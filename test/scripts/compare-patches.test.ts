@@ -36,13 +36,13 @@ test("the work of a token: products, attention, terms of mixtures", (t) => {
 test("the table, and what it says", (t) => {
   const row = (patchSize: number, bits: number, milliseconds: number): PatchRow => ({
     ...{ name: "", kind: "mixture-cdf", patchSize, bitsPerCharacter: { bits, standardError: 0.01 }, parameters: 1e6 },
-    ...{ secondsPerToken: 4e-5, work: { flops: 4e6 / patchSize, terms: 10 } },
+    ...{ tokensPerSecond: 25_000, work: { flops: 4e6 / patchSize, terms: 10 } },
     written: { texts: 4, length: 256, milliseconds: { best: milliseconds, median: 2 * milliseconds }, words: 0.75 },
   });
   const rows = [row(1, 2, 40), row(2, 2.125, 25), row(4, 1.75, 20)];
   t.regex(
     patchTable(rows),
-    /\| mixture-cdf \| 2 \| 2000 \| 10 \| 25\.0 \(50\.0\) \| 40\.0 \| 1\.00 M \| at most 2\.1250 ± 0\.0100 \| 75\.0 % \|/,
+    /\| mixture-cdf \| 2 \| 2000 \| 10 \| 25\.0 \(50\.0\) \| 25000 \| 1\.00 M \| at most 2\.1250 ± 0\.0100 \| 75\.0 % \|/,
   );
   t.is(
     patchFindings(rows),
