@@ -2,6 +2,8 @@
 
 import { mkdir, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
+import type { ModelConfig, ThoughtConfig } from "../checkpoint/config.js";
+import { NoemaError } from "../errors.js";
 import { ioError, writeAll, writeAtomically } from "../files.js";
 import type { NativeEngine, NativeTrainer } from "../native/addon.js";
 import type { Tokenizer } from "../tokenizer/tokenizer.js";
@@ -20,6 +22,8 @@ import { Session } from "./session.js";
 import { checkContinuation, loadState, readBuffer, type StateBuffer, type TrainingState } from "./state.js";
 import { ThoughtObjective } from "./thought/objective.js";
 import { thoughtSampler } from "./thought/samples.js";
+
+type TrainableConfig = Exclude<ModelConfig, ThoughtConfig>;
 
 /** What training needs of an engine. */
 export interface TrainingEngine {
@@ -40,7 +44,7 @@ export async function openSession(engine: TrainingEngine, options: TrainOptions)
   const settings = resolveOptions(options);
   await prepareFolder(options.run);
   const tokenizer = await openTokenizer(options);
-  const config = await configOf(options, settings, tokenizer);
+  const config = trainable(await configOf(options, settings, tokenizer));
   const wanted = { settings, config, tokenizer: tokenizer.sha256 };
   const saved = await loadState(options.run);
   if (saved) checkContinuation(saved, wanted, options.changes);
@@ -83,8 +87,14 @@ async function writeRecipe({ signal: _, ...recipe }: TrainOptions): Promise<void
   await writeAtomically(join(recipe.run, "recipe.json"), (handle) => writeAll(handle, text));
 }
 
+/** Refuses models that this version does not train. */
+function trainable(config: ModelConfig): TrainableConfig {
+  if (config.layout !== "noema-thought") return config;
+  throw new NoemaError("ERR_UNSUPPORTED", "train: models of the thought family are not trained in this version");
+}
+
 interface Opening {
-  state: TrainingState;
+  state: TrainingState & { config: TrainableConfig };
   resumed: boolean;
   owned: Closable[];
   tokenizer: Tokenizer;
