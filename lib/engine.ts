@@ -14,6 +14,8 @@ import type { Addon, BackendName, EngineStats, NativeEngine, NativeTensor, Preci
 import { moduleOf } from "./native/device-module.js";
 import { loadAddon } from "./native/load.js";
 import { type OpenAddon, openEngine } from "./native/open-engine.js";
+import { fingerprintOf } from "./thought/fingerprint.js";
+import { ThoughtModel } from "./thought/model.js";
 import { Tokenizer } from "./tokenizer/tokenizer.js";
 
 export type { DeviceOption } from "./device.js";
@@ -36,18 +38,17 @@ export interface LoadOptions {
   /** How weights are held. Default: "f32". "bf16" takes half the memory and is faster where the processor has it. */
   precision?: Precision;
   /** Refuses a model of another family. */
-  family?: LoadedFamily;
+  family?: Family;
 }
 
 interface ModelsByFamily {
   masked: MaskedModel;
   flow: FlowModel;
   autoregressive: AutoregressiveModel;
+  thought: ThoughtModel;
 }
-/** Families whose checkpoints become models. */
-type LoadedFamily = Family & keyof ModelsByFamily;
 /** A model of some family: `family` says which. */
-export type AnyModel = ModelsByFamily[LoadedFamily];
+export type AnyModel = ModelsByFamily[Family];
 
 export interface DeviceInfo {
   kind: "cpu" | "cuda";
@@ -102,7 +103,7 @@ export class Engine extends Handle {
   }
 
   /** Loads a checkpoint folder. With `family`, a model of another family is refused, and the type is known. */
-  async load<F extends LoadedFamily>(folder: string, options: LoadOptions & { family: F }): Promise<ModelsByFamily[F]>;
+  async load<F extends Family>(folder: string, options: LoadOptions & { family: F }): Promise<ModelsByFamily[F]>;
   async load(folder: string, options?: LoadOptions): Promise<AnyModel>;
   async load(folder: string, options: LoadOptions = {}): Promise<AnyModel> {
     this.check();
@@ -139,8 +140,11 @@ export class Engine extends Handle {
       return new AutoregressiveModel({ ...parts, config, native });
     }
     if (checkpoint.layout.family === "thought") {
-      const message = `${checkpoint.folder}: models of the thought family are only verified in this version`;
-      throw new NoemaError("ERR_UNSUPPORTED", message, { folder: checkpoint.folder });
+      const own = ofFamily(checkpoint, "thought");
+      const { config } = own;
+      const fingerprint = await fingerprintOf(own);
+      const native = await this.#native.loadThought(config, tensors, precision);
+      return new ThoughtModel({ ...parts, config, native, fingerprint });
     }
     const { config } = ofFamily(checkpoint, "masked");
     return new MaskedModel({ ...parts, config, native: await this.#native.loadMasked(config, tensors, precision) });

@@ -12,7 +12,7 @@ export async function evaluate(
   files: string | readonly string[],
   options?: EvaluateOptions,
 ): Promise<Evaluation> {
-  if (model.family === "flow") return evaluateFiles(model.bounded, files, options);
+  if (model.family === "flow" || model.family === "thought") return evaluateFiles(model.bounded, files, options);
   if (model.family === "autoregressive") return evaluateFiles(model.exact, files, options);
   const { native, config, tokenizer } = model;
   const { maskTokenId: maskId, maxPositions, eosTokenId } = config;

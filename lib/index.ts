@@ -7,7 +7,9 @@ export type {
   FlowConfig,
   FlowKind,
   FlowStage,
+  Inference,
   MaskedConfig,
+  ThoughtConfig,
 } from "./checkpoint/config.js";
 export type { Decoding, DecodingOptions } from "./decoding/resolve.js";
 export {
@@ -49,11 +51,18 @@ export type { BackendName, EngineStats, InversePlan, Precision } from "./native/
 export type { BatchOptions, GenerateOptions, InfillOptions, Prompt, RunOptions } from "./request.js";
 export type { Seed } from "./rng.js";
 export type { Look, LookOptions, Session, SessionOptions } from "./session.js";
+export type { FitOptions } from "./thought/fit.js";
+export type { FitProgress } from "./thought/infer.js";
+export type { ThoughtInspection } from "./thought/inspect.js";
+export type { InferOptions, ThoughtModel, ThoughtModelInfo } from "./thought/model.js";
+export type { ThoughtBatchOptions, ThoughtGenerateOptions } from "./thought/request.js";
+export type { FitCurve, Thought } from "./thought/thought.js";
 export type { DecodeOptions, DecodeStream, EncodeOptions, Tokenizer } from "./tokenizer/tokenizer.js";
 export { train } from "./train.js";
 export type { TimeSampling } from "./training/masked/corruption.js";
 export type { HeldOutMetric, SampleMetric, TrainingMetric } from "./training/metrics.js";
 export type { ModelShape, TrainOptions, TrainSettings, WeightedFile } from "./training/options.js";
 export type { ScheduleShape } from "./training/schedule.js";
+export type { ThoughtPreset, ThoughtShape } from "./training/thought/shape.js";
 export type { Training, TrainingEvent } from "./training/train.js";
 export { type ArrayReport, type VerificationReport, type VerifyOptions, verify } from "./verify.js";

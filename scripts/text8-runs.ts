@@ -138,7 +138,8 @@ async function* judged(
   windows: AsyncIterable<Window>,
   signal: AbortSignal | undefined,
 ): AsyncGenerator<Judged> {
-  if (model.family === "masked") throw new Error("a masked model is none of these configurations");
+  if (model.family === "masked" || model.family === "thought")
+    throw new Error(`a ${model.family} model is none of these configurations`);
   if (model.family === "autoregressive") {
     for await (const bound of model.exact.likelihoods(windows, { signal })) yield { bound, gains: [] };
     return;

@@ -9,16 +9,16 @@
  * Draws are a function of (seed, window): the estimate does not depend on how windows are batched.
  */
 
-import type { FitRequest, FitSettings, FittedThoughts, ThoughtBoundRequest, ThoughtBounds } from "../native/addon.js";
+import type { BoundRequest, BoundResult, FitRequest, FitResult, NativeFit } from "../native/addon.js";
 import { Rng, RngStream, type Seed } from "../rng.js";
 import { type BoundOptions, checkBound, sum, type Window, type WindowBound } from "./bound.js";
 import { inCalls, windowBatch } from "./likelihood.js";
 
 export interface ThoughtScorer {
-  fit(request: FitRequest): Promise<FittedThoughts>;
-  bound(request: ThoughtBoundRequest): Promise<ThoughtBounds>;
+  fit(request: FitRequest): Promise<FitResult>;
+  bound(request: BoundRequest): Promise<BoundResult>;
   readonly bosId: number;
-  readonly settings: FitSettings;
+  readonly settings: NativeFit;
   /** Sees what every window's bound is made of. */
   observe?(parts: BoundParts): void;
 }
@@ -61,7 +61,8 @@ async function boundsOf(
   const bounds = await scorer.bound({ ...whole, mean, logVariance, count: draws, seeds: seedsOf(seed, windows, DRAW) });
   return windows.map((window, b) => {
     const estimate = estimateOf(window, bounds, b);
-    scorer.observe?.({ tokens: estimate.tokens, ...partsOf(window, bounds, b) });
+    const { crossEntropy, kl } = partsOf(window, bounds, b);
+    scorer.observe?.({ tokens: estimate.tokens, crossEntropy, kl });
     return estimate;
   });
 }
@@ -78,15 +79,16 @@ function fitTargets(windows: readonly Window[], length: number, targets: Int32Ar
   return own;
 }
 
-function partsOf({ context = 0 }: Window, { crossEntropy, kl }: ThoughtBounds, b: number) {
-  const mean = sum(crossEntropy.map((draw) => draw[b]!)) / crossEntropy.length;
-  return { crossEntropy: mean, kl: context === 0 ? kl[b]! : 0 };
+/** Of the window at b: the draws' cross-entropies, their mean, and the KL divergence that it pays. */
+function partsOf({ context = 0 }: Window, { crossEntropy, kl }: BoundResult, b: number) {
+  const batch = kl.length;
+  const draws = Array.from({ length: crossEntropy.length / batch }, (_, k) => crossEntropy[k * batch + b]!);
+  return { draws, crossEntropy: sum(draws) / draws.length, kl: context === 0 ? kl[b]! : 0 };
 }
 
-function estimateOf(window: Window, bounds: ThoughtBounds, b: number): WindowBound {
+function estimateOf(window: Window, bounds: BoundResult, b: number): WindowBound {
   const { index, ids, context = 0 } = window;
-  const { crossEntropy, kl } = partsOf(window, bounds, b);
-  const draws = bounds.crossEntropy.map((draw) => draw[b]!);
+  const { draws, crossEntropy, kl } = partsOf(window, bounds, b);
   const spread = sum(draws.map((nats) => (nats - crossEntropy) ** 2));
   const variance = draws.length > 1 ? spread / (draws.length - 1) / draws.length : 0;
   const importanceWeighted = context === 0 ? bounds.iwae[b]! : -logMeanExp(draws.map((nats) => -nats));
@@ -109,6 +111,7 @@ function seedsOf(seed: Seed, windows: readonly Window[], purpose: number): BigUi
 
 /** The seed of a sequence of its own, from a place among the draws of another. */
 export function sequenceSeed(rng: Rng, step: number, row: number): bigint {
-  const words = rng.fill(new Uint32Array(4), { stream: RngStream.latent, step, row });
+  const words = new Uint32Array(4);
+  rng.fill(words, { stream: RngStream.latent, step, row });
   return (BigInt(words[1]!) << 32n) | BigInt(words[0]!);
 }

@@ -1,9 +1,9 @@
 /** Drafts: texts that thoughts guide, what they cost, and thinking again about them. */
 
+import { sequenceSeed } from "../evaluation/thought-bound.js";
 import type { NativeCancellation } from "../native/addon.js";
 import { Rng } from "../rng.js";
-import { sequenceSeed } from "../evaluation/thought-bound.js";
-import type { ThoughtHost } from "./host.js";
+import type { ThoughtCore } from "./host.js";
 import { type FitTask, fitAll, fromPrior, textBatch } from "./infer.js";
 import type { Manner } from "./request.js";
 import type { Thought } from "./thought.js";
@@ -22,7 +22,7 @@ export interface Draft {
 export interface Writing {
   wanted: number;
   manner: Manner;
-  cancellation: NativeCancellation;
+  cancellation?: NativeCancellation | undefined;
   /** Is told new tokens as they come. */
   onTokens?: ((at: number, tokens: readonly number[]) => void) | undefined;
 }
@@ -41,7 +41,7 @@ function seedOf({ seed }: Pick<Draft, "seed">, round: number, purpose: number): 
 
 /** Drafts without text yet: their thoughts given, fitted to their prompts, or drawn from the prior where there is nothing to fit. */
 export async function begin(
-  host: ThoughtHost,
+  host: ThoughtCore,
   starts: readonly Pick<Draft, "prompt" | "seed">[],
   { manner, cancellation }: Writing,
 ): Promise<Draft[]> {
@@ -59,7 +59,7 @@ export async function begin(
 }
 
 /** Writes the texts of all drafts from their prompts on; with `refitEvery`, thoughts follow what is written. */
-export async function write(host: ThoughtHost, drafts: readonly Draft[], writing: Writing, round = 0): Promise<void> {
+export async function write(host: ThoughtCore, drafts: readonly Draft[], writing: Writing, round = 0): Promise<void> {
   const { wanted, manner, cancellation } = writing;
   for (const draft of drafts) draft.tokens = [];
   const { eosTokenId = -1 } = host.config;
@@ -80,7 +80,7 @@ interface Continuing extends Writing {
   round: number;
 }
 
-async function continueAll(host: ThoughtHost, drafts: readonly Draft[], continuing: Continuing): Promise<void> {
+async function continueAll(host: ThoughtCore, drafts: readonly Draft[], continuing: Continuing): Promise<void> {
   const { wanted, manner, cancellation, onTokens, places, round } = continuing;
   const { native, config, sizes } = host;
   const texts = drafts.map(({ prompt, tokens }) => [config.bosTokenId, ...prompt, ...tokens]);
@@ -95,25 +95,30 @@ async function continueAll(host: ThoughtHost, drafts: readonly Draft[], continui
   const seeds = BigUint64Array.from(drafts, (draft) => seedOf(draft, round, WRITE));
   const { tokens } = await native.continue({
     ...{ ids, batch: texts.length, length, lengths: Int32Array.from(texts, (text) => text.length) },
-    ...{ z, tokens: wanted, seeds, ...manner.draw, endId: config.eosTokenId ?? -1, cancellation },
-    ...(onTokens && {
-      onProgress: (fresh: Int32Array[]) => {
-        for (const [b, own] of fresh.entries()) if (own.length > 0) onTokens(places[b]!, Array.from(own));
-      },
-    }),
+    ...{ z, tokens: wanted, seeds, ...manner.draw, endId: config.eosTokenId ?? -1 },
+    ...(cancellation && { cancellation }),
+    ...(onTokens && { onTokens: (fresh: Int32Array) => tell(fresh, places, onTokens) }),
   });
   for (const [b, own] of tokens.entries()) drafts[b]!.tokens.push(...own);
 }
 
+/** [steps,B] tokens, -1 of texts that had ended. */
+function tell(fresh: Int32Array, places: readonly number[], onTokens: NonNullable<Writing["onTokens"]>): void {
+  for (const [b, at] of places.entries()) {
+    const own = Array.from(fresh).filter((token, i) => i % places.length === b && token >= 0);
+    if (own.length > 0) onTokens(at, own);
+  }
+}
+
 interface Rethinking {
   settings: Manner["fit"];
-  cancellation: NativeCancellation;
+  cancellation?: NativeCancellation | undefined;
   round: number;
 }
 
 /** Fits the thoughts anew, to prompt and draft. */
 async function rethink(
-  host: ThoughtHost,
+  host: ThoughtCore,
   drafts: readonly Draft[],
   { settings, cancellation, round }: Rethinking,
 ): Promise<void> {
@@ -124,7 +129,7 @@ async function rethink(
 }
 
 /** Fits the thoughts to the drafts, and judges the drafts by them: the bound per token, with draws that the fits have not seen. */
-export async function judge(host: ThoughtHost, drafts: readonly Draft[], rethinking: Rethinking): Promise<void> {
+export async function judge(host: ThoughtCore, drafts: readonly Draft[], rethinking: Rethinking): Promise<void> {
   await rethink(host, drafts, rethinking);
   const { native, config, sizes } = host;
   const size = sizes.latents * sizes.width;
@@ -137,7 +142,7 @@ export async function judge(host: ThoughtHost, drafts: readonly Draft[], rethink
   const texts = drafts.map(({ prompt, tokens }) => [...prompt, ...tokens]);
   const seeds = BigUint64Array.from(drafts, (draft) => seedOf(draft, rethinking.round, BOUND));
   const { cancellation } = rethinking;
-  const request = { ...textBatch(texts, config.bosTokenId), mean, logVariance, count: BOUND_DRAWS, seeds, cancellation };
-  const { nelbo } = await native.bound(request);
+  const request = { ...textBatch(texts, config.bosTokenId), mean, logVariance, count: BOUND_DRAWS, seeds };
+  const { nelbo } = await native.bound({ ...request, ...(cancellation && { cancellation }) });
   for (const [b, draft] of drafts.entries()) draft.bound = nelbo[b]! / texts[b]!.length;
 }

@@ -3,7 +3,7 @@
 import type { ThoughtConfig } from "../checkpoint/config.js";
 import { checkNames, checkNumber, invalid } from "../decoding/options.js";
 import { unknownOption } from "../errors.js";
-import type { FitSettings } from "../native/addon.js";
+import type { NativeFit } from "../native/addon.js";
 
 export interface FitOptions {
   /** T_fast: more steps are more thought. */
@@ -27,11 +27,11 @@ const schedules = ["linear", "cosine", "constant"] as const;
 const noises = ["resample", "shared"] as const;
 const MOST_STEPS = 1 << 16;
 
-export function fitSettings(options: FitOptions, { inference }: Pick<ThoughtConfig, "inference">): FitSettings {
+export function fitSettings(options: FitOptions, { inference }: Pick<ThoughtConfig, "inference">): NativeFit {
   checkNames(options, names, "think");
   const { steps = inference.steps, rate = inference.learningRate, tolerance = 0 } = options;
   const { schedule = inference.schedule, noise = inference.noise } = options;
-  const { logVarianceInit = inference.logVarianceInit, constantLogVariance = false } = options;
+  const { logVarianceInit = inference.logVarianceInit, constantLogVariance = inference.constantLogVariance } = options;
   checkNumber(steps, { min: 0, max: MOST_STEPS, integer: true }, "think.steps");
   checkNumber(tolerance, { min: 0 }, "think.tolerance");
   checkNumber(logVarianceInit, { min: -30, max: 10 }, "think.logVarianceInit");

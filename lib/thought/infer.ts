@@ -1,10 +1,10 @@
 /** Thoughts of texts: the fast loop, many texts at a time, each independent of the others to the bit. */
 
 import { nextTokens } from "../evaluation/likelihood.js";
-import type { FitSettings, FittedThoughts, NativeCancellation } from "../native/addon.js";
+import type { FitResult, NativeCancellation, NativeFit } from "../native/addon.js";
 import { fillNormals } from "../normals.js";
 import { Rng, RngStream } from "../rng.js";
-import type { ThoughtHost } from "./host.js";
+import type { ThoughtCore } from "./host.js";
 import { Thought } from "./thought.js";
 
 /** How far a fit has come. */
@@ -18,8 +18,8 @@ export interface FitTask {
   /** Token ids of every text, none empty. */
   texts: readonly ArrayLike<number>[];
   seeds: readonly bigint[];
-  settings: FitSettings;
-  cancellation: NativeCancellation;
+  settings: NativeFit;
+  cancellation?: NativeCancellation | undefined;
   onProgress?: ((at: number, progress: FitProgress) => void) | undefined;
 }
 
@@ -27,7 +27,7 @@ export interface FitTask {
 const PROGRESS_EVERY = 4;
 
 export async function fitAll(
-  host: ThoughtHost,
+  host: ThoughtCore,
   { texts, seeds, settings, cancellation, onProgress }: FitTask,
 ): Promise<Thought[]> {
   const { native, config, sizes } = host;
@@ -38,7 +38,7 @@ export async function fitAll(
     ...textBatch(texts, config.bosTokenId),
     seeds: BigUint64Array.from(seeds),
     fit: { ...settings, score: true },
-    cancellation,
+    ...(cancellation && { cancellation }),
     ...(onProgress && { onProgress: report, progressEvery: PROGRESS_EVERY }),
   });
   return texts.map((text, b) => thoughtOf(fitted, b, { sizes, tokens: text.length }));
@@ -55,7 +55,7 @@ export function textBatch(texts: readonly ArrayLike<number>[], bosId: number) {
   return { ids, targets: scored, batch: texts.length, length };
 }
 
-function thoughtOf(fitted: FittedThoughts, b: number, { sizes, tokens }: Pick<Thought["parts"], "sizes" | "tokens">) {
+function thoughtOf(fitted: FitResult, b: number, { sizes, tokens }: Pick<Thought["parts"], "sizes" | "tokens">) {
   const size = sizes.latents * sizes.width;
   const own = (values: Float32Array) => values.slice(b * size, (b + 1) * size);
   const curve = { crossEntropy: fitted.crossEntropy.map((step) => step[b]!), kl: fitted.kl.map((step) => step[b]!) };
@@ -66,7 +66,7 @@ function thoughtOf(fitted: FittedThoughts, b: number, { sizes, tokens }: Pick<Th
 }
 
 /** A draw from the prior: no text is behind it. Scales below 1 stay nearer to what most texts have in common. */
-export function fromPrior({ sizes }: Pick<ThoughtHost, "sizes">, seed: bigint, scale: number): Thought {
+export function fromPrior({ sizes }: Pick<ThoughtCore, "sizes">, seed: bigint, scale: number): Thought {
   const size = sizes.latents * sizes.width;
   const z = fillNormals(new Rng(seed), { stream: RngStream.latent }, new Float32Array(size), scale);
   const zeros = new Float32Array(size);

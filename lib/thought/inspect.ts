@@ -2,7 +2,7 @@
 
 import { sum } from "../evaluation/bound.js";
 import type { NativeCancellation } from "../native/addon.js";
-import type { ThoughtHost } from "./host.js";
+import type { ThoughtCore } from "./host.js";
 import { textBatch } from "./infer.js";
 import type { FitCurve, Thought } from "./thought.js";
 
@@ -18,7 +18,7 @@ export interface ThoughtInspection {
 }
 
 export async function look(
-  host: ThoughtHost,
+  host: ThoughtCore,
   text: ArrayLike<number>,
   { thought, cancellation }: { thought: Thought; cancellation: NativeCancellation },
 ): Promise<ThoughtInspection> {
@@ -38,7 +38,7 @@ export async function look(
 
 /** The draw as layers see it that are on; the others see zeros. */
 export function withLayers(
-  { config, sizes }: Pick<ThoughtHost, "config" | "sizes">,
+  { config, sizes }: Pick<ThoughtCore, "config" | "sizes">,
   z: Float32Array,
   isOn: (layer: number) => boolean,
 ): Float32Array {

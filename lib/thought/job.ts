@@ -1,15 +1,9 @@
 /** Texts guided by thoughts: canvases of one shape are fitted, written, judged and thought over together. */
 
-import type {
-  FinishReason,
-  GenerationEvent,
-  GenerationResult,
-  RefineEvent,
-  Timing,
-} from "../generation.js";
+import { sequenceSeed } from "../evaluation/thought-bound.js";
+import type { FinishReason, GenerationEvent, GenerationResult, RefineEvent, Timing } from "../generation.js";
 import type { NativeCancellation } from "../native/addon.js";
 import { Rng } from "../rng.js";
-import { sequenceSeed } from "../evaluation/thought-bound.js";
 import { begin, type Draft, judge, type Writing, write } from "./drafts.js";
 import type { ThoughtHost } from "./host.js";
 import type { Manner, ThoughtCanvas } from "./request.js";

@@ -100,7 +100,9 @@ export class ThoughtModel extends Model<NativeThoughtModel, ThoughtConfig> {
   /** The thought as if only these layers, counted from 0, read it: to the others it is zeros, the prior's mean. */
   onlyLayers(thought: Thought, layers: readonly number[]): Thought {
     this.check();
-    const on = new Set(layers.map((l) => checkNumber(l, { min: 0, max: this.config.numLayers - 1, integer: true }, "layers")));
+    const on = new Set(
+      layers.map((l) => checkNumber(l, { min: 0, max: this.config.numLayers - 1, integer: true }, "layers")),
+    );
     const { parts } = this.#own(thought);
     return new Thought({ ...parts, z: withLayers(this.#host, parts.z, (layer) => on.has(layer)) });
   }

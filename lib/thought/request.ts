@@ -2,7 +2,7 @@
 
 import type { ThoughtConfig } from "../checkpoint/config.js";
 import { checkNames, checkNumber, checkSignal, invalid, sharedOptions } from "../decoding/options.js";
-import type { FitSettings } from "../native/addon.js";
+import type { NativeFit } from "../native/addon.js";
 import { type Limits, type Prompt, promptIds, seedAt, tokenCount } from "../request.js";
 import type { Seed } from "../rng.js";
 import type { Tokenizer } from "../tokenizer/tokenizer.js";
@@ -53,7 +53,7 @@ export const thoughtBatchOptions = ["prompts", ...shared, ...drawing];
 
 /** How texts are written, whatever their prompts. */
 export interface Manner {
-  fit: FitSettings;
+  fit: NativeFit;
   thought: Thought | undefined;
   priorScale: number;
   refitEvery: number;
@@ -69,7 +69,10 @@ export interface ThoughtCanvas {
   readonly seed: bigint;
 }
 
-export function thoughtLimits({ vocabSize, maxPositions, eosTokenId: eosId = -1 }: ThoughtConfig, tokenizer: Tokenizer | undefined): Limits {
+export function thoughtLimits(
+  { vocabSize, maxPositions, eosTokenId: eosId = -1 }: ThoughtConfig,
+  tokenizer: Tokenizer | undefined,
+): Limits {
   return { vocabSize, maxPositions, maskId: -1, eosId, tokenizer };
 }
 

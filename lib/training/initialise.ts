@@ -13,7 +13,7 @@ import { extended, flowConfig, withReadouts } from "./flow/shape.js";
 import { flowStart, type Start } from "./flow/weights.js";
 import { completeShape, type TrainOptions, type TrainSettings } from "./options.js";
 import { readBuffer } from "./state.js";
-import { inferenceOf } from "./thought/shape.js";
+import { inferenceOf, type ThoughtShape } from "./thought/shape.js";
 
 export type Weights = Extract<NativeTensor, { data: Float32Array }>;
 
@@ -68,7 +68,7 @@ function fresh(
   vocabulary: Vocabulary,
 ): ModelConfig {
   if (family === "autoregressive") return autoregressiveConfig(shape, length, vocabulary);
-  if (family === "thought" || thought !== undefined) return thoughtConfig({ shape, thought }, length, vocabulary);
+  if (family === "thought" || thought !== undefined) return thoughtConfig(shape, thought ?? {}, length, vocabulary);
   if (flow === undefined) return maskedConfig(shape, length, vocabulary);
   const sizes = { shape: completeShape(shape), vocabSize: vocabulary.vocabSize, length };
   return flowConfig(flow, { ...sizes, eosTokenId: firstOf(vocabulary, EOS_TOKENS) });
@@ -105,7 +105,8 @@ function autoregressiveConfig(
 
 /** The released model's: tied embeddings, as many heads of keys as of queries. */
 function thoughtConfig(
-  { shape, thought = {} }: Pick<TrainOptions, "shape" | "thought">,
+  shape: TrainOptions["shape"],
+  thought: ThoughtShape,
   length: number,
   vocabulary: Vocabulary,
 ): ThoughtConfig {

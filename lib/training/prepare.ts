@@ -2,8 +2,6 @@
 
 import { mkdir, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
-import type { ModelConfig, ThoughtConfig } from "../checkpoint/config.js";
-import { NoemaError } from "../errors.js";
 import { ioError, writeAll, writeAtomically } from "../files.js";
 import type { NativeEngine, NativeTrainer } from "../native/addon.js";
 import type { Tokenizer } from "../tokenizer/tokenizer.js";
@@ -22,8 +20,6 @@ import { Session } from "./session.js";
 import { checkContinuation, loadState, readBuffer, type StateBuffer, type TrainingState } from "./state.js";
 import { ThoughtObjective } from "./thought/objective.js";
 import { thoughtSampler } from "./thought/samples.js";
-
-type TrainableConfig = Exclude<ModelConfig, ThoughtConfig>;
 
 /** What training needs of an engine. */
 export interface TrainingEngine {
@@ -44,7 +40,7 @@ export async function openSession(engine: TrainingEngine, options: TrainOptions)
   const settings = resolveOptions(options);
   await prepareFolder(options.run);
   const tokenizer = await openTokenizer(options);
-  const config = trainable(await configOf(options, settings, tokenizer));
+  const config = await configOf(options, settings, tokenizer);
   const wanted = { settings, config, tokenizer: tokenizer.sha256 };
   const saved = await loadState(options.run);
   if (saved) checkContinuation(saved, wanted, options.changes);
@@ -87,14 +83,8 @@ async function writeRecipe({ signal: _, ...recipe }: TrainOptions): Promise<void
   await writeAtomically(join(recipe.run, "recipe.json"), (handle) => writeAll(handle, text));
 }
 
-/** Refuses models that this version does not train. */
-function trainable(config: ModelConfig): TrainableConfig {
-  if (config.layout !== "noema-thought") return config;
-  throw new NoemaError("ERR_UNSUPPORTED", "train: models of the thought family are not trained in this version");
-}
-
 interface Opening {
-  state: TrainingState & { config: TrainableConfig };
+  state: TrainingState;
   resumed: boolean;
   owned: Closable[];
   tokenizer: Tokenizer;
@@ -140,7 +130,7 @@ async function openObjective(
     const model = own(await engine.native.loadThought(config, tensors, settings.precision));
     const trainer = own(await model.trainer({ keepAverage: average }));
     await fillBuffers(trainer, tensors, fill);
-    const sample = thoughtSampler(model, config, tokenizer, { length });
+    const sample = thoughtSampler({ native: model, config }, tokenizer, { length });
     return new ThoughtObjective({ config, settings, model, trainer, sample });
   }
   const model = own(await engine.native.loadMasked(config, tensors, settings.precision));

@@ -7,6 +7,8 @@ import { NoemaError } from "../../errors.js";
 import type { FlowModel } from "../../flow/model.js";
 import type { Inversion } from "../../flow/plan.js";
 import type { Generation, GenerationResult } from "../../generation.js";
+import type { ThoughtModel } from "../../thought/model.js";
+import type { Thought } from "../../thought/thought.js";
 import { type BoundFlags, loadOptions, numberOf } from "../bound-flags.js";
 import { example, listed, type Streams } from "../command.js";
 import { addDecodingFlags, type DecodingFlags, decodingOptions } from "../decoding-flags.js";
@@ -24,6 +26,11 @@ interface GenerateFlags extends DecodingFlags, Pick<BoundFlags, "precision" | "j
   inversion?: string;
   exit?: string;
   ancestral?: boolean;
+  think?: string;
+  thought?: string;
+  rounds?: string;
+  candidates?: string;
+  refitEvery?: string;
   threads?: string;
   documentStart?: boolean;
   refine?: boolean;
@@ -50,6 +57,14 @@ export function generate(program: Command, streams: Streams): void {
       "--ancestral",
       "flows: draw from the mixture nearest the noise instead of inverting it; --top-k and --top-p cut what is drawn from",
     )
+    .option("--think <steps>", "thought models: steps of the fast loop (default: the checkpoint's)")
+    .option("--thought <file>", "thought models: write by this thought instead of the prompt's")
+    .option(
+      "--rounds <n>",
+      "thought models: think again about the draft, so many times; the best is the text (default: 0)",
+    )
+    .option("--candidates <n>", "thought models: write so many texts; the best is the text (default: 1)")
+    .option("--refit-every <n>", "thought models: fit the thought anew after so many tokens (default: 0, never)")
     .option("--document-start", "put an end-of-text token, which separates texts in training, before the prompt");
   addDeviceFlag(addDecodingFlags(command))
     .option("--precision <name>", "f32 or bf16: how weights are held")
@@ -76,7 +91,9 @@ async function run(folder: string, { flags, signal, streams }: Context): Promise
   const isLive = terminal.isTTY === true && !flags.json;
   const refine = isLive || (flags.json === true && flags.refine === true);
   const prompt = flags.prompt ?? (flags.infill === undefined ? await standardInput(streams) : "");
-  const generation = start(model, { flags, signal, prompt, refine });
+  const thought =
+    model.family === "thought" && flags.thought !== undefined ? await model.loadThought(flags.thought) : undefined;
+  const generation = start(model, { flags, signal, prompt, refine, thought });
   if (flags.json) await printEvents(generation, streams);
   else if (isLive) await show(generation, model, { streams, isInfill: flags.infill !== undefined });
   else streams.out.write(`${(await generation).text}\n`);
@@ -85,9 +102,24 @@ async function run(folder: string, { flags, signal, streams }: Context): Promise
 interface Start extends Pick<Context, "flags" | "signal"> {
   prompt: string;
   refine: boolean;
+  thought: Thought | undefined;
 }
 
-function start(model: AnyModel, { flags, signal, prompt, refine }: Start): Generation {
+/** Flags that one family alone knows. */
+const familyFlags = {
+  flow: ["inversion", "exit", "ancestral"],
+  thought: ["think", "thought", "rounds", "candidates", "refitEvery"],
+  masked: ["infill", "decoding"],
+} as const;
+
+function refuseForeign(flags: GenerateFlags, own: keyof typeof familyFlags): void {
+  for (const [family, names] of Object.entries(familyFlags))
+    for (const name of family === own ? [] : names)
+      if (flags[name] !== undefined)
+        throw new NoemaError("ERR_UNSUPPORTED", `"${name}" is for ${family} models; this is a ${own} one`);
+}
+
+function start(model: AnyModel, { flags, signal, prompt, refine, thought }: Start): Generation {
   const seed = flags.seed === undefined ? {} : { seed: seedOf(flags.seed) };
   const shared = { decoding: decodingOptions(flags), refine, signal, ...seed };
   const asked = {
@@ -96,30 +128,55 @@ function start(model: AnyModel, { flags, signal, prompt, refine }: Start): Gener
     ...(flags.documentStart ? { documentStart: true } : {}),
   };
   if (model.family === "autoregressive") return model.generate();
+  refuseForeign(flags, model.family);
   if (model.family === "flow") return invert(model, flags, { ...asked, refine, signal, ...seed });
-  const [foreign] = (["inversion", "exit", "ancestral"] as const).filter((flag) => flags[flag] !== undefined);
-  if (foreign !== undefined)
-    throw new NoemaError("ERR_UNSUPPORTED", `"${foreign}" is for flows; this model is a masked one`);
+  if (model.family === "thought") {
+    const given = thought === undefined ? {} : { thought };
+    return think(model, flags, { ...asked, ...given, refine, signal, ...seed });
+  }
   if (flags.infill !== undefined) return model.infill({ text: flags.infill, ...shared });
   return model.generate({ ...asked, ...shared });
 }
 
-/** Of the decoding flags, flows have temperature, topK and topP alone. */
-function invert(model: FlowModel, flags: GenerateFlags, options: Parameters<FlowModel["generate"]>[0]): Generation {
+/** Of the decoding flags, flows and thought models have temperature, topK and topP alone. */
+function drawing(flags: GenerateFlags, family: string) {
   const { rule: _, temperature, topK, topP, ...others } = decodingOptions(flags);
-  const foreign = (["infill", "decoding"] as const).filter((flag) => flags[flag] !== undefined);
-  const [name] = [...foreign, ...Object.keys(others)];
-  if (name !== undefined) throw new NoemaError("ERR_UNSUPPORTED", `"${name}" is for masked models; this one is a flow`);
+  const [name] = Object.keys(others);
+  if (name !== undefined)
+    throw new NoemaError("ERR_UNSUPPORTED", `"${name}" is for masked models; this is a ${family} one`);
+  return {
+    ...(temperature !== undefined && { temperature }),
+    ...(topK !== undefined && { topK }),
+    ...(topP !== undefined && { topP }),
+  };
+}
+
+function invert(model: FlowModel, flags: GenerateFlags, options: Parameters<FlowModel["generate"]>[0]): Generation {
   // Any word: what is none of the ways is refused where they are known.
   const inversion = flags.inversion as Inversion | undefined;
   return model.generate({
     ...options,
-    ...(temperature !== undefined && { temperature }),
-    ...(topK !== undefined && { topK }),
-    ...(topP !== undefined && { topP }),
+    ...drawing(flags, "flow"),
     ...(flags.ancestral !== undefined && { ancestral: flags.ancestral }),
     ...(inversion !== undefined && { inversion }),
     ...(flags.exit !== undefined && { exit: numberOf(flags.exit, "exit") }),
+  });
+}
+
+function think(
+  model: ThoughtModel,
+  flags: GenerateFlags,
+  options: Parameters<ThoughtModel["generate"]>[0] & { documentStart?: boolean },
+): Generation {
+  // Every text begins with the token that --document-start puts there.
+  const { documentStart: _, ...asked } = options;
+  return model.generate({
+    ...asked,
+    ...drawing(flags, "thought"),
+    ...(flags.think !== undefined && { think: { steps: numberOf(flags.think, "think") } }),
+    ...(flags.rounds !== undefined && { rounds: numberOf(flags.rounds, "rounds") }),
+    ...(flags.candidates !== undefined && { candidates: numberOf(flags.candidates, "candidates") }),
+    ...(flags.refitEvery !== undefined && { refitEvery: numberOf(flags.refitEvery, "refit-every") }),
   });
 }
 

@@ -23,7 +23,11 @@ export interface SampleOptions {
 }
 
 /** A prompt that leaves no room would end a run hours after its start. */
-export function checkPrompts(prompts: readonly string[], { maxPositions }: MaskedConfig, codec: Codec): void {
+export function checkPrompts(
+  prompts: readonly string[],
+  { maxPositions }: Pick<MaskedConfig, "maxPositions">,
+  codec: Codec,
+): void {
   for (const prompt of prompts) {
     const { length } = codec.encode(prompt);
     if (length < maxPositions) continue;

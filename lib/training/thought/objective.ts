@@ -10,11 +10,11 @@ import { nextTokens } from "../../evaluation/likelihood.js";
 import { BoundTotals } from "../../evaluation/statistics.js";
 import { type BoundParts, sequenceSeed, thoughtBounds } from "../../evaluation/thought-bound.js";
 import type {
+  BoundRequest,
   FitRequest,
-  FitSettings,
+  NativeFit,
   NativeThoughtModel,
   NativeThoughtTrainer,
-  ThoughtBoundRequest,
 } from "../../native/addon.js";
 import { Rng } from "../../rng.js";
 import { fitSettings } from "../../thought/fit.js";
@@ -32,7 +32,7 @@ export interface ThoughtParts {
 export class ThoughtObjective implements Objective {
   readonly kind = "upper";
   readonly #parts: ThoughtParts;
-  readonly #fit: FitSettings;
+  readonly #fit: NativeFit;
 
   constructor(parts: ThoughtParts) {
     this.#parts = parts;
@@ -77,7 +77,7 @@ export class ThoughtObjective implements Objective {
     let kl = 0;
     const scorer = {
       fit: (request: FitRequest) => trainer.fit({ ...request, source }),
-      bound: (request: ThoughtBoundRequest) => trainer.bound({ ...request, source }),
+      bound: (request: BoundRequest) => trainer.bound({ ...request, source }),
       bosId: config.bosTokenId,
       settings: this.#fit,
       observe: (parts: BoundParts) => {

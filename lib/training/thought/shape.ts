@@ -1,6 +1,6 @@
 /** The latents and the fast loop that a fresh thought model is to have. */
 
-import type { ThoughtInference } from "../../checkpoint/config.js";
+import type { Inference } from "../../checkpoint/config.js";
 import { checkNames } from "../../decoding/options.js";
 import { NoemaError, unknownOption } from "../../errors.js";
 import { isObject } from "../../json.js";
@@ -18,15 +18,16 @@ export interface ThoughtShape {
    */
   preset?: ThoughtPreset;
   /** Of the fast loop, over the preset's. */
-  inference?: Partial<ThoughtInference>;
+  inference?: Partial<Inference>;
 }
 
 export const thoughtPresets = ["paper", "reproduce-release"] as const;
 export type ThoughtPreset = (typeof thoughtPresets)[number];
 
-const inferences: Record<ThoughtPreset, ThoughtInference> = {
-  paper: { steps: 16, learningRate: [0.3, 0.34], schedule: "linear", logVarianceInit: -5, noise: "resample" },
-  "reproduce-release": { steps: 16, learningRate: [0.34, 0.34], schedule: "cosine", logVarianceInit: -5, noise: "shared" },
+const common = { logVarianceInit: -5, constantLogVariance: false };
+const inferences: Record<ThoughtPreset, Inference> = {
+  paper: { steps: 16, learningRate: [0.3, 0.34], schedule: "linear", ...common, noise: "resample" },
+  "reproduce-release": { steps: 16, learningRate: [0.34, 0.34], schedule: "cosine", ...common, noise: "shared" },
 };
 
 const names = ["latents", "window", "preset", "inference"];
@@ -43,6 +44,6 @@ export function checkThoughtShape(thought: unknown): asserts thought is ThoughtS
   fitSettings({ ...others, rate }, { inference: all });
 }
 
-export function inferenceOf({ preset = "paper", inference }: ThoughtShape): ThoughtInference {
+export function inferenceOf({ preset = "paper", inference }: ThoughtShape): Inference {
   return { ...inferences[preset], ...inference };
 }

@@ -21,7 +21,9 @@ import type {
 
 type Buffers = Record<TrainerBuffer, Map<string, Float32Array>>;
 
-export class FakeEngine implements Pick<NativeEngine, "loadMasked" | "loadFlow" | "loadAutoregressive"> {
+export class FakeEngine
+  implements Pick<NativeEngine, "loadMasked" | "loadFlow" | "loadAutoregressive" | "loadThought">
+{
   readonly trainers: FakeTrainer[] = [];
   /** Makes the loss of this optimiser step NaN. */
   poisonedStep = -1;
@@ -37,6 +39,9 @@ export class FakeEngine implements Pick<NativeEngine, "loadMasked" | "loadFlow" 
   }
   loadAutoregressive(): never {
     throw new NoemaError("ERR_UNSUPPORTED", "loadAutoregressive");
+  }
+  loadThought(): never {
+    throw new NoemaError("ERR_UNSUPPORTED", "loadThought");
   }
 }
 
