@@ -23,8 +23,7 @@ struct Job {
     int64_t values() const { return B * N * config.channels(); }
 };
 
-FlowInverse invert(const Job& job, int threads, bool one_by_one = false) {
-    Engine engine(*find_backend("cpu"), threads);
+FlowInverse invert(Engine& engine, const Job& job, bool one_by_one = false) {
     const auto model = load(engine, job.config, job.precision);
     const std::vector<int32_t> ids = random_ids(job.B * job.T(), job.config.vocab_size);
     const std::vector<double> u = wide(random_normals(job.values(), 4));
@@ -35,6 +34,11 @@ FlowInverse invert(const Job& job, int threads, bool one_by_one = false) {
     const Status status = model->invert(engine, batch, u.data(), range, out, nullptr);
     REQUIRE_MESSAGE(status.ok(), status.text);
     return out;
+}
+
+FlowInverse invert(const Job& job, int threads, bool one_by_one = false) {
+    Engine engine(*find_backend("cpu"), threads);
+    return invert(engine, job, one_by_one);
 }
 
 struct Difference {
@@ -84,6 +88,20 @@ TEST_CASE("flow: the sequential inverse in one op finds what its ops find one by
                 const Job job{config, precision};
                 INFO(isa, ", kind ", static_cast<int>(config.flows[0].kind), ", P ", config.patch_size);
                 const FlowInverse fused = invert(job, 2), plain = invert(job, 2, true);
+                check_alike(job, fused.state, plain.state);
+                CHECK(fused.sweeps == plain.sweeps);
+            }
+    }
+}
+
+TEST_CASE("flow: the sequential inverse of a device finds in one op what its ops find one by one") {
+    for (const std::string& device : devices()) {
+        Engine& engine = device_engine(device);
+        for (const FlowConfig& config : single_flows())
+            for (const Precision precision : {Precision::f32, Precision::bf16}) {
+                const Job job{config, precision};
+                INFO(device, ", kind ", static_cast<int>(config.flows[0].kind), ", P ", config.patch_size);
+                const FlowInverse fused = invert(engine, job), plain = invert(engine, job, true);
                 check_alike(job, fused.state, plain.state);
                 CHECK(fused.sweeps == plain.sweeps);
             }

@@ -1,0 +1,342 @@
+// One position of a flow's body by all blocks of the persistent kernel.
+#pragma once
+
+#include <type_traits>
+
+#include "common/activations.h"
+#include "sequential_attention.h"
+
+namespace noema::cuda {
+
+template <bool kTensor>
+class SequentialBody {
+    using Sums = std::conditional_t<kTensor, TensorSums, FmaSums>;
+    using Factor = typename Sums::Factor;
+    using Rows = FactorRows<Factor>;
+
+ public:
+    __device__ __forceinline__ explicit SequentialBody(const SequentialArguments& p)
+        : p_(p),
+          state_(dynamic_shared<float>(p.shared.state, p.shared.tile * p.shared.state_pitch)),
+          scratch_(dynamic_shared<float>(p.shared.sums, p.shared.sums_floats)),
+          angles_(dynamic_shared<float2>(p.shared.angles, p.D / 2)) {}
+
+    /// What the head makes of position n, for the coupling.
+    __device__ __forceinline__ void run(int n) {
+        for (int i = static_cast<int>(threadIdx.x); i < p_.D / 2; i += kSequentialThreads)
+            angles_[i] = p_.rope.angle(p_.position + n, i);
+        lift(n);
+        x_ = 0, sums_ = nullptr, summands_ = 0;
+        for (int l = 0; l < p_.L; ++l) {
+            attention(p_.layers[l], p_.position + n + 1);
+            mlp(p_.layers[l], l);
+        }
+        make();
+    }
+    /// All blocks of the grid; ahead(): what needs none of the others.
+    template <class Ahead>
+    __device__ __forceinline__ void meet(const Ahead& ahead) const {
+        meet_at(p_.counters, static_cast<int>(gridDim.x), static_cast<int>(blockIdx.x), ahead);
+    }
+
+ private:
+    struct Unit {
+        int first, rows;  // sequences
+        int which;        // head, or slice of F
+        bool begins;      // the first of its slice of sequences
+    };
+
+    template <class Ahead>
+    static __device__ __forceinline__ void meet_at(unsigned int* counter, int blocks, int rank, const Ahead& ahead) {
+        const unsigned int before = arrive_at(counter, static_cast<unsigned int>(blocks), rank == 0);
+        ahead();
+        wait_at(counter, before);
+    }
+    template <class Ahead>
+    __device__ __forceinline__ void meet_team(const Teams& t, int kind, const Ahead& ahead) const {
+        if (t.mine() >= t.count) return;
+        if (t.size == 1) return __syncthreads();
+        const int at = 1 + kind * static_cast<int>(gridDim.x) + t.mine();
+        meet_at(p_.counters + at * SequentialArguments::kCounterStride, t.size, t.rank(), ahead);
+    }
+
+    /// f(unit) for this team's units.
+    template <class F>
+    __device__ __forceinline__ void each_unit(const Teams& t, int in_slice, const F& f) const {
+        if (t.mine() >= t.count) return;
+        for (int unit = t.mine(); unit < t.units; unit += t.count) {
+            const int first = unit / in_slice * t.rows, which = unit % in_slice;
+            f(Unit{first, min(t.rows, p_.B - first), which, which == 0});
+        }
+    }
+
+    // --- rows in shared memory ---------------------------------------------------------------------------------------
+
+    __device__ __forceinline__ FactorRows<float> wide_rows(int count) const {
+        return {state_, p_.shared.state_pitch, count};
+    }
+    __device__ __forceinline__ Rows rows(int count) const {
+        if constexpr (kTensor)
+            return {dynamic_shared<bf16>(p_.shared.narrow, p_.shared.tile * p_.shared.narrow_pitch),
+                    p_.shared.narrow_pitch, count};
+        else
+            return wide_rows(count);
+    }
+    static __device__ __forceinline__ void put(const FactorRows<float>& rows, int m, int i, float x) {
+        rows.data[m * rows.pitch + i] = x;
+    }
+    static __device__ __forceinline__ void put(const FactorRows<bf16>& rows, int m, int i, float x) {
+        rows.data[m * rows.pitch + i] = to_bf16(x);
+    }
+    /// Factors value(m, i), i < K.
+    template <class R, class Value>
+    __device__ __forceinline__ void fill(const R& rows, int K, const Value& value) const {
+        const int width = whole_steps(K);
+        for (int item = static_cast<int>(threadIdx.x); item < rows.count * width; item += kSequentialThreads) {
+            const int m = item / width, i = item - m * width;
+            put(rows, m, i, i < K ? value(m, i) : 0.0f);
+        }
+        __syncthreads();
+    }
+
+    /// The residual stream of some sequences, with what has been added to it since it was last written. keep: writes it.
+    __device__ __forceinline__ void bring(int first, int count, bool keep) const {
+        const int quads = (p_.C + 3) / 4;
+        const int64_t apart = static_cast<int64_t>(p_.B) * p_.pitch;
+        for (int item = static_cast<int>(threadIdx.x); item < count * quads; item += kSequentialThreads) {
+            const int m = item / quads, c = 4 * (item - m * quads);
+            const int64_t at = static_cast<int64_t>(first + m) * p_.pitch + c;
+            float4 x = __ldcg(reinterpret_cast<const float4*>(p_.x[x_] + at));
+#pragma unroll 8
+            for (int s = 0; s < summands_; ++s) {
+                const float4 y = __ldcg(reinterpret_cast<const float4*>(sums_ + s * apart + at));
+                x = make_float4(x.x + y.x, x.y + y.y, x.z + y.z, x.w + y.w);
+            }
+            state_.template as<float4>()[(m * p_.shared.state_pitch + c) / 4] = x;
+            if (keep) *reinterpret_cast<float4*>(p_.x[1 - x_] + at) = x;
+        }
+        __syncthreads();
+    }
+    /// rms_norm of the rows that bring() brought: a warp per row.
+    template <class R>
+    __device__ __forceinline__ void norm(const float* weight, const R& to) const {
+        const int lane = static_cast<int>(threadIdx.x) % 32;
+        for (int m = static_cast<int>(threadIdx.x) / 32; m < to.count; m += kSequentialWarps) {
+            const Shared<float> row = state_ + m * p_.shared.state_pitch;
+            float sum = 0;
+            for (int i = lane; i < p_.C; i += 32) {
+                const float x = row[i];
+                sum = fmaf(x, x, sum);
+            }
+            const float scale = rsqrtf(warp_reduce(sum, Sum{}) / static_cast<float>(p_.C) + p_.epsilon);
+            for (int i = lane; i < whole_steps(p_.C); i += 32)
+                put(to, m, i, i < p_.C ? static_cast<float>(row[i]) * scale * weight[i] : 0.0f);
+        }
+        __syncthreads();
+    }
+    template <class S, class R, class LineOf, class Finish>
+    __device__ __forceinline__ void multiply(const R& rows, int K, const Span& span, const LineOf& line_at,
+                                             const Finish& finish) const {
+        multiply_lines<S>(rows, K, span, line_at, scratch_, finish);
+    }
+
+    // --- steps -------------------------------------------------------------------------------------------------------
+
+    __device__ __forceinline__ Span share(int lines) const {
+        return span_of(lines, static_cast<int>(blockIdx.x), static_cast<int>(gridDim.x));
+    }
+    __device__ __forceinline__ Span share(int lines, const Teams& t) const {
+        return span_of(lines, t.rank(), t.size);
+    }
+
+    __device__ __forceinline__ void lift(int n) const {
+        const auto line = [&](int i) { return line_of(p_.input, i); };
+        for (int b = 0; b < p_.B; b += p_.shared.tile) {
+            const FactorRows<float> before = wide_rows(min(p_.shared.tile, p_.B - b));
+            fill(before, p_.c, [&](int m, int i) {
+                return n ? static_cast<float>(__ldcg(p_.h + p_.place(b + m, n - 1) + i)) : p_.start[i];
+            });
+            multiply<FmaSums>(before, p_.c, share(p_.C), line, [&](int m, int i, float low, float high) {
+                float* to = p_.x[0] + static_cast<int64_t>(b + m) * p_.pitch + i;
+                to[0] = low + p_.input_bias[i];
+                if (i + 1 < p_.C) to[1] = high + p_.input_bias[i + 1];
+            });
+        }
+        if (blockIdx.x == 0)
+            for (int b = static_cast<int>(threadIdx.x); b < p_.B; b += kSequentialThreads)
+                p_.failed[b * p_.failed_stride[0] + n * p_.failed_stride[1]] = 0;
+        meet([&] {
+            if (p_.L > 0) prefetch_qkv(p_.layers[0]);
+        });
+    }
+
+    /// Line i of a head's q, k and v.
+    __device__ __forceinline__ Line qkv_line(const SequentialLayer& w, int head, int i) const {
+        const int part = i / p_.D, row = head * p_.D + i - part * p_.D;
+        return line_of(part == 0 ? w.q : part == 1 ? w.k : w.v, row);
+    }
+    __device__ __forceinline__ void prefetch_qkv(const SequentialLayer& w) const {
+        const Teams& t = p_.attention;
+        if (t.mine() < t.count)
+            prefetch_lines(share(3 * p_.D, t), p_.C, [&](int i) { return qkv_line(w, t.mine() % p_.H, i); });
+    }
+
+    __device__ __forceinline__ void attention(const SequentialLayer& w, int T) {
+        const Teams& t = p_.attention;
+        int brought = -1;
+        each_unit(t, p_.H, [&](const Unit& u) {
+            const Rows normed = rows(u.rows);
+            if (u.first != brought) {
+                bring(u.first, u.rows, u.begins && t.rank() == 0 && summands_ > 0);
+                norm(w.attention_norm, normed);
+                brought = u.first;
+            }
+            multiply<Sums>(
+                normed, p_.C, share(3 * p_.D, t), [&](int i) { return qkv_line(w, u.which, i); },
+                [&](int m, int i, float low, float high) {
+                    float* to = p_.qkv + static_cast<int64_t>(u.first + m) * 3 * p_.C + u.which * p_.D;
+                    const auto place = [&](int k) { return k / p_.D * p_.C + k % p_.D; };
+                    to[place(i)] = low;
+                    if (i + 1 < 3 * p_.D) to[place(i + 1)] = high;
+                });
+        });
+        const auto o_line = [&](int head, int i) { return line_of(w.o, i, head * p_.D); };
+        meet_team(t, 0,
+                  [&] { prefetch_lines(share(p_.C, t), p_.D, [&](int i) { return o_line(t.mine() % p_.H, i); }); });
+        const int parts = (T + kSequentialPart - 1) / kSequentialPart;
+        each_unit(t, p_.H, [&](const Unit& u) {
+            for (int task = t.rank(); task < u.rows * parts; task += t.size) {
+                const int part = task % parts;
+                NewestQuery<kTensor>(p_, w, u.first + task / parts, u.which, part, T)
+                    .run(scratch_, angles_, part == parts - 1);
+            }
+        });
+        meet_team(t, 0, [] {});
+        each_unit(t, p_.H, [&](const Unit& u) {
+            const Rows values = rows(u.rows);
+            fill(values, p_.D, [&](int m, int i) {
+                const int64_t row = static_cast<int64_t>(u.first + m) * p_.H + u.which;
+                return attended_scalar(p_.attended + row * p_.parts * (p_.D + 2), parts, p_.D, i);
+            });
+            add<Sums>(values, p_.D, u, p_.head_sums, t, [&](int i) { return o_line(u.which, i); });
+        });
+        after(p_.head_sums, p_.H);
+        meet([&] {
+            if (p_.mlp.mine() < p_.mlp.count) prefetch_inner(w);
+        });
+    }
+
+    /// sums[which][sequence] = the rows times C lines.
+    template <class S, class LineOf>
+    __device__ __forceinline__ void add(const Rows& rows, int K, const Unit& u, float* sums, const Teams& t,
+                                        const LineOf& line) const {
+        multiply<S>(rows, K, share(p_.C, t), line, [&](int m, int i, float low, float high) {
+            float* to = sums + (static_cast<int64_t>(u.which) * p_.B + u.first + m) * p_.pitch + i;
+            to[0] = low;
+            if (i + 1 < p_.C) to[1] = high;
+        });
+    }
+    /// From now on the stream is what the last bring() left, and these sums.
+    __device__ __forceinline__ void after(const float* sums, int count) {
+        if (summands_ > 0) x_ = 1 - x_;
+        sums_ = sums;
+        summands_ = count;
+    }
+
+    /// Lines of gate and up in turn.
+    __device__ __forceinline__ Line inner_line(const SequentialLayer& w, int slice, int i) const {
+        return line_of(i % 2 ? w.up : w.gate, slice * p_.slice + i / 2);
+    }
+    __device__ __forceinline__ int width_of(int slice) const {
+        return min(p_.slice, p_.F - slice * p_.slice);
+    }
+    __device__ __forceinline__ void prefetch_inner(const SequentialLayer& w) const {
+        const int slice = p_.mlp.mine() % p_.slices;
+        prefetch_lines(share(2 * width_of(slice), p_.mlp), p_.C, [&](int i) { return inner_line(w, slice, i); });
+    }
+
+    __device__ __forceinline__ void mlp(const SequentialLayer& w, int l) {
+        const Teams& t = p_.mlp;
+        const int64_t pitch = static_cast<int64_t>(p_.slices) * p_.slice;
+        int brought = -1;
+        each_unit(t, p_.slices, [&](const Unit& u) {
+            const Rows normed = rows(u.rows);
+            if (u.first != brought) {
+                bring(u.first, u.rows, u.begins && t.rank() == 0);
+                norm(w.mlp_norm, normed);
+                brought = u.first;
+            }
+            multiply<Sums>(
+                normed, p_.C, share(2 * width_of(u.which), t), [&](int i) { return inner_line(w, u.which, i); },
+                [&](int m, int i, float gate, float up) {
+                    p_.inner[(u.first + m) * pitch + u.which * p_.slice + i / 2] = silu(gate) * up;
+                });
+        });
+        const auto down_line = [&](int slice, int i) { return line_of(w.down, i, slice * p_.slice); };
+        meet_team(t, 1, [&] {
+            const int slice = t.mine() % p_.slices;
+            prefetch_lines(share(p_.C, t), width_of(slice), [&](int i) { return down_line(slice, i); });
+        });
+        each_unit(t, p_.slices, [&](const Unit& u) {
+            const Rows inner = rows(u.rows);
+            const int width = width_of(u.which);
+            fill(inner, width,
+                 [&](int m, int i) { return __ldcg(p_.inner + (u.first + m) * pitch + u.which * p_.slice + i); });
+            add<Sums>(inner, width, u, p_.slice_sums, t, [&](int i) { return down_line(u.which, i); });
+        });
+        after(p_.slice_sums, p_.slices);
+        meet([&] {
+            if (l + 1 < p_.L)
+                prefetch_qkv(p_.layers[l + 1]);
+            else
+                prefetch_lines(share(p_.made_columns), p_.C, [&](int i) { return line_of(p_.head, i); });
+        });
+    }
+
+    __device__ __forceinline__ void make() const {
+        const auto line = [&](int i) { return line_of(p_.head, i); };
+        for (int b = 0; b < p_.B; b += p_.shared.tile) {
+            const FactorRows<float> normed = wide_rows(min(p_.shared.tile, p_.B - b));
+            bring(b, normed.count, false);
+            norm(p_.norm, normed);
+            multiply<FmaSums>(normed, p_.C, share(p_.made_columns), line, [&](int m, int i, float low, float high) {
+                float* to = p_.made + static_cast<int64_t>(b + m) * p_.made_columns + i;
+                to[0] = low + p_.head_bias[i];
+                if (i + 1 < p_.made_columns) to[1] = high + p_.head_bias[i + 1];
+            });
+        }
+        meet([&] { prefetch_lines(share(p_.C), p_.c, [&](int i) { return line_of(p_.input, i); }); });
+    }
+
+    const SequentialArguments& p_;
+    const Shared<float> state_, scratch_;
+    const Shared<float2> angles_;
+    int x_ = 0, summands_ = 0;  // which of p.x is the residual stream, before `summands_` sums
+    const float* sums_ = nullptr;
+};
+
+/// The persistent kernel: every position, its body and its coupling. Coupling: made of its arguments, run(p, n) by all blocks.
+template <bool kTensor, class Coupling>
+__global__ void __launch_bounds__(kSequentialThreads, 1)
+    sequential_positions(const __grid_constant__ SequentialArguments p,
+                         const __grid_constant__ typename Coupling::Arguments a) {
+    SequentialBody<kTensor> body(p);
+    for (int n = p.first; n < p.last; ++n) {
+        body.run(n);
+        Coupling::run(p, a, n);
+        body.meet([] {});
+    }
+}
+
+template <class Coupling>
+Status launch_with(const SequentialLaunch& launched, const typename Coupling::Arguments& a, const Stream& stream) {
+    return launch("sequential_inverse", stream,
+                  {.blocks = dim3(static_cast<unsigned>(launched.blocks)),
+                   .threads = kSequentialThreads,
+                   .shared_bytes = launched.shared_bytes,
+                   .cooperative = true},
+                  launched.tensor ? sequential_positions<true, Coupling> : sequential_positions<false, Coupling>,
+                  launched.arguments, a);
+}
+
+}  // namespace noema::cuda
