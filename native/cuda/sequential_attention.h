@@ -5,18 +5,20 @@
 
 namespace noema::cuda {
 
-/// Every lane's 32 values; lane j gets the sum of the j-th over all lanes.
-__device__ __forceinline__ float sum_across(float (&s)[32]) {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
+/// Every lane's 2 kBits values; those that lane and partner (kBits apart) hold of the same one are added, and each keeps half of them.
+template <int kBits>
+__device__ __forceinline__ void fold_lanes(float (&s)[32]) {
+    const bool upper = (static_cast<int>(threadIdx.x) & kBits) != 0;
 #pragma unroll
-    for (int bits = 16; bits > 0; bits /= 2) {
-        const bool upper = (lane & bits) != 0;
-#pragma unroll
-        for (int k = 0; k < bits; ++k) {
-            const float mine = upper ? s[k + bits] : s[k], theirs = upper ? s[k] : s[k + bits];
-            s[k] = mine + __shfl_xor_sync(kAllLanes, theirs, bits);
-        }
+    for (int k = 0; k < kBits; ++k) {
+        const float mine = upper ? s[k + kBits] : s[k], theirs = upper ? s[k] : s[k + kBits];
+        s[k] = mine + __shfl_xor_sync(kAllLanes, theirs, kBits);
     }
+    if constexpr (kBits > 1) fold_lanes<kBits / 2>(s);
+}
+/// Lane j gets the sum of all lanes' j-th values.
+__device__ __forceinline__ float sum_across(float (&s)[32]) {
+    fold_lanes<16>(s);
     return s[0];
 }
 
@@ -128,15 +130,26 @@ class NewestQuery {
     float *keys_, *values_;
 };
 
-/// Scalar i of a head's output: its parts together.
+/// Scalar i of a head's output: its parts together, four at a time.
 __device__ __forceinline__ float attended_scalar(const float* parts, int count, int D, int i) {
+    constexpr int kAtOnce = 4;
     float most = -INFINITY, sum = 0, all = 0;
-    for (int k = 0; k < count; ++k) most = fmaxf(most, __ldcg(parts + k * (D + 2) + D));
-    for (int k = 0; k < count; ++k) {
-        const float* part = parts + k * (D + 2);
-        const float factor = fast_exp2(__ldcg(part + D) - most);
-        sum = fmaf(__ldcg(part + i), factor, sum);
-        all = fmaf(__ldcg(part + D + 1), factor, all);
+    for (int k = 0; k < count; k += kAtOnce) {
+        float value[kAtOnce], own[kAtOnce], weight[kAtOnce], before = most;
+#pragma unroll
+        for (int j = 0; j < kAtOnce; ++j) {
+            const float* part = parts + min(k + j, count - 1) * (D + 2);
+            value[j] = __ldcg(part + i), own[j] = __ldcg(part + D), weight[j] = __ldcg(part + D + 1);
+            most = fmaxf(most, own[j]);
+        }
+        const float falling = fast_exp2(before - most);
+        sum *= falling, all *= falling;
+#pragma unroll
+        for (int j = 0; j < kAtOnce; ++j) {
+            const float factor = k + j < count ? fast_exp2(own[j] - most) : 0.0f;
+            sum = fmaf(value[j], factor, sum);
+            all = fmaf(weight[j], factor, all);
+        }
     }
     return sum / all;
 }

@@ -10,7 +10,7 @@ namespace noema::cuda {
 
 template <bool kTensor>
 class SequentialBody {
-    using Sums = std::conditional_t<kTensor, TensorSums, FmaSums>;
+    using Sums = std::conditional_t<kTensor, TensorSums, FmaSums<kTileRows>>;
     using Factor = typename Sums::Factor;
     using Rows = FactorRows<Factor>;
 
@@ -99,45 +99,70 @@ class SequentialBody {
         __syncthreads();
     }
 
-    /// The residual stream of some sequences, with what has been added to it since it was last written. keep: writes it.
-    __device__ __forceinline__ void bring(int first, int count, bool keep) const {
-        const int quads = (p_.C + 3) / 4;
-        const int64_t apart = static_cast<int64_t>(p_.B) * p_.pitch;
-        for (int item = static_cast<int>(threadIdx.x); item < count * quads; item += kSequentialThreads) {
-            const int m = item / quads, c = 4 * (item - m * quads);
-            const int64_t at = static_cast<int64_t>(first + m) * p_.pitch + c;
-            float4 x = __ldcg(reinterpret_cast<const float4*>(p_.x[x_] + at));
-#pragma unroll 8
-            for (int s = 0; s < summands_; ++s) {
-                const float4 y = __ldcg(reinterpret_cast<const float4*>(sums_ + s * apart + at));
-                x = make_float4(x.x + y.x, x.y + y.y, x.z + y.z, x.w + y.w);
-            }
-            state_.template as<float4>()[(m * p_.shared.state_pitch + c) / 4] = x;
-            if (keep) *reinterpret_cast<float4*>(p_.x[1 - x_] + at) = x;
-        }
-        __syncthreads();
-    }
-    /// rms_norm of the rows that bring() brought: a warp per row.
+    /// rms_norm of the residual stream of some sequences, with what has been added to it since it was last written. keep: writes it.
+    /// So many threads share a row as it has quads, a power of two: the row's sum does not depend on how many rows there are.
     template <class R>
-    __device__ __forceinline__ void norm(const float* weight, const R& to) const {
-        const int lane = static_cast<int>(threadIdx.x) % 32;
-        for (int m = static_cast<int>(threadIdx.x) / 32; m < to.count; m += kSequentialWarps) {
-            const Shared<float> row = state_ + m * p_.shared.state_pitch;
-            float sum = 0;
-            for (int i = lane; i < p_.C; i += 32) {
-                const float x = row[i];
-                sum = fmaf(x, x, sum);
+    __device__ __forceinline__ void bring(int first, bool keep, const float* weight, const R& to) const {
+        const int thread = static_cast<int>(threadIdx.x), width = row_threads(p_.C), lane = thread % width;
+        const int at_once = kSequentialThreads / width, warps = width / 32;
+        const Shared<float> squares = scratch_;  // [rows, warps]
+        for (int m = thread / width; m < to.count; m += at_once) {
+            float square = 0;
+            for (int c = 4 * lane; c < p_.C; c += 4 * width) {
+                const float4 x = stream_at(first + m, c);
+                const float e[4] = {x.x, x.y, x.z, x.w};
+#pragma unroll
+                for (int i = 0; i < 4; ++i) square = c + i < p_.C ? fmaf(e[i], e[i], square) : square;
+                state_.template as<float4>()[(m * p_.shared.state_pitch + c) / 4] = x;
+                if (keep) *reinterpret_cast<float4*>(p_.x[1 - x_] + row_at(first + m) + c) = x;
             }
-            const float scale = rsqrtf(warp_reduce(sum, Sum{}) / static_cast<float>(p_.C) + p_.epsilon);
-            for (int i = lane; i < whole_steps(p_.C); i += 32)
-                put(to, m, i, i < p_.C ? static_cast<float>(row[i]) * scale * weight[i] : 0.0f);
+            square = warp_reduce(square, Sum{});
+            if (thread % 32 == 0) squares[m * warps + lane / 32] = square;
+        }
+        __syncthreads();
+        for (int m = thread / width; m < to.count; m += at_once) {
+            float sum = squares[m * warps];
+            for (int w = 1; w < warps; ++w) sum += static_cast<float>(squares[m * warps + w]);
+            const float scale = rsqrtf(sum / static_cast<float>(p_.C) + p_.epsilon);
+            for (int i = lane; i < whole_steps(p_.C); i += width)
+                put(to, m, i,
+                    i < p_.C ? static_cast<float>(state_[m * p_.shared.state_pitch + i]) * scale * weight[i] : 0.0f);
         }
         __syncthreads();
     }
-    template <class S, class R, class LineOf, class Finish>
-    __device__ __forceinline__ void multiply(const R& rows, int K, const Span& span, const LineOf& line_at,
-                                             const Finish& finish) const {
-        multiply_lines<S>(rows, K, span, line_at, scratch_, finish);
+    static __device__ __forceinline__ int row_threads(int C) {
+        int width = 32;
+        while (width < kSequentialThreads && 4 * width < C) width *= 2;
+        return width;
+    }
+    __device__ __forceinline__ int64_t row_at(int b) const {
+        return static_cast<int64_t>(b) * p_.pitch;
+    }
+    /// Four neighbours of the stream: all that is to be added is asked for at once.
+    __device__ __forceinline__ float4 stream_at(int b, int c) const {
+        constexpr int kAtOnce = 8;
+        const auto quad = [&](const float* from) {
+            return __ldcg(reinterpret_cast<const float4*>(from + row_at(b) + c));
+        };
+        const int64_t apart = row_at(p_.B);
+        float4 x = quad(p_.x[x_]);
+        for (int s = 0; s < summands_; s += kAtOnce) {
+            float4 y[kAtOnce];
+#pragma unroll
+            for (int j = 0; j < kAtOnce; ++j)
+                if (s + j < summands_) y[j] = quad(sums_ + (s + j) * apart);
+#pragma unroll
+            for (int j = 0; j < kAtOnce; ++j)
+                if (s + j < summands_) x = make_float4(x.x + y[j].x, x.y + y[j].y, x.z + y[j].z, x.w + y[j].w);
+        }
+        return x;
+    }
+    /// ahead() of a product: its first weights into registers, as many others as there are into the second level cache.
+    template <class S, class LineOf>
+    static __device__ __forceinline__ void fetch(FirstWeights<S>& first, const Span& span, int K,
+                                                 const LineOf& line_at) {
+        first.fetch(span, K, line_at);
+        prefetch_lines(span, K, line_at);
     }
 
     // --- steps -------------------------------------------------------------------------------------------------------
@@ -149,24 +174,25 @@ class SequentialBody {
         return span_of(lines, t.rank(), t.size);
     }
 
-    __device__ __forceinline__ void lift(int n) const {
+    __device__ __forceinline__ void lift(int n) {
         const auto line = [&](int i) { return line_of(p_.input, i); };
         for (int b = 0; b < p_.B; b += p_.shared.tile) {
             const FactorRows<float> before = wide_rows(min(p_.shared.tile, p_.B - b));
             fill(before, p_.c, [&](int m, int i) {
                 return n ? static_cast<float>(__ldcg(p_.h + p_.place(b + m, n - 1) + i)) : p_.start[i];
             });
-            multiply<FmaSums>(before, p_.c, share(p_.C), line, [&](int m, int i, float low, float high) {
-                float* to = p_.x[0] + static_cast<int64_t>(b + m) * p_.pitch + i;
-                to[0] = low + p_.input_bias[i];
-                if (i + 1 < p_.C) to[1] = high + p_.input_bias[i + 1];
-            });
+            multiply_lines(before, p_.c, share(p_.C), line, wide_first_, scratch_,
+                           [&](int m, int i, float low, float high) {
+                               float* to = p_.x[0] + row_at(b + m) + i;
+                               to[0] = low + p_.input_bias[i];
+                               if (i + 1 < p_.C) to[1] = high + p_.input_bias[i + 1];
+                           });
         }
         if (blockIdx.x == 0)
             for (int b = static_cast<int>(threadIdx.x); b < p_.B; b += kSequentialThreads)
                 p_.failed[b * p_.failed_stride[0] + n * p_.failed_stride[1]] = 0;
         meet([&] {
-            if (p_.L > 0) prefetch_qkv(p_.layers[0]);
+            if (p_.L > 0) fetch_qkv(p_.layers[0]);
         });
     }
 
@@ -175,10 +201,10 @@ class SequentialBody {
         const int part = i / p_.D, row = head * p_.D + i - part * p_.D;
         return line_of(part == 0 ? w.q : part == 1 ? w.k : w.v, row);
     }
-    __device__ __forceinline__ void prefetch_qkv(const SequentialLayer& w) const {
+    __device__ __forceinline__ void fetch_qkv(const SequentialLayer& w) {
         const Teams& t = p_.attention;
         if (t.mine() < t.count)
-            prefetch_lines(share(3 * p_.D, t), p_.C, [&](int i) { return qkv_line(w, t.mine() % p_.H, i); });
+            fetch(first_, share(3 * p_.D, t), p_.C, [&](int i) { return qkv_line(w, t.mine() % p_.H, i); });
     }
 
     __device__ __forceinline__ void attention(const SequentialLayer& w, int T) {
@@ -187,12 +213,11 @@ class SequentialBody {
         each_unit(t, p_.H, [&](const Unit& u) {
             const Rows normed = rows(u.rows);
             if (u.first != brought) {
-                bring(u.first, u.rows, u.begins && t.rank() == 0 && summands_ > 0);
-                norm(w.attention_norm, normed);
+                bring(u.first, u.begins && t.rank() == 0 && summands_ > 0, w.attention_norm, normed);
                 brought = u.first;
             }
-            multiply<Sums>(
-                normed, p_.C, share(3 * p_.D, t), [&](int i) { return qkv_line(w, u.which, i); },
+            multiply_lines(
+                normed, p_.C, share(3 * p_.D, t), [&](int i) { return qkv_line(w, u.which, i); }, first_, scratch_,
                 [&](int m, int i, float low, float high) {
                     float* to = p_.qkv + static_cast<int64_t>(u.first + m) * 3 * p_.C + u.which * p_.D;
                     const auto place = [&](int k) { return k / p_.D * p_.C + k % p_.D; };
@@ -211,27 +236,28 @@ class SequentialBody {
                     .run(scratch_, angles_, part == parts - 1);
             }
         });
-        meet_team(t, 0, [] {});
+        meet_team(t, 0,
+                  [&] { fetch(first_, share(p_.C, t), p_.D, [&](int i) { return o_line(t.mine() % p_.H, i); }); });
         each_unit(t, p_.H, [&](const Unit& u) {
             const Rows values = rows(u.rows);
             fill(values, p_.D, [&](int m, int i) {
                 const int64_t row = static_cast<int64_t>(u.first + m) * p_.H + u.which;
                 return attended_scalar(p_.attended + row * p_.parts * (p_.D + 2), parts, p_.D, i);
             });
-            add<Sums>(values, p_.D, u, p_.head_sums, t, [&](int i) { return o_line(u.which, i); });
+            add(values, p_.D, u, p_.head_sums, [&](int i) { return o_line(u.which, i); });
         });
         after(p_.head_sums, p_.H);
         meet([&] {
-            if (p_.mlp.mine() < p_.mlp.count) prefetch_inner(w);
+            if (p_.mlp.mine() < p_.mlp.count) fetch_inner(w);
         });
     }
 
     /// sums[which][sequence] = the rows times C lines.
-    template <class S, class LineOf>
-    __device__ __forceinline__ void add(const Rows& rows, int K, const Unit& u, float* sums, const Teams& t,
-                                        const LineOf& line) const {
-        multiply<S>(rows, K, share(p_.C, t), line, [&](int m, int i, float low, float high) {
-            float* to = sums + (static_cast<int64_t>(u.which) * p_.B + u.first + m) * p_.pitch + i;
+    template <class LineOf>
+    __device__ __forceinline__ void add(const Rows& rows, int K, const Unit& u, float* sums, const LineOf& line) {
+        const Teams& t = sums == p_.head_sums ? p_.attention : p_.mlp;
+        multiply_lines(rows, K, share(p_.C, t), line, first_, scratch_, [&](int m, int i, float low, float high) {
+            float* to = sums + u.which * row_at(p_.B) + row_at(u.first + m) + i;
             to[0] = low;
             if (i + 1 < p_.C) to[1] = high;
         });
@@ -250,9 +276,9 @@ class SequentialBody {
     __device__ __forceinline__ int width_of(int slice) const {
         return min(p_.slice, p_.F - slice * p_.slice);
     }
-    __device__ __forceinline__ void prefetch_inner(const SequentialLayer& w) const {
+    __device__ __forceinline__ void fetch_inner(const SequentialLayer& w) {
         const int slice = p_.mlp.mine() % p_.slices;
-        prefetch_lines(share(2 * width_of(slice), p_.mlp), p_.C, [&](int i) { return inner_line(w, slice, i); });
+        fetch(first_, share(2 * width_of(slice), p_.mlp), p_.C, [&](int i) { return inner_line(w, slice, i); });
     }
 
     __device__ __forceinline__ void mlp(const SequentialLayer& w, int l) {
@@ -262,12 +288,12 @@ class SequentialBody {
         each_unit(t, p_.slices, [&](const Unit& u) {
             const Rows normed = rows(u.rows);
             if (u.first != brought) {
-                bring(u.first, u.rows, u.begins && t.rank() == 0);
-                norm(w.mlp_norm, normed);
+                bring(u.first, u.begins && t.rank() == 0, w.mlp_norm, normed);
                 brought = u.first;
             }
-            multiply<Sums>(
-                normed, p_.C, share(2 * width_of(u.which), t), [&](int i) { return inner_line(w, u.which, i); },
+            multiply_lines(
+                normed, p_.C, share(2 * width_of(u.which), t), [&](int i) { return inner_line(w, u.which, i); }, first_,
+                scratch_,
                 [&](int m, int i, float gate, float up) {
                     p_.inner[(u.first + m) * pitch + u.which * p_.slice + i / 2] = silu(gate) * up;
                 });
@@ -275,35 +301,35 @@ class SequentialBody {
         const auto down_line = [&](int slice, int i) { return line_of(w.down, i, slice * p_.slice); };
         meet_team(t, 1, [&] {
             const int slice = t.mine() % p_.slices;
-            prefetch_lines(share(p_.C, t), width_of(slice), [&](int i) { return down_line(slice, i); });
+            fetch(first_, share(p_.C, t), width_of(slice), [&](int i) { return down_line(slice, i); });
         });
         each_unit(t, p_.slices, [&](const Unit& u) {
             const Rows inner = rows(u.rows);
             const int width = width_of(u.which);
             fill(inner, width,
                  [&](int m, int i) { return __ldcg(p_.inner + (u.first + m) * pitch + u.which * p_.slice + i); });
-            add<Sums>(inner, width, u, p_.slice_sums, t, [&](int i) { return down_line(u.which, i); });
+            add(inner, width, u, p_.slice_sums, [&](int i) { return down_line(u.which, i); });
         });
         after(p_.slice_sums, p_.slices);
         meet([&] {
             if (l + 1 < p_.L)
-                prefetch_qkv(p_.layers[l + 1]);
+                fetch_qkv(p_.layers[l + 1]);
             else
-                prefetch_lines(share(p_.made_columns), p_.C, [&](int i) { return line_of(p_.head, i); });
+                fetch(wide_first_, share(p_.made_columns), p_.C, [&](int i) { return line_of(p_.head, i); });
         });
     }
 
-    __device__ __forceinline__ void make() const {
+    __device__ __forceinline__ void make() {
         const auto line = [&](int i) { return line_of(p_.head, i); };
         for (int b = 0; b < p_.B; b += p_.shared.tile) {
             const FactorRows<float> normed = wide_rows(min(p_.shared.tile, p_.B - b));
-            bring(b, normed.count, false);
-            norm(p_.norm, normed);
-            multiply<FmaSums>(normed, p_.C, share(p_.made_columns), line, [&](int m, int i, float low, float high) {
-                float* to = p_.made + static_cast<int64_t>(b + m) * p_.made_columns + i;
-                to[0] = low + p_.head_bias[i];
-                if (i + 1 < p_.made_columns) to[1] = high + p_.head_bias[i + 1];
-            });
+            bring(b, false, p_.norm, normed);
+            multiply_lines(normed, p_.C, share(p_.made_columns), line, wide_first_, scratch_,
+                           [&](int m, int i, float low, float high) {
+                               float* to = p_.made + static_cast<int64_t>(b + m) * p_.made_columns + i;
+                               to[0] = low + p_.head_bias[i];
+                               if (i + 1 < p_.made_columns) to[1] = high + p_.head_bias[i + 1];
+                           });
         }
         meet([&] { prefetch_lines(share(p_.C), p_.c, [&](int i) { return line_of(p_.input, i); }); });
     }
@@ -313,6 +339,8 @@ class SequentialBody {
     const Shared<float2> angles_;
     int x_ = 0, summands_ = 0;  // which of p.x is the residual stream, before `summands_` sums
     const float* sums_ = nullptr;
+    FirstWeights<Sums> first_;
+    FirstWeights<FmaSums<kTileRows>> wide_first_;
 };
 
 /// The persistent kernel: every position, its body and its coupling. Coupling: made of its arguments, run(p, n) by all blocks.
@@ -324,7 +352,7 @@ __global__ void __launch_bounds__(kSequentialThreads, 1)
     for (int n = p.first; n < p.last; ++n) {
         body.run(n);
         Coupling::run(p, a, n);
-        body.meet([] {});
+        if (n + 1 < p.last) body.meet([] {});
     }
 }
 

@@ -204,7 +204,7 @@ void lay_out(const SequentialInverse& p, SequentialLaunch& l, CouplingMemory& co
     if (head.kind == CouplingKind::mixture_cdf) take(coupling.cdf.parameters, l.blocks * 3 * head.K);
     if (head.kind != CouplingKind::mixture_rosenblatt) return;
     SequentialRosenblatt& r = coupling.rosenblatt;
-    r.length = kSequentialWarps * segment_of(head.mean.shape[0], kSequentialWarps);
+    r.length = search_length(head.mean.shape[0]);
     const int64_t n = std::min<int64_t>(l.blocks, B * head.P) * r.length;
     take(r.log_weight, n);
     take(r.weight, n);
@@ -270,6 +270,7 @@ Status launch_positions(const SequentialInverse& p, const SequentialLaunch& l, c
 
 void set_coupling(const InverseHead& head, CouplingMemory& coupling) {
     coupling.rosenblatt.P = as_int(head.P);
+    coupling.rosenblatt.apart = head.kind == CouplingKind::mixture_rosenblatt && searches_apart(head.mean.shape[0]);
     if (head.kind != CouplingKind::mixture_cdf) return;
     SequentialMixtureCdf& g = coupling.cdf;
     g.features = operand(head.features, head.features.shape[0]);

@@ -99,10 +99,12 @@ struct SequentialRosenblatt {
     int32_t* index;               // likewise
     int64_t length;
     int P;
-
-    /// Blocks that have a token of their own are at most so many.
-    static int64_t blocks(int64_t all, int64_t tokens) { return tokens < all ? tokens : all; }
+    bool apart;  // searches are launches of their own
 };
+
+/// Whether searches of K components are launches of their own, and how long a block's list is (sequential_mixture_rosenblatt.cu).
+bool searches_apart(int64_t K);
+int64_t search_length(int64_t K);
 
 // The kernel with each coupling (sequential_affine.cu and so on), on the positions that the arguments name.
 Status launch_sequential(const SequentialLaunch&, const Stream&);

@@ -68,8 +68,9 @@ class Chain {
     template <class Put>
     __device__ __forceinline__ void multiply(Shared<float> row, int K, int lines, const Operand& weight, int first,
                                              const Put& put) const {
-        multiply_lines<FmaSums>(
-            FactorRows<float>{row, 0, 1}, K, Span{0, lines}, [&](int i) { return line_of(weight, first + i); },
+        FirstWeights<FmaSums<1>> none;
+        multiply_lines(
+            FactorRows<float>{row, 0, 1}, K, Span{0, lines}, [&](int i) { return line_of(weight, first + i); }, none,
             scratch_,
             [&](int, int i, float low, float high) {
                 put(i, low);

@@ -92,7 +92,8 @@ struct TensorSums {
     float sums[4] = {0, 0, 0, 0};
 };
 
-/// CUDA cores: the same factors of its line for every row.
+/// CUDA cores: the same factors of its line for every one of at most kRows rows.
+template <int kRows>
 struct FmaSums {
     using Factor = float;
     static constexpr int kBatch = 2;
@@ -105,7 +106,7 @@ struct FmaSums {
         for (int j = 0; j < kBatch; ++j) to_floats(weights[j], lines[j].is_bf16, w[j]);
         const int column = k + static_cast<int>(threadIdx.x) % 4 * 8;
 #pragma unroll
-        for (int m = 0; m < kTileRows; ++m) {
+        for (int m = 0; m < kRows; ++m) {
             if (m >= rows.count) break;
             const int at = (m * rows.pitch + column) / 4;
             const float4 x = rows.data.as<float4>()[at], y = rows.data.as<float4>()[at + 1];
@@ -119,74 +120,135 @@ struct FmaSums {
     __device__ __forceinline__ void store(Shared<float> to, int rows) const {
         const int lane = static_cast<int>(threadIdx.x) % 32;
 #pragma unroll
-        for (int m = 0; m < kTileRows; ++m) {
+        for (int m = 0; m < kRows; ++m) {
             if (m >= rows) break;
             const float sum = warp_reduce(sums[m], Sum{}, 4);
             if (lane % 4 == m % 4) to[m * kGroupLines + lane / 4] = sum;
         }
     }
 
-    float sums[kTileRows] = {};
+    float sums[kRows] = {};
 };
 
-/// One warp's groups of a pass: from line `first` on, `apart` lines between them, chunk [begin, end) of K. put(j): where group j's sums go.
-template <class Sums, class LineOf, class Put>
-__device__ __forceinline__ void add_groups(const FactorRows<typename Sums::Factor>& rows, const LineOf& line_at,
-                                           const Span& lines, int apart, const Span& chunk, const Put& put) {
-    constexpr int kBatch = Sums::kBatch;
-    const int lane = static_cast<int>(threadIdx.x) % 32, own = lane % 4 * 8;
-    for (int batch = 0; lines.first + batch * apart < lines.last; batch += kBatch) {
-        Line line[kBatch];
-        bool inside[kBatch];
-        Sums sums[kBatch];
-        Raw now[kBatch], next[kBatch];
+/// A warp's part of a product: chunk [first, last) of K of every sides-th group of lines, from its `side` on.
+struct WarpPart {
+    int chunks, chunk, side, sides;
+    Span factors;
+
+    __device__ __forceinline__ explicit WarpPart(int K) : chunks(chunks_of(K)) {
+        const int warp = static_cast<int>(threadIdx.x) / 32, length = whole_steps((K + chunks - 1) / chunks);
+        chunk = warp % chunks, side = warp / chunks, sides = kSequentialWarps / chunks;
+        factors = {chunk * length, min(K, (chunk + 1) * length)};
+    }
+    /// This warp's lines of a pass that begins at `first`.
+    __device__ __forceinline__ Span lines(int first, int last) const {
+        return {first + side * kGroupLines, min(last, first + kSlots / chunks * kGroupLines)};
+    }
+};
+
+/// Groups that a warp takes side by side, the `batch`-th and the next of its lines: a lane's line of each.
+template <class Sums>
+class LineBatch {
+ public:
+    static constexpr int kBatch = Sums::kBatch;
+
+    template <class LineOf>
+    __device__ __forceinline__ LineBatch(const LineOf& line_at, const Span& lines, const WarpPart& part, int batch)
+        : end_(part.factors.last) {
 #pragma unroll
         for (int j = 0; j < kBatch; ++j) {
-            const int i = lines.first + (batch + j) * apart + lane / 4;
-            inside[j] = i < lines.last;
-            line[j] = line_at(inside[j] ? i : lines.first);
+            const int i = lines.first + (batch + j) * part.sides * kGroupLines + static_cast<int>(threadIdx.x) % 32 / 4;
+            inside_[j] = i < lines.last;
+            line[j] = line_at(inside_[j] ? i : lines.first);
         }
-        const auto fetch = [&](int k, Raw(&raw)[kBatch]) {
+    }
+    /// A step's weights; none from the chunk's end on.
+    __device__ __forceinline__ void fetch(int k, Raw (&raw)[kBatch]) const {
+        const int at = k + static_cast<int>(threadIdx.x) % 4 * 8;
 #pragma unroll
-            for (int j = 0; j < kBatch; ++j) {
-                const bool is_bf16 = Sums::kHalves || line[j].is_bf16;
-                raw[j] = load_eight(line[j].at + (k + own) * (is_bf16 ? 2 : 4), inside[j] ? chunk.last - k - own : 0,
-                                    is_bf16, line[j].vector);
-            }
-        };
-        fetch(chunk.first, now);
-        for (int k = chunk.first; k < chunk.last; k += kStep) {
-            if (k + kStep < chunk.last) fetch(k + kStep, next);
-            Sums::add(sums, now, line, rows, k);
+        for (int j = 0; j < kBatch; ++j) {
+            const bool is_bf16 = Sums::kHalves || line[j].is_bf16;
+            raw[j] =
+                load_eight(line[j].at + at * (is_bf16 ? 2 : 4), inside_[j] ? end_ - at : 0, is_bf16, line[j].vector);
+        }
+    }
+
+    Line line[kBatch];
+
+ private:
+    bool inside_[kBatch];
+    const int end_;
+};
+
+/// The first weights of a product, in registers before the rows are known: while a block waits for others.
+template <class Sums>
+struct FirstWeights {
+    Raw now[Sums::kBatch], next[Sums::kBatch];
+    bool there = false;
+
+    template <class LineOf>
+    __device__ __forceinline__ void fetch(const Span& span, int K, const LineOf& line_at) {
+        const WarpPart part(K);
+        const Span lines = part.lines(span.first, span.last);
+        there = lines.first < lines.last;
+        if (!there) return;
+        const LineBatch<Sums> batch(line_at, lines, part, 0);
+        batch.fetch(part.factors.first, now);
+        batch.fetch(part.factors.first + kStep, next);
+    }
+};
+
+/// A warp's lines of one pass. put(j): where group j's sums go.
+template <class Sums, class LineOf, class Put>
+__device__ __forceinline__ void add_groups(const FactorRows<typename Sums::Factor>& rows, const LineOf& line_at,
+                                           const Span& lines, const WarpPart& part, FirstWeights<Sums>& first,
+                                           const Put& put) {
+    constexpr int kBatch = Sums::kBatch;
+    const int apart = part.sides * kGroupLines;
+    for (int at = 0; lines.first + at * apart < lines.last; at += kBatch) {
+        const LineBatch<Sums> batch(line_at, lines, part, at);
+        Sums sums[kBatch];
+        Raw now[kBatch], next[kBatch];
+        if (first.there) {
 #pragma unroll
-            for (int j = 0; j < kBatch; ++j) now[j] = next[j];
+            for (int j = 0; j < kBatch; ++j) now[j] = first.now[j], next[j] = first.next[j];
+            first.there = false;
+        } else {
+            batch.fetch(part.factors.first, now);
+            batch.fetch(part.factors.first + kStep, next);
+        }
+        for (int k = part.factors.first; k < part.factors.last; k += kStep) {
+            Raw after[kBatch];
+            if (k + 2 * kStep < part.factors.last) batch.fetch(k + 2 * kStep, after);
+            Sums::add(sums, now, batch.line, rows, k);
+#pragma unroll
+            for (int j = 0; j < kBatch; ++j) now[j] = next[j], next[j] = after[j];
         }
 #pragma unroll
         for (int j = 0; j < kBatch; ++j)
-            if (lines.first + (batch + j) * apart < lines.last) sums[j].store(put(batch + j), rows.count);
+            if (lines.first + (at + j) * apart < lines.last) sums[j].store(put(at + j), rows.count);
     }
 }
 
 /// The products of all rows with the lines `span`, line_at(i) being line i; finish(row, i, low, high) takes those of lines i (even, counted
-/// from span.first) and i + 1, which may not exist. `scratch`: kSumsBytes. All threads of the block; the rows are there for all of
-/// them before, and a barrier stands at the end.
+/// from span.first) and i + 1, which may not exist. first: weights of this very product that are there already, if any. `scratch`:
+/// kSumsBytes. All threads of the block; the rows are there for all of them before, and a barrier stands at the end.
 template <class Sums, class LineOf, class Finish>
 __device__ __forceinline__ void multiply_lines(const FactorRows<typename Sums::Factor>& rows, int K, const Span& span,
-                                               const LineOf& line_at, Shared<float> scratch, const Finish& finish) {
-    const int chunks = chunks_of(K), length = whole_steps((K + chunks - 1) / chunks);
-    const int warp = static_cast<int>(threadIdx.x) / 32, chunk = warp % chunks, side = warp / chunks,
-              sides = kSequentialWarps / chunks;
-    const int pass_lines = kSlots / chunks * kGroupLines;
-    for (int first = span.first; first < span.last; first += pass_lines) {
-        const int last = min(span.last, first + pass_lines);
-        add_groups<Sums>(rows, line_at, {first + side * kGroupLines, last}, sides * kGroupLines,
-                         {chunk * length, min(K, (chunk + 1) * length)},
-                         [&](int j) { return scratch + ((side + j * sides) * chunks + chunk) * kSlotFloats; });
+                                               const LineOf& line_at, FirstWeights<Sums>& first, Shared<float> scratch,
+                                               const Finish& finish) {
+    const WarpPart part(K);
+    const int chunks = part.chunks, pass = kSlots / chunks * kGroupLines;
+    for (int begin = span.first; begin < span.last; begin += pass) {
+        const int end = min(span.last, begin + pass);
+        add_groups<Sums>(rows, line_at, part.lines(begin, end), part, first, [&](int j) {
+            return scratch + ((part.side + j * part.sides) * chunks + part.chunk) * kSlotFloats;
+        });
         __syncthreads();
-        const int pairs = (last - first + kGroupLines - 1) / kGroupLines * (kGroupLines / 2);
+        const int pairs = (end - begin + kGroupLines - 1) / kGroupLines * (kGroupLines / 2);
         for (int item = static_cast<int>(threadIdx.x); item < pairs * rows.count; item += kSequentialThreads) {
-            const int pair = item % pairs, m = item / pairs, i = first + 2 * pair;
-            if (i >= last) continue;
+            const int pair = item % pairs, m = item / pairs, i = begin + 2 * pair;
+            if (i >= end) continue;
             const int at = pair / (kGroupLines / 2) * chunks * kSlotFloats + m * kGroupLines + 2 * pair % kGroupLines;
             float2 sum = scratch.as<float2>()[at / 2];
             for (int c = 1; c < chunks; ++c) {
