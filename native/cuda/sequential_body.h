@@ -157,11 +157,10 @@ class SequentialBody {
         }
         return x;
     }
-    /// ahead() of a product: its first weights into registers, as many others as there are into the second level cache.
-    template <class S, class LineOf>
-    static __device__ __forceinline__ void fetch(FirstWeights<S>& first, const Span& span, int K,
-                                                 const LineOf& line_at) {
-        first.fetch(span, K, line_at);
+    /// ahead() of a product: its first weights into registers, and as many as there are into the second level cache.
+    template <class LineOf>
+    __device__ __forceinline__ void fetch(const Span& span, int K, const LineOf& line_at) {
+        first_.fetch(span, K, line_at);
         prefetch_lines(span, K, line_at);
     }
 
@@ -170,23 +169,24 @@ class SequentialBody {
     __device__ __forceinline__ Span share(int lines) const {
         return span_of(lines, static_cast<int>(blockIdx.x), static_cast<int>(gridDim.x));
     }
+    /// None for a block that is in no team.
     __device__ __forceinline__ Span share(int lines, const Teams& t) const {
-        return span_of(lines, t.rank(), t.size);
+        return t.mine() < t.count ? span_of(lines, t.rank(), t.size) : Span{0, 0};
     }
 
     __device__ __forceinline__ void lift(int n) {
         const auto line = [&](int i) { return line_of(p_.input, i); };
+        FirstWeights<FmaSums<kTileRows>> none;
         for (int b = 0; b < p_.B; b += p_.shared.tile) {
             const FactorRows<float> before = wide_rows(min(p_.shared.tile, p_.B - b));
             fill(before, p_.c, [&](int m, int i) {
                 return n ? static_cast<float>(__ldcg(p_.h + p_.place(b + m, n - 1) + i)) : p_.start[i];
             });
-            multiply_lines(before, p_.c, share(p_.C), line, wide_first_, scratch_,
-                           [&](int m, int i, float low, float high) {
-                               float* to = p_.x[0] + row_at(b + m) + i;
-                               to[0] = low + p_.input_bias[i];
-                               if (i + 1 < p_.C) to[1] = high + p_.input_bias[i + 1];
-                           });
+            multiply_lines(before, p_.c, share(p_.C), line, none, scratch_, [&](int m, int i, float low, float high) {
+                float* to = p_.x[0] + row_at(b + m) + i;
+                to[0] = low + p_.input_bias[i];
+                if (i + 1 < p_.C) to[1] = high + p_.input_bias[i + 1];
+            });
         }
         if (blockIdx.x == 0)
             for (int b = static_cast<int>(threadIdx.x); b < p_.B; b += kSequentialThreads)
@@ -203,8 +203,7 @@ class SequentialBody {
     }
     __device__ __forceinline__ void fetch_qkv(const SequentialLayer& w) {
         const Teams& t = p_.attention;
-        if (t.mine() < t.count)
-            fetch(first_, share(3 * p_.D, t), p_.C, [&](int i) { return qkv_line(w, t.mine() % p_.H, i); });
+        fetch(share(3 * p_.D, t), p_.C, [&](int i) { return qkv_line(w, t.mine() % p_.H, i); });
     }
 
     __device__ __forceinline__ void attention(const SequentialLayer& w, int T) {
@@ -236,8 +235,7 @@ class SequentialBody {
                     .run(scratch_, angles_, part == parts - 1);
             }
         });
-        meet_team(t, 0,
-                  [&] { fetch(first_, share(p_.C, t), p_.D, [&](int i) { return o_line(t.mine() % p_.H, i); }); });
+        meet_team(t, 0, [&] { fetch(share(p_.C, t), p_.D, [&](int i) { return o_line(t.mine() % p_.H, i); }); });
         each_unit(t, p_.H, [&](const Unit& u) {
             const Rows values = rows(u.rows);
             fill(values, p_.D, [&](int m, int i) {
@@ -247,9 +245,7 @@ class SequentialBody {
             add(values, p_.D, u, p_.head_sums, [&](int i) { return o_line(u.which, i); });
         });
         after(p_.head_sums, p_.H);
-        meet([&] {
-            if (p_.mlp.mine() < p_.mlp.count) fetch_inner(w);
-        });
+        meet([&] { fetch_inner(w); });
     }
 
     /// sums[which][sequence] = the rows times C lines.
@@ -278,7 +274,7 @@ class SequentialBody {
     }
     __device__ __forceinline__ void fetch_inner(const SequentialLayer& w) {
         const int slice = p_.mlp.mine() % p_.slices;
-        fetch(first_, share(2 * width_of(slice), p_.mlp), p_.C, [&](int i) { return inner_line(w, slice, i); });
+        fetch(share(2 * width_of(slice), p_.mlp), p_.C, [&](int i) { return inner_line(w, slice, i); });
     }
 
     __device__ __forceinline__ void mlp(const SequentialLayer& w, int l) {
@@ -301,7 +297,7 @@ class SequentialBody {
         const auto down_line = [&](int slice, int i) { return line_of(w.down, i, slice * p_.slice); };
         meet_team(t, 1, [&] {
             const int slice = t.mine() % p_.slices;
-            fetch(first_, share(p_.C, t), width_of(slice), [&](int i) { return down_line(slice, i); });
+            fetch(share(p_.C, t), width_of(slice), [&](int i) { return down_line(slice, i); });
         });
         each_unit(t, p_.slices, [&](const Unit& u) {
             const Rows inner = rows(u.rows);
@@ -315,16 +311,17 @@ class SequentialBody {
             if (l + 1 < p_.L)
                 fetch_qkv(p_.layers[l + 1]);
             else
-                fetch(wide_first_, share(p_.made_columns), p_.C, [&](int i) { return line_of(p_.head, i); });
+                prefetch_lines(share(p_.made_columns), p_.C, [&](int i) { return line_of(p_.head, i); });
         });
     }
 
     __device__ __forceinline__ void make() {
         const auto line = [&](int i) { return line_of(p_.head, i); };
+        FirstWeights<FmaSums<kTileRows>> none;
         for (int b = 0; b < p_.B; b += p_.shared.tile) {
             const FactorRows<float> normed = wide_rows(min(p_.shared.tile, p_.B - b));
             bring(b, false, p_.norm, normed);
-            multiply_lines(normed, p_.C, share(p_.made_columns), line, wide_first_, scratch_,
+            multiply_lines(normed, p_.C, share(p_.made_columns), line, none, scratch_,
                            [&](int m, int i, float low, float high) {
                                float* to = p_.made + static_cast<int64_t>(b + m) * p_.made_columns + i;
                                to[0] = low + p_.head_bias[i];
@@ -340,7 +337,6 @@ class SequentialBody {
     int x_ = 0, summands_ = 0;  // which of p.x is the residual stream, before `summands_` sums
     const float* sums_ = nullptr;
     FirstWeights<Sums> first_;
-    FirstWeights<FmaSums<kTileRows>> wide_first_;
 };
 
 /// The persistent kernel: every position, its body and its coupling. Coupling: made of its arguments, run(p, n) by all blocks.

@@ -186,8 +186,15 @@ struct FirstWeights {
     Raw now[Sums::kBatch], next[Sums::kBatch];
     bool there = false;
 
+    /// After every product: what is written anew on every way to the next one needs no registers until then.
+    __device__ __forceinline__ void clear() {
+#pragma unroll
+        for (int j = 0; j < Sums::kBatch; ++j) now[j] = next[j] = Raw{};
+        there = false;
+    }
     template <class LineOf>
     __device__ __forceinline__ void fetch(const Span& span, int K, const LineOf& line_at) {
+        clear();
         const WarpPart part(K);
         const Span lines = part.lines(span.first, span.last);
         there = lines.first < lines.last;
@@ -218,11 +225,10 @@ __device__ __forceinline__ void add_groups(const FactorRows<typename Sums::Facto
             batch.fetch(part.factors.first + kStep, next);
         }
         for (int k = part.factors.first; k < part.factors.last; k += kStep) {
-            Raw after[kBatch];
-            if (k + 2 * kStep < part.factors.last) batch.fetch(k + 2 * kStep, after);
             Sums::add(sums, now, batch.line, rows, k);
 #pragma unroll
-            for (int j = 0; j < kBatch; ++j) now[j] = next[j], next[j] = after[j];
+            for (int j = 0; j < kBatch; ++j) now[j] = next[j];
+            if (k + 2 * kStep < part.factors.last) batch.fetch(k + 2 * kStep, next);
         }
 #pragma unroll
         for (int j = 0; j < kBatch; ++j)
@@ -259,6 +265,7 @@ __device__ __forceinline__ void multiply_lines(const FactorRows<typename Sums::F
         }
         __syncthreads();
     }
+    first.clear();
 }
 
 /// Asks for a block's lines ahead of time, while it waits for others: up to 256 KB of them.
