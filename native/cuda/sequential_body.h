@@ -54,8 +54,10 @@ class SequentialBody {
     }
     template <class Ahead>
     __device__ __forceinline__ void meet_team(const Teams& t, int kind, const Ahead& ahead) const {
-        if (t.mine() >= t.count) return;
-        if (t.size == 1) return __syncthreads();
+        if (t.mine() >= t.count || t.size == 1) {
+            ahead();
+            return __syncthreads();
+        }
         const int at = 1 + kind * static_cast<int>(gridDim.x) + t.mine();
         meet_at(p_.counters + at * SequentialArguments::kCounterStride, t.size, t.rank(), ahead);
     }
@@ -192,7 +194,10 @@ class SequentialBody {
             for (int b = static_cast<int>(threadIdx.x); b < p_.B; b += kSequentialThreads)
                 p_.failed[b * p_.failed_stride[0] + n * p_.failed_stride[1]] = 0;
         meet([&] {
-            if (p_.L > 0) fetch_qkv(p_.layers[0]);
+            if (p_.L > 0)
+                fetch_qkv(p_.layers[0]);
+            else
+                first_.clear();
         });
     }
 

@@ -9,8 +9,8 @@
 // others wait for few blocks. Sums are cut by shape (heads, slices of F, chunks of K, parts of keys) and added in order: who computes
 // what, and with how many others, does not show.
 //
-// What a block reads next it asks for (to the second level cache) after it has arrived and before the others have. Norms are computed by every
-// block that needs them.
+// What a block reads next it asks for after it has arrived and before the others have: its first weights into registers, the rest into the
+// second level cache. Norms are computed by every block that needs them.
 //
 // Positions are cut into launches, of which at most two are under way: between them the host looks whether it was cancelled. A flag that the
 // kernel polls would need somebody to carry the owner's flag to page-locked memory while the host waits; all that lives from one
@@ -84,19 +84,24 @@ const Weight& making_weight(const InverseHead& head) {
     return head.kind == CouplingKind::mixture_cdf ? head.context : head.weight;
 }
 
-/// Bytes that a block reads: for each sequence of its slice the sums that it adds up, and for each slice its team's share of the weights.
+/// Bytes that a unit reads: for each of its sequences the sums that are to be added up, which every block of a team does, and weights, of
+/// which each block of the team has a part.
 struct Reading {
-    int64_t per_sequence, per_slice;
+    int64_t per_sequence, weights;
 };
+/// Teams for `in_slice` units per slice of the sequences, at most `tile` of them, cut so that no block reads more than need be.
 Teams teams_of(int64_t B, int64_t in_slice, const Reading& reading, int64_t tile, int64_t blocks) {
-    int64_t best = 0, rows = 1;
-    for (int64_t slices = ceil_div(B, tile); slices <= B; ++slices) {
-        const int64_t sequences = ceil_div(B, slices),
-                      cost = sequences * reading.per_sequence + slices * reading.per_slice;
-        if (best == 0 || cost < best) best = cost, rows = sequences;
+    Teams best{0, 0, 1, as_int(B)};
+    int64_t least = INT64_MAX;
+    for (int64_t slices = ceil_div(B, tile); slices <= B && in_slice > 0; ++slices) {
+        const int64_t rows = ceil_div(B, slices), units = ceil_div(B, rows) * in_slice, count = std::min(units, blocks),
+                      size = blocks / count;
+        const int64_t cost = ceil_div(units, count) * (rows * reading.per_sequence + reading.weights / size);
+        if (cost >= least) continue;
+        least = cost;
+        best = {as_int(units), as_int(count), as_int(size), as_int(rows)};
     }
-    const int64_t units = ceil_div(B, rows) * in_slice, count = std::min(units, blocks);
-    return {as_int(units), as_int(count), as_int(blocks / std::max<int64_t>(count, 1)), as_int(rows)};
+    return best;
 }
 
 void set_sizes(const SequentialInverse& p, SequentialArguments& a) {
@@ -158,6 +163,11 @@ size_t set_shared(const SequentialInverse& p, SequentialArguments& a, int tile) 
     return static_cast<size_t>(s.angles) + static_cast<size_t>(a.D) * 4;
 }
 
+size_t most_shared(const DeviceTraits& device) {
+    constexpr int kStatic = 2 << 10;  // of couplings
+    return static_cast<size_t>(device.shared_bytes_per_block - kStatic);
+}
+
 /// What a call needs and how it is dealt out; without addresses of its memory.
 SequentialLaunch plan(const SequentialInverse& p, const Stream& stream) {
     const DeviceTraits& device = queue_of(stream).device;
@@ -167,13 +177,11 @@ SequentialLaunch plan(const SequentialInverse& p, const Stream& stream) {
     l.tensor = p.precision == Precision::bf16;
     set_sizes(p, a);
     set_arguments(p, a);
-    constexpr size_t kStatic = 2 << 10;  // of couplings
-    const size_t most = static_cast<size_t>(device.shared_bytes_per_block) - kStatic;
     int tile = std::min(kTileRows, a.B);
-    while ((l.shared_bytes = set_shared(p, a, tile)) > most && tile > 1) --tile;
-    const int64_t blocks = l.blocks, row = 4 * a.C, matrix = (l.tensor ? 2 : 4) * static_cast<int64_t>(a.C);
-    a.attention = teams_of(a.B, a.H, {(a.slices + 1) * row, 4 * a.C * matrix / blocks}, tile, blocks);
-    a.mlp = teams_of(a.B, a.slices, {(a.H + 1) * row, 3 * a.F * matrix / blocks}, tile, blocks);
+    while ((l.shared_bytes = set_shared(p, a, tile)) > most_shared(device) && tile > 1) --tile;
+    const int64_t row = 4 * a.C, line = (l.tensor ? 2 : 4) * static_cast<int64_t>(a.C);
+    a.attention = teams_of(a.B, a.H, {(a.slices + 1) * row, 4 * a.D * line}, tile, l.blocks);
+    a.mlp = teams_of(a.B, a.slices, {(a.H + 1) * row, 3 * a.slice * line}, tile, l.blocks);
     return l;
 }
 
@@ -283,6 +291,10 @@ void set_coupling(const InverseHead& head, CouplingMemory& coupling) {
 Status run(const SequentialInverse& p, const Stream& stream, Workspace memory) {
     if (p.u.size() == 0) return {};
     SequentialLaunch l = plan(p, stream);
+    if (l.shared_bytes > most_shared(queue_of(stream).device))
+        return Status::error(Code::unsupported,
+                             "sequential_inverse: one row of %d channels takes %zu bytes of shared memory",
+                             l.arguments.C, l.shared_bytes);
     CouplingMemory coupling;
     lay_out(p, l, coupling, [&]<class T>(T*& part, int64_t n) { part = memory.take<std::remove_const_t<T>>(n); });
     set_coupling(p.head, coupling);

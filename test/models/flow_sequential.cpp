@@ -78,7 +78,7 @@ std::vector<FlowConfig> single_flows(const std::vector<int64_t>& patches = {1, 2
     return all;
 }
 
-/// Widths beyond one slice of F, one chunk of K and one group of lines, and an odd number of components' groups.
+/// Widths beyond one slice of F, one chunk of K and one group of lines.
 FlowConfig wider(FlowConfig config) {
     config.hidden_size = 104, config.num_heads = 4, config.intermediate_size = 160;
     return config;

@@ -162,6 +162,11 @@ void start_block(BlockState& b, uint3 index) {
 
 /// Nobody can go on: somebody waits for a thread that has ended or waits elsewhere.
 void report_deadlock() {
+    for (BlockState& b : machine().blocks)
+        for (auto& t : b.threads)
+            if (t->state == State::at_counter)
+                return report_of(*t, "waits at %s:%d for blocks that do not arrive", file_name(t->site.file),
+                                 t->site.line);
     for (BlockState& b : machine().blocks) {
         const Thread* waiting = nullptr;
         for (auto& t : b.threads)
