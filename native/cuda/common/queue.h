@@ -18,6 +18,7 @@ class Cublaslt;
 
 struct Queue {
     cudaStream_t stream = nullptr;
+    cudaEvent_t marks[2] = {};  // common/pace.h
     DeviceTraits device;
     Cublaslt* cublaslt = nullptr;  // common/cublaslt.h; null where there is none
 };

@@ -90,7 +90,9 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
 }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
     switch (attribute) {
-        case cudaDevAttrMultiProcessorCount: *value = 4; break;
+        case cudaDevAttrMultiProcessorCount:
+            *value = static_cast<int>(setting("NOEMA_EMULATED_MULTIPROCESSORS", 4));
+            break;
         case cudaDevAttrComputeCapabilityMajor:
             *value = static_cast<int>(setting("NOEMA_EMULATED_CAPABILITY", 90)) / 10;
             break;
@@ -183,6 +185,10 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
     if (stream && stream->capturing) return noted(cudaErrorStreamCaptureInvalidated);
     return lost ? cudaErrorLaunchFailure : cudaSuccess;
 }
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
+    *status = stream->capturing ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+    return cudaSuccess;
+}
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
     stream->capturing = new EmulatedGraph;
     return cudaSuccess;
@@ -209,4 +215,17 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
     delete executable;
     return cudaSuccess;
+}
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned int) {
+    return cudaStreamCreateWithFlags(event, cudaStreamNonBlocking);
+}
+cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t stream) {
+    return cudaStreamSynchronize(stream);  // not while it is captured
+}
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+    return cudaStreamSynchronize(event);
+}
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+    return cudaStreamDestroy(event);
 }
