@@ -6,6 +6,7 @@
 #include "common/cublaslt.h"
 #include "common/error.h"
 #include "common/queue.h"
+#include "common/repeat.h"
 #include "cuda.h"
 
 namespace noema::cuda {
@@ -56,6 +57,7 @@ struct Calls {
         for (const cudaEvent_t mark : queue->marks)
             if (mark) cudaEventDestroy(mark);
         if (queue->stream) cudaStreamDestroy(queue->stream);
+        close_repeats(*queue);
         delete queue;
     }
     static Status open_stream(Stream& out) {
@@ -77,6 +79,7 @@ struct Calls {
             if (status.ok())
                 status = checked(cudaEventCreateWithFlags(&mark, cudaEventBlockingSync | cudaEventDisableTiming),
                                  "opening a stream");
+        if (status.ok()) status = open_repeats(*queue);
         if (!status.ok()) {
             discard(queue);
             return status;
@@ -94,7 +97,7 @@ struct Calls {
     }
     static Status synchronize(const Stream& stream) {
         NOEMA_TRY(select());
-        return checked(cudaStreamSynchronize(queue_of(stream).stream), "running the queued work");
+        return wait(*static_cast<Queue*>(stream.handle), stream);
     }
 
     static Status send(void* device, const void* host, size_t bytes, const Stream& stream) {
@@ -144,6 +147,15 @@ struct Calls {
         if (recording && select().ok()) cudaGraphExecDestroy(reinterpret_cast<cudaGraphExec_t>(recording));
     }
 
+    static Status begin_repeat(const Repeat& repeat, const Stream& stream) {
+        NOEMA_TRY(select());
+        return cuda::begin_repeat(*static_cast<Queue*>(stream.handle), repeat, stream);
+    }
+    static Status end_repeat(const Repeat& repeat, bool complete, const Stream& stream) {
+        NOEMA_TRY(select());
+        return cuda::end_repeat(*static_cast<Queue*>(stream.handle), repeat, complete, stream);
+    }
+
     static Backend make(const char* name) {
         Backend b;
         b.name = name;
@@ -172,6 +184,7 @@ struct Calls {
         b.end_recording = end_recording;
         b.replay = replay;
         b.release_recording = release_recording;
+        if (has_while_nodes()) b.begin_repeat = begin_repeat, b.end_repeat = end_repeat;
         b.packed_bytes = packed_bytes;
         return b;
     }

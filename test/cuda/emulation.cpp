@@ -8,43 +8,14 @@
 #include <string>
 #include <vector>
 
-#include "common/launch.h"
 #include "common/reduce.h"
+#include "cuda/small_device.h"
 #include "doctest/doctest.h"
 
 using namespace noema;
 using namespace noema::cuda;
 
 namespace {
-
-/// A queue to launch on.
-struct Device {
-    Queue queue;
-    Stream stream;
-
-    Device() {
-        cudaStreamCreateWithFlags(&queue.stream, cudaStreamNonBlocking);
-        stream.handle = &queue;
-    }
-    ~Device() { cudaStreamDestroy(queue.stream); }
-};
-
-template <class T>
-struct Array {
-    T* data = nullptr;
-    int n;
-
-    explicit Array(const std::vector<T>& values) : n(static_cast<int>(values.size())) {
-        cudaMalloc(reinterpret_cast<void**>(&data), n * sizeof(T));
-        cudaMemcpyAsync(data, values.data(), n * sizeof(T), cudaMemcpyHostToDevice, nullptr);
-    }
-    ~Array() { cudaFree(data); }
-    std::vector<T> values() const {
-        std::vector<T> out(n);
-        cudaMemcpyAsync(out.data(), data, n * sizeof(T), cudaMemcpyDeviceToHost, nullptr);
-        return out;
-    }
-};
 
 /// What a launch of one block of `threads` says; empty when all is well.
 template <class... P, class... A>
@@ -328,28 +299,4 @@ TEST_CASE("emulation: device memory is closed to the host, limited, and freed") 
     CHECK(after == before);
     float host = 0;
     CHECK(cudaMemcpyAsync(&host, &host, 4, cudaMemcpyDeviceToHost, nullptr) == cudaErrorInvalidValue);
-}
-
-namespace {
-
-void doubles(float* x) {
-    x[threadIdx.x] *= 2;
-}
-
-}  // namespace
-
-TEST_CASE("emulation: a captured stream does its work when the graph is launched, each time") {
-    Device device;
-    Array<float> x(std::vector<float>(32, 1.0f));
-    cudaStreamBeginCapture(device.queue.stream, cudaStreamCaptureModeThreadLocal);
-    REQUIRE(launch("doubles", device.stream, {.blocks = dim3(1), .threads = 32}, doubles, x.data).ok());
-    cudaGraph_t graph = nullptr;
-    cudaStreamEndCapture(device.queue.stream, &graph);
-    CHECK(x.values()[0] == 1);
-    cudaGraphExec_t executable = nullptr;
-    cudaGraphInstantiate(&executable, graph, 0);
-    cudaGraphDestroy(graph);
-    for (int i = 0; i < 3; ++i) cudaGraphLaunch(executable, device.queue.stream);
-    cudaGraphExecDestroy(executable);
-    CHECK(x.values()[31] == 8);
 }
