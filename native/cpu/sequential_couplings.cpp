@@ -123,14 +123,32 @@ class Uncoupling {
     void make_parameters(int64_t i) const {
         const int64_t E = head_.E, M = head_.M, width = 3 * head_.K;
         const View &features = head_.features, &out = head_.out;
-        for (int64_t r = 0; r < R_; ++r)
-            multiply_rows_by({row_of(features, i * M), features.dtype, features.stride[0], M, i * E,
-                              x_.features + r * (s_.c - 1) * E, made(r) + i * M, x_.hidden + r * M});
+        multiply_rows_by({.weight = row_of(features, i * M),
+                          .dtype = features.dtype,
+                          .pitch = features.stride[0],
+                          .rows = M,
+                          .K = i * E,
+                          .sequences = R_,
+                          .x = x_.features,
+                          .x_pitch = (s_.c - 1) * E,
+                          .start = made(0) + i * M,
+                          .start_pitch = s_.made,
+                          .y = x_.hidden,
+                          .y_pitch = M});
         const View hidden = view(x_.hidden, DType::f32, R_, M);
         gelu_entry().run({.x = hidden, .y = hidden}, Stream(), {});
-        for (int64_t r = 0; r < R_; ++r)
-            multiply_rows_by({row_of(out, i * width), out.dtype, out.stride[0], width, M, x_.hidden + r * M,
-                              head_.out_bias.as<float>() + i * width, x_.parameters + r * width});
+        multiply_rows_by({.weight = row_of(out, i * width),
+                          .dtype = out.dtype,
+                          .pitch = out.stride[0],
+                          .rows = width,
+                          .K = M,
+                          .sequences = R_,
+                          .x = x_.hidden,
+                          .x_pitch = M,
+                          .start = head_.out_bias.as<float>() + i * width,
+                          .start_pitch = 0,
+                          .y = x_.parameters,
+                          .y_pitch = width});
     }
     static const std::byte* row_of(const View& v, int64_t row) {
         return static_cast<const std::byte*>(v.data) + row * v.stride[0] * static_cast<int64_t>(dtype_size(v.dtype));

@@ -32,15 +32,18 @@ constexpr int64_t room_for_weights(int64_t positions) {
 /// x[0..n) to bf16 and back, in place.
 void round_row(float* x, int64_t n);
 
-/// y[r] = start[r] + weight[r] · x, in f32: the rows of a matrix too small to be packed.
+/// y[b,r] = start[b,r] + weight[r] · x[b], in f32: the rows of a matrix too small to be packed, for some sequences.
 struct RowProducts {
     const std::byte* weight;  // [rows, K]
     DType dtype;              // f32 or bf16
-    int64_t pitch;            // elements
-    int64_t rows, K;
+    int64_t pitch;            // elements, as those below
+    int64_t rows, K, sequences;
     const float* x;
+    int64_t x_pitch;
     const float* start;
+    int64_t start_pitch;  // 0 where all sequences start with the same
     float* y;
+    int64_t y_pitch;
 };
 void multiply_rows_by(const RowProducts& p);
 

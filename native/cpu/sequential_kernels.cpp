@@ -137,36 +137,61 @@ HWY_INLINE VF load_row(const uint16_t* p) {  // bf16, the upper half of an f32
     return hn::BitCast(DF(), hn::ShiftLeft<16>(hn::PromoteTo(du, hn::LoadU(dh, p))));
 }
 
-template <class T>
-HWY_INLINE VF load_rest(const T* p, int64_t n) {
-    alignas(64) T rest[kMostLanes] = {};
-    std::memcpy(rest, p, sizeof(T) * static_cast<size_t>(n));
+HWY_INLINE VF load_rest(const float* p, int64_t n) {
+    return load_n(DF(), p, static_cast<size_t>(n));
+}
+HWY_INLINE VF load_rest(const uint16_t* p, int64_t n) {
+    alignas(64) uint16_t rest[kMostLanes] = {};
+    std::memcpy(rest, p, sizeof(uint16_t) * static_cast<size_t>(n));
     return load_row(rest);
 }
 
-/// Four rows at a time, as keys above.
+/// Four rows of the weight, read once, times S of x: rows [r, r + 4) of sequences [b, b + S). Sums over lanes as for keys above.
+template <int S, class T>
+HWY_INLINE void multiply_four(const RowProducts& p, int64_t r, int64_t b) {
+    const int64_t whole = p.K / kLanes * kLanes;
+    const T* row[4];
+    const float* x = p.x + b * p.x_pitch;
+    VF sums[S][4];
+    for (int i = 0; i < 4; ++i) row[i] = reinterpret_cast<const T*>(p.weight) + std::min(r + i, p.rows - 1) * p.pitch;
+#pragma GCC unroll 4
+    for (int s = 0; s < S; ++s)
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) sums[s][i] = hn::Zero(DF());
+    const auto add = [&](const auto& load_w, const auto& load_x, int64_t k) HWY_ATTR {
+        VF w[4];
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) w[i] = load_w(row[i] + k);
+#pragma GCC unroll 4
+        for (int s = 0; s < S; ++s) {
+            const VF v = load_x(x + s * p.x_pitch + k);
+#pragma GCC unroll 4
+            for (int i = 0; i < 4; ++i) sums[s][i] = hn::MulAdd(v, w[i], sums[s][i]);
+        }
+    };
+    const auto load = [](const auto* q) HWY_ATTR { return load_row(q); };
+    const auto load_last = [=, &p](const auto* q) HWY_ATTR { return load_rest(q, p.K - whole); };
+    for (int64_t k = 0; k < whole; k += kLanes) add(load, load, k);
+    if (whole < p.K) add(load_last, load_last, whole);
+    for (int s = 0; s < S; ++s) {
+        const float* start = p.start + (b + s) * p.start_pitch + r;
+        float* y = p.y + (b + s) * p.y_pitch + r;
+        float four[4];
+        fold_four(sums[s], Plus(), four);
+        for (int64_t i = 0; i < std::min<int64_t>(4, p.rows - r); ++i) y[i] = start[i] + four[i];
+    }
+}
+
+/// Sums of 4 x 4 or 4 x 2 leave registers for their factors.
+constexpr int kSequences = kLanes == 16 ? 4 : 2;
+
+/// Four rows stay in the first-level cache while the sequences pass by.
 template <class T>
 void multiply_rows_of(const RowProducts& p) {
-    const int64_t whole = p.K / kLanes * kLanes;
-    const VF x_rest = whole < p.K ? load_n(DF(), p.x + whole, static_cast<size_t>(p.K - whole)) : hn::Zero(DF());
     for (int64_t r = 0; r < p.rows; r += 4) {
-        const T* row[4];
-        VF sums[4];
-        float four[4];
-        HWY_UNROLL(4)
-        for (int i = 0; i < 4; ++i) {
-            row[i] = reinterpret_cast<const T*>(p.weight) + std::min(r + i, p.rows - 1) * p.pitch;
-            sums[i] = hn::Zero(DF());
-        }
-        for (int64_t k = 0; k < whole; k += kLanes) {
-            const VF x = hn::LoadU(DF(), p.x + k);
-            HWY_UNROLL(4)
-            for (int i = 0; i < 4; ++i) sums[i] = hn::MulAdd(x, load_row(row[i] + k), sums[i]);
-        }
-        for (int i = 0; i < 4 && whole < p.K; ++i)
-            sums[i] = hn::MulAdd(x_rest, load_rest(row[i] + whole, p.K - whole), sums[i]);
-        fold_four(sums, Plus(), four);
-        for (int64_t i = 0; i < std::min<int64_t>(4, p.rows - r); ++i) p.y[r + i] = p.start[r + i] + four[i];
+        int64_t b = 0;
+        for (; b + kSequences <= p.sequences; b += kSequences) multiply_four<kSequences, T>(p, r, b);
+        for (; b < p.sequences; ++b) multiply_four<1, T>(p, r, b);
     }
 }
 
