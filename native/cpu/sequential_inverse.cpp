@@ -14,6 +14,7 @@
 
 #include "cpu/attention_kernels.h"
 #include "cpu/cpu.h"
+#include "cpu/reading.h"
 
 namespace noema::cpu {
 
@@ -33,47 +34,6 @@ namespace {
 /// Panels whose sums are made together.
 constexpr int64_t kGroupPanels = 32, kGroupColumns = kGroupPanels * kPanelColumns;
 
-/// Panels of one weight that a worker reads one after the other.
-struct Stretch {
-    const Weight* weight;
-    Precision precision;
-    int64_t first, panels;
-
-    int64_t steps() const { return panel_steps(weight->view.shape[1], panel_packing(precision)); }
-    int64_t panel_bytes() const { return steps() * kStepBytes; }
-    const std::byte* data() const { return static_cast<const std::byte*>(weight->packed) + first * panel_bytes(); }
-};
-
-/// Asks for the first lines of a stretch, a few whenever there is time, in the order in which they will be read. Until the first are
-/// there the hardware does not know what to fetch.
-class Ahead {
- public:
-    Ahead() = default;
-    Ahead(const Stretch& of, int64_t rows)
-        : data_(of.data()),
-          panel_bytes_(of.panel_bytes()),
-          panels_(of.panels),
-          depth_(std::min(kBlockSteps, of.steps())),
-          streams_(rows <= 3 ? 8 : 2) {}
-
-    void ask(int64_t lines) {
-        for (; lines > 0 && left_ > 0 && panel_ < panels_; lines -= streams_, left_ -= streams_) {
-            const int64_t n = std::min(streams_, panels_ - panel_);
-            for (int64_t i = 0; i < n; ++i)
-                __builtin_prefetch(data_ + (panel_ + i) * panel_bytes_ + step_ * kStepBytes, 0, 2);
-            if (++step_ == depth_) step_ = 0, panel_ += streams_;
-        }
-    }
-
- private:
-    static constexpr int64_t kLines = 1024;  // 64 KB of the second-level cache
-
-    const std::byte* data_ = nullptr;
-    int64_t panel_bytes_ = 0, panels_ = 0;
-    int64_t depth_ = 0, streams_ = 1;  // as a kernel of so many rows goes through them
-    int64_t panel_ = 0, step_ = 0, left_ = kLines;
-};
-
 /// Memory of all workers.
 struct Shared {
     SpinBarrier* barrier;
@@ -85,10 +45,12 @@ struct Shared {
     float* gate;           // [B,F]
     float* up;             // [B,F], then silu(gate) up
     float* made;           // [B,made]
+    GroupedPanels panels;  // mixture_cdf's
     ComponentTable table;  // mixture_rosenblatt's
 
     template <class Take>
-    void lay_out(const InverseSizes& s, const Take& take) {
+    void lay_out(const SequentialInverse& p, const Take& take) {
+        const InverseSizes s(p);
         take(barrier, 1);
         take(stop, 1);
         take(angles, s.N * s.D);
@@ -98,6 +60,7 @@ struct Shared {
         take(gate, s.B * s.F);
         take(up, s.B * s.F);
         take(made, s.B * s.made);
+        panels.lay_out(p, take);
     }
 };
 
@@ -150,11 +113,12 @@ class Worker {
 
     void run(const Stream& stream) {
         round_given();
+        if (p_.head.kind == CouplingKind::mixture_cdf) all_.panels.pack(p_.head, share(s_.c));
         for (int64_t n = 0; n < s_.N; ++n) {
             lift(n);
             for (int64_t i = 0; i < p_.layers; ++i) block(p_.blocks[i], n);
             make();
-            uncouple_position({p_, all_.made, &all_.table, n, share(s_.B * s_.units)}, own_.coupling);
+            uncouple_position({p_, all_.made, all_.table, all_.panels, n, share(s_.B * s_.units)}, own_.coupling);
             // One worker asks, all are told.
             if (worker_ == 0 && n + 1 < s_.N) *all_.stop = stream.is_cancelled();
             meet();
@@ -391,7 +355,7 @@ struct Plan {
         const View& mean = p.head.mean;
         if (p.head.kind == CouplingKind::mixture_rosenblatt)
             table = ComponentTable::bytes(mean.shape[0], mean.shape[1]);
-        shared = scratch_bytes<Shared>(s);
+        shared = scratch_bytes<Shared>(p);
         own = scratch_bytes<Scratch>(p);
         angles = workspace_bytes<float>(s.D) + rope_entry().workspace(rope_of(p, s, nullptr, nullptr), stream);
     }
@@ -411,7 +375,7 @@ Status inverse(const SequentialInverse& p, const Stream& stream, Workspace memor
     if (stream.is_cancelled()) return cancelled();
     const Plan plan(p, stream);
     const int team = team_of(stream);
-    Shared shared = cut_scratch<Shared>(InverseSizes(p), take_bytes(memory, plan.shared));
+    Shared shared = cut_scratch<Shared>(p, take_bytes(memory, plan.shared));
     shared.barrier = new (shared.barrier) SpinBarrier();
     *shared.stop = 0;
     if (plan.table) shared.table = component_table(p.head.mean, p.head.log_sigma, stream, memory);
