@@ -27,7 +27,8 @@ function rates(config: ConfigFile): [number, number] {
   const value = config.values.learning_rate;
   const list = typeof value === "number" ? [value] : value;
   const isRate = (rate: unknown): rate is number => typeof rate === "number" && rate >= RATE.min && rate <= RATE.max;
-  if (Array.isArray(list) && list.length >= 1 && list.length <= 2 && list.every(isRate)) return [list[0]!, list.at(-1)!];
+  if (Array.isArray(list) && list.length >= 1 && list.length <= 2 && list.every(isRate))
+    return [list[0]!, list.at(-1)!];
   throw badValue(config, "learning_rate", `two numbers ${RATE.min} .. ${RATE.max}`);
 }
 

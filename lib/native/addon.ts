@@ -580,7 +580,7 @@ export interface NativeThoughtModel {
    */
   fit(
     request: FitRequest & {
-      /** Called after every so many steps with their number and the last one's objective [B]; some may be left out. */
+      /** Called after every so many steps (default: 1) with their number and the last one's objective [B]; some may be left out. */
       progressEvery?: number;
       onProgress?: (steps: number, objective: Float32Array) => void;
     },

@@ -3,7 +3,6 @@
 import { mkdir, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import type { ModelConfig, ThoughtConfig } from "../checkpoint/config.js";
-import { NoemaError } from "../errors.js";
 import { ioError, writeAll, writeAtomically } from "../files.js";
 import type { NativeEngine, NativeTrainer } from "../native/addon.js";
 import type { Tokenizer } from "../tokenizer/tokenizer.js";
@@ -17,7 +16,7 @@ import { MaskedObjective } from "./masked/objective.js";
 import { checkPrompts, textSampler } from "./masked/samples.js";
 import { MetricsLog } from "./metrics.js";
 import type { Objective } from "./objective.js";
-import { resolveOptions, type TrainOptions } from "./options.js";
+import { notTrained, resolveOptions, type TrainOptions } from "./options.js";
 
 import { Session } from "./session.js";
 import { checkContinuation, loadState, readBuffer, type StateBuffer, type TrainingState } from "./state.js";
@@ -89,7 +88,7 @@ async function writeRecipe({ signal: _, ...recipe }: TrainOptions): Promise<void
 /** Refuses models that this version does not train. */
 function trainable(config: ModelConfig): TrainableConfig {
   if (config.layout !== "noema-thought") return config;
-  throw new NoemaError("ERR_UNSUPPORTED", "train: models of the thought family are not trained in this version");
+  throw notTrained();
 }
 
 interface Opening {

@@ -195,7 +195,10 @@ async function* greedy(task: Task): Outcomes {
     ...{ ids, batch, length: prompt, z: floats(golden, "z"), tokens, logits: true },
     ...{ seeds: new BigUint64Array(batch), temperature: 0, topK: 0, topP: 1 },
   });
-  yield values("greedy.ids", made.tokens.flatMap((list) => Array.from(list)));
+  yield values(
+    "greedy.ids",
+    made.tokens.flatMap((list) => Array.from(list)),
+  );
   const V = loaded.config.vocabSize;
   const gaps = made.logits!.flatMap((all) => {
     return Array.from({ length: all.length / V }, (_, t) => gap(all.subarray(t * V, (t + 1) * V)));

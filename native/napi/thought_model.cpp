@@ -136,8 +136,6 @@ class ThoughtModelHandle : public ModelHandle<ThoughtModelHandle, ThoughtModel, 
             fit->task.progress = [progress](int64_t steps, const std::vector<float>& objective) {
                 progress->raise([&](FitProgress& latest) { latest = {steps, objective}; });
             };
-        else
-            fit->task.progress_every = 0;
         const auto work = [=](Engine& engine, const std::atomic<bool>* cancelled) {
             return model->fit(engine, fit->task, fit->posterior, cancelled);
         };

@@ -89,8 +89,8 @@ struct FitTask {
     ThoughtBatch batch;
     FitStart start;
     FitOptions options;
-    /// Every `progress_every` steps: how many there were, and the objective [B] of the last. 0: never.
-    int64_t progress_every = 0;
+    /// Every `progress_every` steps: how many there were, and the objective [B] of the last.
+    int64_t progress_every = 1;
     std::function<void(int64_t steps, const std::vector<float>& objective)> progress = {};
     FitTrace* trace = nullptr;
 };

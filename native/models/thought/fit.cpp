@@ -53,6 +53,7 @@ struct Course {
     std::vector<Movement> movement;
     std::vector<float> cross_entropy, kl;  // [steps + 1,B]
     int64_t failed_step = -1;
+    bool handed_over = false;  // something, before the end
 };
 
 Status failure(int64_t step, int64_t sequence, double objective) {
@@ -98,8 +99,10 @@ class FastLoop {
     View draw_rows(int64_t number) const { return draws_ ? rows_of(draws_, number * s_.B, s_.B) : eps_; }
     int64_t last_draw() const { return shared() ? 0 : o_.steps; }
     bool shared() const { return o_.noise == FitNoise::shared; }
+    bool reports(int64_t s) const {
+        return task_.progress && (s + 1) % task_.progress_every == 0;
+    }
     /// On a processor it costs nothing to look at every step.
-    bool reports(int64_t s) const { return task_.progress_every > 0 && (s + 1) % task_.progress_every == 0; }
     bool watched(int64_t s) const { return !c_.transfers || (!c_.replaying && (o_.tolerance > 0 || reports(s))); }
 
     Status open();
@@ -269,6 +272,8 @@ void FastLoop::observe(int64_t s) {
 
 /// What there is after `s` steps, of a fit that ends here.
 Status FastLoop::hand_over(int64_t s, Posterior& out) {
+    if (c_.arena->measuring()) return {};
+    course_.handed_over = true;
     for (int32_t& steps : course_.steps) steps = std::min(steps, static_cast<int32_t>(s));
     NOEMA_TRY(c_.read(mean_, out.mean.data()));
     NOEMA_TRY(c_.read(log_variance_, out.log_variance.data()));
@@ -294,6 +299,7 @@ Status check_task(const ThoughtConfig& config, const FitTask& task) {
     if (o.steps < 0 || o.steps > (1 << 20)) return refuse("expected 0 to 1048576 steps");
     const auto is_rate = [](double rate) { return rate >= 0 && std::isfinite(static_cast<float>(rate)); };
     if (!is_rate(o.rate.first) || !is_rate(o.rate.last)) return refuse("rates must be finite, and not below 0");
+    if (task.progress_every < 1) return refuse("progress comes every 1 or more steps");
     if (!(o.tolerance >= 0)) return refuse("the tolerance may not be below 0");
     if (!std::isfinite(static_cast<float>(o.log_variance_init))) return refuse("log_variance_init must be finite");
     const FitStart& from = task.start;
@@ -366,11 +372,15 @@ struct Attempt {
         const FitOptions& o = task.options;
         make_room(network.config, task, out);
         const auto body = [&](Context& c) { return FastLoop(network, task, trajectory, course, c).run(out); };
-        const bool silent = o.tolerance == 0 && task.progress_every == 0 && !task.trace;
+        const bool silent = o.tolerance == 0 && !task.progress && !task.trace;
         Status status = o.repeated && silent
                             ? engine.execute(recipe_of(network, task, course, trajectory != nullptr), body, cancelled)
                             : engine.execute(body, cancelled);
         if (status.ok()) status = check_history(o, course);
+        if (status.code == Code::aborted && !course.handed_over) {
+            out = {};
+            return status;
+        }
         out.steps = course.steps;
         out.cross_entropy = by_step(course.cross_entropy, course.B, o.steps);
         out.kl = by_step(course.kl, course.B, o.steps);
@@ -391,7 +401,7 @@ Status thought_fit(Engine& engine, const ThoughtNetwork& network, const FitTask&
     // The last posterior whose objective was finite, by the same steps again: the loop itself keeps no history.
     FitTask again = task;
     again.options.score = false;
-    again.progress_every = 0;
+    again.progress = nullptr;
     again.trace = nullptr;
     Course before(again, std::max<int64_t>(course.failed_step - 1, 0));
     const Status repeated = Attempt{engine, network, nullptr, cancelled}.run(again, before, out);

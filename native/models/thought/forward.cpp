@@ -197,6 +197,7 @@ Status score(const ThoughtNetwork& network, const BlockShape& s, const ThoughtAc
 Status thought_losses(Engine& engine, const ThoughtNetwork& network, const ThoughtBatch& b, const float* z,
                       float* losses, const std::atomic<bool>* cancelled) {
     NOEMA_TRY(check_batch(network.config, b));
+    if (!b.targets || !z) return Status::error(Code::invalid_argument, "losses need targets and z");
     const BlockShape s = network.block(b.B, b.T);
     const auto body = [&](Context& c) {
         ThoughtActivations pass;
