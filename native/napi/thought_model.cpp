@@ -64,12 +64,12 @@ class ThoughtModelHandle : public ModelHandle<ThoughtModelHandle, ThoughtModel, 
     using ModelHandle::ModelHandle;
 
     static Napi::Value define(Napi::Env env) {
-        return define_with(env, "NativeThoughtModel",
-                           {InstanceMethod("forward", &ThoughtModelHandle::forward),
-                            InstanceMethod("losses", &ThoughtModelHandle::losses),
-                            InstanceMethod("fit", &ThoughtModelHandle::fit),
-                            InstanceMethod("bound", &ThoughtModelHandle::bound),
-                            InstanceMethod("continue", &ThoughtModelHandle::continue_text)});
+        return define_with(
+            env, "NativeThoughtModel",
+            {InstanceMethod("forward", &ThoughtModelHandle::forward),
+             InstanceMethod("losses", &ThoughtModelHandle::losses), InstanceMethod("fit", &ThoughtModelHandle::fit),
+             InstanceMethod("bound", &ThoughtModelHandle::bound),
+             InstanceMethod("continue", &ThoughtModelHandle::continue_text)});
     }
     static Napi::Object new_trainer(Napi::Env env, RuntimePointer runtime, std::shared_ptr<ThoughtTrainer> trainer) {
         return new_thought_trainer(env, std::move(runtime), std::move(trainer));

@@ -33,11 +33,11 @@ class ThoughtTrainerHandle : public TrainingHandle<ThoughtTrainerHandle, Thought
     using TrainingHandle::TrainingHandle;
 
     static Napi::Value define(Napi::Env env) {
-        return define_with(env, "NativeThoughtTrainer",
-                           {InstanceMethod("accumulate", &ThoughtTrainerHandle::accumulate),
-                            InstanceMethod("losses", &ThoughtTrainerHandle::losses),
-                            InstanceMethod("fit", &ThoughtTrainerHandle::fit),
-                            InstanceMethod("bound", &ThoughtTrainerHandle::bound)});
+        return define_with(
+            env, "NativeThoughtTrainer",
+            {InstanceMethod("accumulate", &ThoughtTrainerHandle::accumulate),
+             InstanceMethod("losses", &ThoughtTrainerHandle::losses), InstanceMethod("fit", &ThoughtTrainerHandle::fit),
+             InstanceMethod("bound", &ThoughtTrainerHandle::bound)});
     }
 
  private:

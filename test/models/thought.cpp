@@ -335,7 +335,8 @@ TEST_CASE("thought: refusals") {
         CHECK(bad.validate().code == Code::bad_checkpoint);
     }
     SUBCASE("a missing latent embedding") {
-        std::erase_if(weights.sources, [](const TensorSource& s) { return s.name == "layers.1.latent_embedding.weight"; });
+        std::erase_if(weights.sources,
+                      [](const TensorSource& s) { return s.name == "layers.1.latent_embedding.weight"; });
         CHECK(ThoughtModel::load(engine, config, weights.sources, Precision::f32, model).code == Code::bad_checkpoint);
     }
     SUBCASE("ids, targets, lengths") {

@@ -43,7 +43,9 @@ struct Course {
         kl.resize(history);
     }
     bool moves() const { return std::find(active.begin(), active.end(), 1) != active.end(); }
-    bool any_scored() const { return std::any_of(scored.begin(), scored.end(), [](int64_t n) { return n > 0; }); }
+    bool any_scored() const {
+        return std::any_of(scored.begin(), scored.end(), [](int64_t n) { return n > 0; });
+    }
     bool all_scored() const { return std::find(scored.begin(), scored.end(), 0) == scored.end(); }
 
     int64_t B, until;             // steps that may be taken
@@ -99,9 +101,7 @@ class FastLoop {
     View draw_rows(int64_t number) const { return draws_ ? rows_of(draws_, number * s_.B, s_.B) : eps_; }
     int64_t last_draw() const { return shared() ? 0 : o_.steps; }
     bool shared() const { return o_.noise == FitNoise::shared; }
-    bool reports(int64_t s) const {
-        return task_.progress && (s + 1) % task_.progress_every == 0;
-    }
+    bool reports(int64_t s) const { return task_.progress && (s + 1) % task_.progress_every == 0; }
     /// On a processor it costs nothing to look at every step.
     bool watched(int64_t s) const { return !c_.transfers || (!c_.replaying && (o_.tolerance > 0 || reports(s))); }
 
