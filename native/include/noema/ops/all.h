@@ -26,6 +26,7 @@
 #include "noema/ops/rope.h"
 #include "noema/ops/row_stats.h"
 #include "noema/ops/sample.h"
+#include "noema/ops/scatter.h"
 #include "noema/ops/sequential_inverse.h"
 #include "noema/ops/sweep.h"
 #include "noema/ops/swiglu.h"
