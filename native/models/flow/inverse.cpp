@@ -216,14 +216,15 @@ Status check_job(const FlowShape& s, const FlowInversion& job) {
 /// Modules of one flow that a recording may hold, each of some hundred kernels.
 constexpr size_t kMostRecordedModules = 64;
 
-/// Whether the device does all of it by itself, in no more work than is worth keeping.
+/// Whether the device does all of it by itself, in no more work than is worth keeping. The sequential inverse in one op keeps pace with its
+/// host, so that it can be cancelled on its way; a recording of it could not.
 bool is_recordable(const FlowShape& s, const FlowInversion& job, const Backend& backend) {
     if (job.range.ancestral)
         return false;  // its settings are those of kernels: a recording for each would seldom be used again
     for (int64_t l = job.range.to; l < job.range.from; ++l) {
         const InversePlan plan = plan_of(job, l);
         const bool fused = plan.method == InverseMethod::sequential && backend.ops.sequential_inverse.run;
-        if (!fused && modules_of(plan, s.N).size() > kMostRecordedModules) return false;
+        if (fused || modules_of(plan, s.N).size() > kMostRecordedModules) return false;
     }
     return backend.begin_repeat != nullptr;
 }
