@@ -79,7 +79,7 @@ class FastLoop {
     Status run(Posterior& out) {
         NOEMA_TRY(open());
         NOEMA_TRY(draw(0, 0));
-        for (int64_t s = 0; s < course_.until && course_.moves(); ++s) {
+        for (int64_t s = 0; s < steps_to_walk() && course_.moves(); ++s) {
             const Status status = step(s);
             if (status.code == Code::aborted) NOEMA_TRY(hand_over(s, out));
             NOEMA_TRY(status);
@@ -104,6 +104,12 @@ class FastLoop {
     bool reports(int64_t s) const { return task_.progress && (s + 1) % task_.progress_every == 0; }
     /// On a processor it costs nothing to look at every step.
     bool watched(int64_t s) const { return !c_.transfers || (!c_.replaying && (o_.tolerance > 0 || reports(s))); }
+
+    /// Where nothing travels between host and device on the way, a step needs the room of every other: measuring one will do.
+    int64_t steps_to_walk() const {
+        const bool travels = c_.transfers && (o_.tolerance > 0 || task_.trace);
+        return c_.arena->measuring() && !travels ? std::min<int64_t>(course_.until, 1) : course_.until;
+    }
 
     Status open();
     Status start();
