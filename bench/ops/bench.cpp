@@ -138,6 +138,7 @@ Figures measure_on_device(const Case& c, const Settings& settings) {
     const double error = c.error(tensors);
     if (!(error <= c.tolerance))
         f.failure = "wrong result: error " + std::to_string(error) + ", allowed " + std::to_string(c.tolerance);
+    if (c.evaluations) f.evaluations = c.evaluations(tensors);
     return f;
 }
 
@@ -238,6 +239,7 @@ Figures measure(const Case& c, const Settings& settings) {
     if (!f.failure.empty()) return f;
     take_slices(runner, settings.seconds, f);
     compare(c.work, f);
+    if (c.evaluations) f.evaluations = c.evaluations(tensors);
     return f;
 }
 

@@ -54,6 +54,9 @@ struct Case {
     /// Error of the result after the first call; at most `tolerance`.
     std::function<double(const test::Tensors&)> error;
     double tolerance = 1e-5;
+    /// Of mixtures: how many scalars a call finds and, after one, how often it evaluated their distribution. May be empty.
+    double scalars = 0;
+    std::function<double(const test::Tensors&)> evaluations = {};
 };
 
 /// A file's cases, made when the bench runs.
@@ -109,7 +112,12 @@ struct Figures {
     std::string bound;                                  // "flops", "bytes" or "exps"
     double floor = 0;                                   // seconds that the ceilings allow
     double peer = 0;                                    // seconds of the peer's best call; 0 when there is none
+    double evaluations = 0;                             // of a mixture in a call; 0 when the case does not say
     double share() const { return best > 0 ? floor / best : 0; }
+    /// Of the time that reading alone allows, whatever the bound.
+    double share_of_reading(const Work& w) const {
+        return best > 0 && byte_rate > 0 ? w.bytes * w.passes / byte_rate / best : 0;
+    }
 };
 
 Figures measure(const Case& c, const Settings& settings);

@@ -1,6 +1,7 @@
 #include <cmath>
 
 #include "ops/bench.h"
+#include "ops/searches.h"
 
 using namespace noema;
 using namespace noema::test;
@@ -76,6 +77,8 @@ Case forward(const Size& s) {
             return Compared{m.below, normal_below(t["u"].as<float>()[i])};
         });
     };
+    c.scalars = static_cast<double>(s.scalars());
+    c.evaluations = [scalars = c.scalars](const Tensors&) { return scalars; };
     return c;
 }
 
@@ -120,14 +123,15 @@ Case inverse(const Size& s) {
             {.u = t["u"], .parameters = t["parameters"], .h = t["h"], .evaluations = t["evaluations"]}, context);
     };
     c.error = [s](const Tensors& t) {
-        double evaluations = 0;
-        for (const double n : t.values("evaluations")) evaluations += n / static_cast<double>(s.scalars());
-        if (evaluations > 3.5) return evaluations;
+        const double each = evaluations_of(t) / static_cast<double>(s.scalars());
+        if (each > kMostEvaluations) return each;
         return worst_sample(s.scalars(), [&](int64_t i) {
             const Mixture m(t, s, i, t["h"].as<float>()[i]);
             return Compared{m.below, normal_below(t["u"].as<float>()[i])};
         });
     };
+    c.scalars = static_cast<double>(s.scalars());
+    c.evaluations = evaluations_of;
     return c;
 }
 

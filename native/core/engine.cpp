@@ -162,9 +162,9 @@ Status Engine::run(const Body& body, Context& context) {
 }
 
 // Also after a failure: what is under way reads and writes memory that the caller may free next.
-Status Engine::finish(const Status& ran) {
+Status Engine::finish(const Status& ran, const Context& context) {
     if (!staging_) return ran;
-    const Status came_to_rest = backend_.synchronize(stream_);
+    const Status came_to_rest = backend_.synchronize(context.stream);
     NOEMA_TRY(ran);
     NOEMA_TRY(came_to_rest);
     staging_->deliver();
@@ -174,7 +174,7 @@ Status Engine::finish(const Status& ran) {
 Status Engine::execute(const Body& body, const std::atomic<bool>* cancelled) {
     Context context = context_for(cancelled);
     NOEMA_TRY(prepare(body, context));
-    return finish(run(body, context));
+    return finish(run(body, context), context);
 }
 
 Status Engine::record(const Body& body, Context& context, Recording** out) {
@@ -199,7 +199,7 @@ Status Engine::execute(const Recipe& recipe, const Body& body, const std::atomic
         NOEMA_TRY(record(body, context, &recording));
         keep(recipe.key(), recording);
     }
-    return finish(backend_.replay(recording, stream_));
+    return finish(backend_.replay(recording, context.stream), context);
 }
 
 Recording* Engine::find(const std::string& key) {

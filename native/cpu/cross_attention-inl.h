@@ -34,6 +34,10 @@ struct FourRows {
     }
 };
 
+HWY_INLINE int64_t whole_groups(int64_t count) {
+    return (count + 3) / 4 * 4;
+}
+
 HWY_INLINE VF load_part(const float* p, int64_t n) {
     return n >= kLanes ? hn::LoadU(DF(), p) : load_n(DF(), p, static_cast<size_t>(n));
 }
@@ -79,11 +83,11 @@ HWY_INLINE void dots_of(const TokenRows& x, const PackedLatents& latents, float*
     }
 }
 
-/// Scores become weights.
+/// Scores become weights, those of rows that were taken again too.
 HWY_INLINE void softmax_block(float* scores, int64_t M, int64_t count) {
     const DF d;
     const Exp2<DF> exp2(kLog2E);
-    for (int64_t t = 0; t < count; t += kLanes) {
+    for (int64_t t = 0; t < whole_groups(count); t += kLanes) {
         float* column = scores + t;
         VF most = hn::LoadU(d, column), total = hn::Zero(d);
         for (int64_t m = 1; m < M; ++m) most = hn::Max(hn::LoadU(d, column + m * kBlockTokens), most);
@@ -179,7 +183,7 @@ HWY_INLINE void gather_tokens(const float* weights, const TokenRows& x, const Pa
 /// From weights and d_P to d_scores = P (d_P - sum(P d_P)), in d_P's place.
 HWY_INLINE void softmax_backward_block(const float* weights, float* d_weights, int64_t M, int64_t count) {
     const DF d;
-    for (int64_t t = 0; t < count; t += kLanes) {
+    for (int64_t t = 0; t < whole_groups(count); t += kLanes) {
         VF delta = hn::Zero(d);
         for (int64_t m = 0; m < M; ++m)
             delta = hn::MulAdd(hn::LoadU(d, weights + m * kBlockTokens + t),

@@ -3,6 +3,7 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "cpu/cpu.h"
@@ -51,15 +52,33 @@ HWY_EXPORT(move_wide_row);
 
 namespace {
 
+/// A row, or a part of it.
+float move_part(const Sweep& p, int64_t b, int64_t first, int64_t n) {
+    if (p.next.dtype == DType::f64)
+        return HWY_DYNAMIC_DISPATCH(move_wide_row)(p.next.at<double>(b) + first, p.state.at<double>(b) + first, n);
+    return HWY_DYNAMIC_DISPATCH(move_row)(p.next.at<float>(b) + first, p.state.at<float>(b) + first, n);
+}
+
+/// A row's runs between what is fixed of it.
+float move_free_parts(const Sweep& p, int64_t b) {
+    const int64_t m = p.fixed.shape[1], run = p.next.shape[1] / m;
+    const uint8_t* fixed = p.fixed.at<uint8_t>(b);
+    float most = 0;
+    for (int64_t i = 0; i < m; ++i) {
+        int64_t end = i;
+        while (end < m && !fixed[end]) ++end;
+        if (end > i) most = std::max(most, move_part(p, b, i * run, (end - i) * run));
+        i = end;
+    }
+    return most;
+}
+
 // A task per sequence: few are longer than some thousand scalars.
 Status run(const Sweep& p, const Stream& stream, Workspace) {
     float* change = p.change.as<float>();
     parallel_for(stream, p.next.shape[0], [&](int64_t b, int) {
         if (!(change[b] > p.tolerance)) return;
-        const int64_t n = p.next.shape[1];
-        change[b] = p.next.dtype == DType::f64
-                        ? HWY_DYNAMIC_DISPATCH(move_wide_row)(p.next.at<double>(b), p.state.at<double>(b), n)
-                        : HWY_DYNAMIC_DISPATCH(move_row)(p.next.at<float>(b), p.state.at<float>(b), n);
+        change[b] = p.fixed ? move_free_parts(p, b) : move_part(p, b, 0, p.next.shape[1]);
         p.sweeps.as<int32_t>()[b] += 1;
     });
     return {};

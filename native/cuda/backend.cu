@@ -6,6 +6,7 @@
 #include "common/cublaslt.h"
 #include "common/error.h"
 #include "common/queue.h"
+#include "common/repeat.h"
 #include "cuda.h"
 
 namespace noema::cuda {
@@ -52,6 +53,13 @@ struct Calls {
         return text;
     }
 
+    static void discard(Queue* queue) {
+        for (const cudaEvent_t mark : queue->marks)
+            if (mark) cudaEventDestroy(mark);
+        if (queue->stream) cudaStreamDestroy(queue->stream);
+        close_repeats(*queue);
+        delete queue;
+    }
     static Status open_stream(Stream& out) {
         NOEMA_TRY(select());
         auto* queue = new Queue;
@@ -67,8 +75,13 @@ struct Calls {
         queue->device.capability = 10 * major + minor;
         if (status.ok())
             status = checked(cudaStreamCreateWithFlags(&queue->stream, cudaStreamNonBlocking), "opening a stream");
+        for (cudaEvent_t& mark : queue->marks)
+            if (status.ok())
+                status = checked(cudaEventCreateWithFlags(&mark, cudaEventBlockingSync | cudaEventDisableTiming),
+                                 "opening a stream");
+        if (status.ok()) status = open_repeats(*queue);
         if (!status.ok()) {
-            delete queue;
+            discard(queue);
             return status;
         }
         queue->cublaslt = open_cublaslt();
@@ -78,16 +91,13 @@ struct Calls {
     }
     static void close_stream(Stream& stream) {
         auto* queue = static_cast<Queue*>(stream.handle);
-        if (queue && select().ok()) {
-            close_cublaslt(queue->cublaslt);
-            cudaStreamDestroy(queue->stream);
-        }
-        delete queue;
+        if (queue && select().ok()) close_cublaslt(queue->cublaslt);
+        if (queue) discard(queue);
         stream = {};
     }
     static Status synchronize(const Stream& stream) {
         NOEMA_TRY(select());
-        return checked(cudaStreamSynchronize(queue_of(stream).stream), "running the queued work");
+        return wait(*static_cast<Queue*>(stream.handle), stream);
     }
 
     static Status send(void* device, const void* host, size_t bytes, const Stream& stream) {
@@ -137,6 +147,15 @@ struct Calls {
         if (recording && select().ok()) cudaGraphExecDestroy(reinterpret_cast<cudaGraphExec_t>(recording));
     }
 
+    static Status begin_repeat(const Repeat& repeat, const Stream& stream) {
+        NOEMA_TRY(select());
+        return cuda::begin_repeat(*static_cast<Queue*>(stream.handle), repeat, stream);
+    }
+    static Status end_repeat(const Repeat& repeat, bool complete, const Stream& stream) {
+        NOEMA_TRY(select());
+        return cuda::end_repeat(*static_cast<Queue*>(stream.handle), repeat, complete, stream);
+    }
+
     static Backend make(const char* name) {
         Backend b;
         b.name = name;
@@ -165,6 +184,7 @@ struct Calls {
         b.end_recording = end_recording;
         b.replay = replay;
         b.release_recording = release_recording;
+        if (has_while_nodes()) b.begin_repeat = begin_repeat, b.end_repeat = end_repeat;
         b.packed_bytes = packed_bytes;
         return b;
     }

@@ -64,8 +64,9 @@ __device__ __forceinline__ void sum_latents(const Gradients& p, const TokenBlock
     }
 }
 
+// The least blocks per multiprocessor allow 102 and 170 registers; left to itself the compiler spills two for a seventh block.
 template <int kQuads>
-__global__ void __launch_bounds__(kLatentThreads) cross_attention_gradients(Gradients p) {
+__global__ void __launch_bounds__(kLatentThreads, kQuads <= 2 ? 5 : 3) cross_attention_gradients(Gradients p) {
     const TokenBlock at(p.n);
     const int latent_values = p.n.padded_M() * kLatentLanes * kQuads * 4, stride = p.n.weight_stride();
     const Shared<float> latents = dynamic_shared<float>(0, latent_values);

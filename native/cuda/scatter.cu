@@ -27,8 +27,9 @@ __global__ void __launch_bounds__(QuadGrid::kThreads) scatter_rows(Move p) {
 
 Status run(const Scatter& p, const Stream& stream, Workspace) {
     const int64_t R = p.x.shape[0], C = p.x.shape[1];
-    const Move m{p.rows.as<int32_t>(), p.x.as<float>(), p.y.as<float>(),
-                 p.x.stride[0],        p.y.stride[0],   {R * ceil_div(C, 4), ceil_div(C, 4), C, rows_aligned(p.x, p.y)}};
+    const Move m{p.rows.as<int32_t>(), p.x.as<float>(),
+                 p.y.as<float>(),      p.x.stride[0],
+                 p.y.stride[0],        {R * ceil_div(C, 4), ceil_div(C, 4), C, rows_aligned(p.x, p.y)}};
     return launch("scatter", stream, m.quads.grid(), scatter_rows, m);
 }
 

@@ -17,7 +17,8 @@ struct Move {
     T* state;
     float* change;
     int32_t* sweeps;
-    int64_t next_stride, state_stride, n;
+    const uint8_t* fixed;  // or null
+    int64_t next_stride, state_stride, fixed_stride, n, run;
     float tolerance;
 };
 
@@ -30,6 +31,7 @@ __global__ void __launch_bounds__(kThreads) move_sequences(Move<T> p) {
     T* state = p.state + b * p.state_stride;
     T most = 0;
     for (int64_t i = threadIdx.x; i < p.n; i += kThreads) {
+        if (p.fixed && p.fixed[b * p.fixed_stride + i / p.run]) continue;
         const T to = next[i], moved = fabs(to - state[i]);
         most = moved <= most ? most : (moved == moved ? moved : static_cast<T>(INFINITY));
         state[i] = to;
@@ -42,8 +44,18 @@ __global__ void __launch_bounds__(kThreads) move_sequences(Move<T> p) {
 
 template <class T>
 Status move(const Sweep& p, const Stream& stream) {
-    const Move<T> m{p.next.as<T>(),   p.state.as<T>(),   p.change.as<float>(), p.sweeps.as<int32_t>(),
-                    p.next.stride[0], p.state.stride[0], p.next.shape[1],      p.tolerance};
+    const int64_t n = p.next.shape[1], run = p.fixed ? n / p.fixed.shape[1] : n;
+    const Move<T> m{p.next.as<T>(),
+                    p.state.as<T>(),
+                    p.change.as<float>(),
+                    p.sweeps.as<int32_t>(),
+                    p.fixed.as<uint8_t>(),
+                    p.next.stride[0],
+                    p.state.stride[0],
+                    p.fixed.stride[0],
+                    n,
+                    run,
+                    p.tolerance};
     const Grid grid{.blocks = dim3(static_cast<unsigned>(p.next.shape[0])), .threads = kThreads};
     return launch("sweep", stream, grid, move_sequences<T>, m);
 }

@@ -10,8 +10,8 @@ Status check_batch_size(int64_t B, int64_t T, int64_t most) {
         return Status::error(Code::invalid_argument, "%lld sequences of %lld positions are more rows than 2^31",
                              static_cast<long long>(B), static_cast<long long>(T));
     if (T > most)
-        return Status::error(Code::prompt_too_long, "%lld positions exceed the model's %lld",
-                             static_cast<long long>(T), static_cast<long long>(most));
+        return Status::error(Code::prompt_too_long, "%lld positions exceed the model's %lld", static_cast<long long>(T),
+                             static_cast<long long>(most));
     return {};
 }
 

@@ -82,7 +82,7 @@ std::shared_ptr<OwnedFit> read_fit(const Arguments& a, std::shared_ptr<OwnedThou
     owned->log_variance = read_latents(a, "logVariance", B, config);
     owned->draws = read_latents(a, "draws", draws * B, config);
     task.start = {or_null(owned->seeds), or_null(owned->mean), or_null(owned->log_variance), or_null(owned->draws)};
-    task.progress_every = a.integer_or("progressEvery", 0, 0, kMost);
+    task.progress_every = a.integer_or("progressEvery", 1, 1, kMost);
     if (a.boolean_or("trace", false)) task.trace = &owned->trace;
     return owned;
 }

@@ -64,12 +64,12 @@ class ThoughtModelHandle : public ModelHandle<ThoughtModelHandle, ThoughtModel, 
     using ModelHandle::ModelHandle;
 
     static Napi::Value define(Napi::Env env) {
-        return define_with(env, "NativeThoughtModel",
-                           {InstanceMethod("forward", &ThoughtModelHandle::forward),
-                            InstanceMethod("losses", &ThoughtModelHandle::losses),
-                            InstanceMethod("fit", &ThoughtModelHandle::fit),
-                            InstanceMethod("bound", &ThoughtModelHandle::bound),
-                            InstanceMethod("continue", &ThoughtModelHandle::continue_text)});
+        return define_with(
+            env, "NativeThoughtModel",
+            {InstanceMethod("forward", &ThoughtModelHandle::forward),
+             InstanceMethod("losses", &ThoughtModelHandle::losses), InstanceMethod("fit", &ThoughtModelHandle::fit),
+             InstanceMethod("bound", &ThoughtModelHandle::bound),
+             InstanceMethod("continue", &ThoughtModelHandle::continue_text)});
     }
     static Napi::Object new_trainer(Napi::Env env, RuntimePointer runtime, std::shared_ptr<ThoughtTrainer> trainer) {
         return new_thought_trainer(env, std::move(runtime), std::move(trainer));
@@ -136,8 +136,6 @@ class ThoughtModelHandle : public ModelHandle<ThoughtModelHandle, ThoughtModel, 
             fit->task.progress = [progress](int64_t steps, const std::vector<float>& objective) {
                 progress->raise([&](FitProgress& latest) { latest = {steps, objective}; });
             };
-        else
-            fit->task.progress_every = 0;
         const auto work = [=](Engine& engine, const std::atomic<bool>* cancelled) {
             return model->fit(engine, fit->task, fit->posterior, cancelled);
         };

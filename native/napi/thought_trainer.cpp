@@ -33,11 +33,11 @@ class ThoughtTrainerHandle : public TrainingHandle<ThoughtTrainerHandle, Thought
     using TrainingHandle::TrainingHandle;
 
     static Napi::Value define(Napi::Env env) {
-        return define_with(env, "NativeThoughtTrainer",
-                           {InstanceMethod("accumulate", &ThoughtTrainerHandle::accumulate),
-                            InstanceMethod("losses", &ThoughtTrainerHandle::losses),
-                            InstanceMethod("fit", &ThoughtTrainerHandle::fit),
-                            InstanceMethod("bound", &ThoughtTrainerHandle::bound)});
+        return define_with(
+            env, "NativeThoughtTrainer",
+            {InstanceMethod("accumulate", &ThoughtTrainerHandle::accumulate),
+             InstanceMethod("losses", &ThoughtTrainerHandle::losses), InstanceMethod("fit", &ThoughtTrainerHandle::fit),
+             InstanceMethod("bound", &ThoughtTrainerHandle::bound)});
     }
 
  private:
@@ -73,8 +73,8 @@ class ThoughtTrainerHandle : public TrainingHandle<ThoughtTrainerHandle, Thought
         const Arguments a(info, "losses");
         const auto batch = read_thought_batch(a);
         if (batch->targets.empty()) a.refuse("targets", "an Int32Array");
-        const auto z = std::make_shared<std::vector<float>>(a.floats("z"));
-        *z = read_latents(a, "z", batch->batch.B, trainer->config());
+        if (!a.has("z")) a.refuse("z", "a Float32Array");
+        const auto z = std::make_shared<std::vector<float>>(read_latents(a, "z", batch->batch.B, trainer->config()));
         const bool average = of_average(a);
         const auto out = std::make_shared<std::vector<float>>(batch->ids.size());
         const auto work = [=](Engine& engine, const std::atomic<bool>* cancelled) {

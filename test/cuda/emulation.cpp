@@ -8,43 +8,14 @@
 #include <string>
 #include <vector>
 
-#include "common/launch.h"
 #include "common/reduce.h"
+#include "cuda/small_device.h"
 #include "doctest/doctest.h"
 
 using namespace noema;
 using namespace noema::cuda;
 
 namespace {
-
-/// A queue to launch on.
-struct Device {
-    Queue queue;
-    Stream stream;
-
-    Device() {
-        cudaStreamCreateWithFlags(&queue.stream, cudaStreamNonBlocking);
-        stream.handle = &queue;
-    }
-    ~Device() { cudaStreamDestroy(queue.stream); }
-};
-
-template <class T>
-struct Array {
-    T* data = nullptr;
-    int n;
-
-    explicit Array(const std::vector<T>& values) : n(static_cast<int>(values.size())) {
-        cudaMalloc(reinterpret_cast<void**>(&data), n * sizeof(T));
-        cudaMemcpyAsync(data, values.data(), n * sizeof(T), cudaMemcpyHostToDevice, nullptr);
-    }
-    ~Array() { cudaFree(data); }
-    std::vector<T> values() const {
-        std::vector<T> out(n);
-        cudaMemcpyAsync(out.data(), data, n * sizeof(T), cudaMemcpyDeviceToHost, nullptr);
-        return out;
-    }
-};
 
 /// What a launch of one block of `threads` says; empty when all is well.
 template <class... P, class... A>
@@ -256,7 +227,36 @@ void round_trip(int* values, int* sums, unsigned* counter) {
     if (threadIdx.x == 0) sums[blockIdx.x] += values[blockIdx.x];
 }
 
+// Blocks of a pair wait for each other, the second pair twice as often.
+void pairs(int* values, int* sums, unsigned* counters) {
+    const int me = static_cast<int>(blockIdx.x);
+    unsigned* counter = counters + me / 2;
+    for (int turn = 0; turn <= me / 2; ++turn) {
+        if (threadIdx.x == 0) values[me] = 10 * turn + me;
+        wait_at(counter, arrive_at(counter, 2, me % 2 == 0));
+        if (threadIdx.x == 0) sums[me] = values[me ^ 1];
+        wait_at(counter, arrive_at(counter, 2, me % 2 == 0));
+    }
+}
+void waits_for_a_third(float* out, unsigned* counter) {
+    wait_at(counter, arrive_at(counter, 3, blockIdx.x == 0));
+    out[threadIdx.x] = 1;
+}
+
 }  // namespace
+
+TEST_CASE("emulation: blocks that wait for some others") {
+    Device device;
+    Array<int> values(std::vector<int>(4)), sums(std::vector<int>(4));
+    Array<unsigned> counters(std::vector<unsigned>{0, 0});
+    const Grid two_pairs{.blocks = dim3(4), .threads = 64, .cooperative = true};
+    REQUIRE(launch("pairs", device.stream, two_pairs, pairs, values.data, sums.data, counters.data).ok());
+    CHECK(sums.values() == std::vector<int>{1, 0, 13, 12});
+    Array<float> out(std::vector<float>(64));
+    const Grid two{.blocks = dim3(2), .threads = 64, .cooperative = true};
+    const Status status = launch("culprit", device.stream, two, waits_for_a_third, out.data, counters.data);
+    CHECK_MESSAGE(std::string(status.text).find("blocks that do not arrive") != std::string::npos, status.text);
+}
 
 TEST_CASE("emulation: warp exchanges and a barrier of the whole grid") {
     Device device;
@@ -299,28 +299,4 @@ TEST_CASE("emulation: device memory is closed to the host, limited, and freed") 
     CHECK(after == before);
     float host = 0;
     CHECK(cudaMemcpyAsync(&host, &host, 4, cudaMemcpyDeviceToHost, nullptr) == cudaErrorInvalidValue);
-}
-
-namespace {
-
-void doubles(float* x) {
-    x[threadIdx.x] *= 2;
-}
-
-}  // namespace
-
-TEST_CASE("emulation: a captured stream does its work when the graph is launched, each time") {
-    Device device;
-    Array<float> x(std::vector<float>(32, 1.0f));
-    cudaStreamBeginCapture(device.queue.stream, cudaStreamCaptureModeThreadLocal);
-    REQUIRE(launch("doubles", device.stream, {.blocks = dim3(1), .threads = 32}, doubles, x.data).ok());
-    cudaGraph_t graph = nullptr;
-    cudaStreamEndCapture(device.queue.stream, &graph);
-    CHECK(x.values()[0] == 1);
-    cudaGraphExec_t executable = nullptr;
-    cudaGraphInstantiate(&executable, graph, 0);
-    cudaGraphDestroy(graph);
-    for (int i = 0; i < 3; ++i) cudaGraphLaunch(executable, device.queue.stream);
-    cudaGraphExecDestroy(executable);
-    CHECK(x.values()[31] == 8);
 }

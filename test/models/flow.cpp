@@ -10,30 +10,11 @@ using namespace noema::test;
 
 namespace {
 
-struct Text {
-    FlowBatch batch;
-    std::vector<int32_t> ids;
-    std::vector<float> noise;
-
-    Text(const FlowConfig& c, int64_t B, int64_t T, int64_t prefix = 0)
-        : ids(random_ids(B * T, c.vocab_size)), noise(random_normals(B * (T - prefix) * c.latent_size)) {
-        batch = {.ids = ids.data(), .B = B, .T = T, .prefix = prefix};
-    }
-};
-
 FlowPass encode(Engine& engine, const FlowModel& model, const FlowBatch& batch, const FlowLatents& latents) {
     FlowPass pass{.keep_states = true};
     const Status status = model.encode(engine, batch, latents, pass, nullptr);
     REQUIRE_MESSAGE(status.ok(), status.text);
     return pass;
-}
-
-FlowInverse invert(Engine& engine, const FlowModel& model, const FlowBatch& batch, const std::vector<double>& h,
-                   const InverseRange& range = {}) {
-    FlowInverse out;
-    const Status status = model.invert(engine, batch, h.data(), range, out, nullptr);
-    REQUIRE_MESSAGE(status.ok(), status.text);
-    return out;
 }
 
 std::vector<std::vector<double>> trace(Engine& engine, const FlowModel& model, const FlowBatch& batch,
@@ -42,17 +23,6 @@ std::vector<std::vector<double>> trace(Engine& engine, const FlowModel& model, c
     const Status status = model.trace(engine, batch, latents, out, nullptr);
     REQUIRE_MESSAGE(status.ok(), status.text);
     return out.states;
-}
-
-template <class A, class B>
-double largest_difference(const std::vector<A>& a, const std::vector<B>& b) {
-    REQUIRE(a.size() == b.size());
-    double worst = 0;
-    for (size_t i = 0; i < a.size(); ++i) {
-        const double error = std::fabs(static_cast<double>(a[i]) - static_cast<double>(b[i]));
-        if (!(error <= worst)) worst = error;
-    }
-    return worst;
 }
 
 /// Plain, patched, mixed, prefixed.

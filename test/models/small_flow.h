@@ -1,6 +1,7 @@
 // Flow stacks of random weights, small enough for every backend.
 #pragma once
 
+#include <cmath>
 #include <memory>
 #include <string>
 #include <vector>
@@ -63,6 +64,37 @@ inline std::vector<float> random_normals(int64_t n, uint32_t row = 0) {
 /// The same numbers as states.
 inline std::vector<double> wide(const std::vector<float>& v) {
     return {v.begin(), v.end()};
+}
+
+/// A batch of random ids with the noise of its encoder.
+struct Text {
+    FlowBatch batch;
+    std::vector<int32_t> ids;
+    std::vector<float> noise;
+
+    Text(const FlowConfig& c, int64_t B, int64_t T, int64_t prefix = 0)
+        : ids(random_ids(B * T, c.vocab_size)), noise(random_normals(B * (T - prefix) * c.latent_size)) {
+        batch = {.ids = ids.data(), .B = B, .T = T, .prefix = prefix};
+    }
+};
+
+inline FlowInverse invert(Engine& engine, const FlowModel& model, const FlowBatch& batch, const std::vector<double>& h,
+                          const InverseRange& range = {}) {
+    FlowInverse out;
+    const Status status = model.invert(engine, batch, h.data(), range, out, nullptr);
+    REQUIRE_MESSAGE(status.ok(), status.text);
+    return out;
+}
+
+template <class A, class B>
+double largest_difference(const std::vector<A>& a, const std::vector<B>& b) {
+    REQUIRE(a.size() == b.size());
+    double worst = 0;
+    for (size_t i = 0; i < a.size(); ++i) {
+        const double error = std::fabs(static_cast<double>(a[i]) - static_cast<double>(b[i]));
+        if (!(error <= worst)) worst = error;
+    }
+    return worst;
 }
 
 }  // namespace noema::test

@@ -237,7 +237,8 @@ double log_variance_after(const std::vector<double>& rates, double* kl) {
 
 }  // namespace
 
-// What the KL alone does to a log-variance of -5 in 16 steps: the table of the paper's schedules in ltm.md, section 2.4.
+// What the KL alone does to a log-variance of -5 in 16 steps; numbers of the same maths in Python. (The table of ltm.md, section
+// 2.4, is 0.1 further on: the released code lets weights decay.)
 TEST_CASE("posterior_update: the way of a log-variance") {
     std::vector<double> linear, constant, cosine;
     for (int s = 0; s < 16; ++s) {
@@ -246,11 +247,11 @@ TEST_CASE("posterior_update: the way of a log-variance") {
         cosine.push_back(0.034 + 0.306 * (1 + std::cos(3.14159265358979 * s / 16)) / 2);
     }
     double kl = 0;
-    CHECK(log_variance_after(linear, &kl) == doctest::Approx(0.10).epsilon(0.1));
-    CHECK(log_variance_after(constant, &kl) == doctest::Approx(-0.18).epsilon(0.1));
-    CHECK(kl == doctest::Approx(0.014).epsilon(0.1));
-    CHECK(log_variance_after(cosine, &kl) == doctest::Approx(-1.76).epsilon(0.01));
-    CHECK(kl == doctest::Approx(0.468).epsilon(0.01));
+    CHECK(std::fabs(log_variance_after(linear, &kl) + 0.0117857) < 1e-5);
+    CHECK(std::fabs(log_variance_after(constant, &kl) + 0.2925307) < 1e-5);
+    CHECK(std::fabs(kl - 0.0194515) < 1e-5);
+    CHECK(std::fabs(log_variance_after(cosine, &kl) + 1.8673367) < 1e-5);
+    CHECK(std::fabs(kl - 0.5109357) < 1e-5);
 }
 
 TEST_CASE("posterior_update refuses") {

@@ -44,6 +44,25 @@ TEST_CASE("sweep: what is not finite has not come to rest") {
     }
 }
 
+TEST_CASE("sweep: what is fixed stays") {
+    for (const int64_t m : {1, 4, 12}) {
+        OpCase c = sweep_case(4, 12, {1, 0.25, 0.75});
+        c.fields.push_back(ids("fixed", {4, m}, 0, 2, DType::u8));
+        c.run = [](const Tensors& t, Context& context) {
+            return sweep({.next = t["next"],
+                          .state = t["state"],
+                          .change = t["change"],
+                          .sweeps = t["sweeps"],
+                          .fixed = t["fixed"],
+                          .tolerance = 0.5f},
+                         context);
+        };
+        check(c);
+        c.fields.back() = ids("fixed", {4, 5}, 0, 2, DType::u8);
+        check_refused(c, Code::invalid_argument, "the length of fixed must divide n");
+    }
+}
+
 TEST_CASE("sweep refuses") {
     OpCase c = sweep_case(2, 8, {});
     c.fields[1] = in_out("state", {2, 7});

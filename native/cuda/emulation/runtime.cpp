@@ -8,18 +8,10 @@
 #include <vector>
 
 #include "block.h"
+#include "graph.h"
 #include "memory.h"
 
 namespace noema::cuda::emulation {
-
-/// What a captured stream was told.
-struct EmulatedGraph {
-    std::vector<std::function<cudaError_t()>> work;
-};
-
-struct EmulatedStream {
-    EmulatedGraph* capturing = nullptr;
-};
 
 namespace {
 
@@ -36,12 +28,10 @@ long setting(const char* name, long otherwise) {
     return text ? std::strtol(text, nullptr, 10) : otherwise;
 }
 
-/// Does it, or keeps it for the graph.
+/// Does it once the stream's graphs are through, or keeps it for the graph.
 cudaError_t submit(cudaStream_t stream, std::function<cudaError_t()> work) {
-    if (stream && stream->capturing) {
-        stream->capturing->work.push_back(std::move(work));
-        return cudaSuccess;
-    }
+    if (is_capturing(stream)) return noted(capture(stream, std::move(work)));
+    if (const cudaError_t error = finish(stream); error != cudaSuccess) return noted(error);
     return noted(work());
 }
 
@@ -90,7 +80,9 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
 }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
     switch (attribute) {
-        case cudaDevAttrMultiProcessorCount: *value = 4; break;
+        case cudaDevAttrMultiProcessorCount:
+            *value = static_cast<int>(setting("NOEMA_EMULATED_MULTIPROCESSORS", 4));
+            break;
         case cudaDevAttrComputeCapabilityMajor:
             *value = static_cast<int>(setting("NOEMA_EMULATED_CAPABILITY", 90)) / 10;
             break;
@@ -125,6 +117,8 @@ const char* cudaGetErrorName(cudaError_t error) {
         case cudaErrorInvalidValue: return "cudaErrorInvalidValue";
         case cudaErrorMemoryAllocation: return "cudaErrorMemoryAllocation";
         case cudaErrorInvalidDevice: return "cudaErrorInvalidDevice";
+        case cudaErrorStreamCaptureInvalidated: return "cudaErrorStreamCaptureInvalidated";
+        case cudaErrorStreamCaptureUnjoined: return "cudaErrorStreamCaptureUnjoined";
         case cudaErrorLaunchFailure: return "cudaErrorLaunchFailure";
         default: return "cudaErrorUnknown";
     }
@@ -171,42 +165,21 @@ cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t 
     });
 }
 
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned int) {
-    *stream = new EmulatedStream;
-    return cudaSuccess;
-}
-cudaError_t cudaStreamDestroy(cudaStream_t stream) {
-    delete stream;
-    return cudaSuccess;
-}
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
-    if (stream && stream->capturing) return noted(cudaErrorStreamCaptureInvalidated);
-    return lost ? cudaErrorLaunchFailure : cudaSuccess;
+    if (is_capturing(stream)) return noted(cudaErrorStreamCaptureInvalidated);
+    const cudaError_t error = noted(finish(stream));
+    return lost ? cudaErrorLaunchFailure : error;
 }
-cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
-    stream->capturing = new EmulatedGraph;
-    return cudaSuccess;
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned int) {
+    return cudaStreamCreateWithFlags(event, cudaStreamNonBlocking);
 }
-cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
-    *graph = stream->capturing;
-    stream->capturing = nullptr;
-    return cudaSuccess;
+cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t stream) {
+    return cudaStreamSynchronize(stream);  // not while it is captured
 }
-cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long) {
-    *executable = new EmulatedGraph(*graph);
-    return cudaSuccess;
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+    return cudaStreamSynchronize(event);
 }
-cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
-    const DeviceAtWork at_work;  // once for all of it: opening memory costs more than a small kernel
-    for (const auto& work : executable->work)
-        if (const cudaError_t error = submit(stream, work); error != cudaSuccess) return error;
-    return cudaSuccess;
-}
-cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
-    delete graph;
-    return cudaSuccess;
-}
-cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
-    delete executable;
-    return cudaSuccess;
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+    return cudaStreamDestroy(event);
 }

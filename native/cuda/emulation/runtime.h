@@ -1,15 +1,19 @@
-// The part of CUDA's runtime API that noema calls, over the emulation. Streams work at once; a captured stream keeps what
-// it is told, a graph does it again. Memory of the device is reachable only while a kernel or a copy runs.
+// The part of CUDA's runtime API that noema calls, over the emulation. Streams work at once, but for graphs: a captured stream keeps what
+// it is told, a launched graph does it when somebody waits for the stream or queues more on it; cudaStreamQuery takes it as far as the
+// next round of a while node. Memory of the device is reachable only while a kernel or a copy runs.
 //   NOEMA_EMULATED_MEMORY=bytes   how much the device has (default 4 GB)
 //   NOEMA_EMULATED_LOSS=n         the device is lost at the n-th launch
 //   NOEMA_EMULATED_DEVICES=n      how many there are (default 1)
 //   NOEMA_EMULATED_DRIVER=n       the CUDA version that the driver offers, 1000 * major + 10 * minor (default 13000; 0: no driver)
 //   NOEMA_EMULATED_CAPABILITY=n   10 * major + minor (default 90)
+//   NOEMA_EMULATED_MULTIPROCESSORS=n   of the device (default 4)
 #pragma once
 
 #include <cstddef>
 #include <functional>
 #include <tuple>
+
+#define CUDART_VERSION 13000
 
 struct uint3 {
     unsigned int x, y, z;
@@ -26,12 +30,15 @@ enum cudaError_t {
     cudaErrorInsufficientDriver = 35,
     cudaErrorNoDevice = 100,
     cudaErrorInvalidDevice = 101,
+    cudaErrorNotReady = 600,
     cudaErrorLaunchFailure = 719,
     cudaErrorDevicesUnavailable = 46,
     cudaErrorStreamCaptureInvalidated = 901,
+    cudaErrorStreamCaptureUnjoined = 904,
 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cudaMemcpyDeviceToDevice = 3 };
 enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal = 1 };
+enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone = 0, cudaStreamCaptureStatusActive = 1 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 enum cudaDeviceAttr {
     cudaDevAttrMultiProcessorCount = 16,
@@ -40,7 +47,7 @@ enum cudaDeviceAttr {
     cudaDevAttrMaxSharedMemoryPerBlockOptin = 97,
 };
 enum cudaLaunchAttributeID { cudaLaunchAttributeCooperative = 2 };
-constexpr unsigned int cudaStreamNonBlocking = 1;
+constexpr unsigned int cudaStreamNonBlocking = 1, cudaEventBlockingSync = 1, cudaEventDisableTiming = 2;
 
 struct cudaLaunchAttribute {
     cudaLaunchAttributeID id;
@@ -52,10 +59,29 @@ struct cudaLaunchAttribute {
 namespace noema::cuda::emulation {
 struct EmulatedStream;
 struct EmulatedGraph;
+struct EmulatedNode;
 }  // namespace noema::cuda::emulation
 using cudaStream_t = noema::cuda::emulation::EmulatedStream*;
+using cudaEvent_t = noema::cuda::emulation::EmulatedStream*;  // streams work at once: an event has nothing to remember
 using cudaGraph_t = noema::cuda::emulation::EmulatedGraph*;
+using cudaGraphNode_t = noema::cuda::emulation::EmulatedNode*;
 using cudaGraphExec_t = noema::cuda::emulation::EmulatedGraph*;
+using cudaGraphConditionalHandle = unsigned long long;
+
+enum cudaGraphNodeType { cudaGraphNodeTypeConditional = 13 };
+enum cudaGraphConditionalNodeType { cudaGraphCondTypeIf = 0, cudaGraphCondTypeWhile = 1 };
+constexpr unsigned int cudaGraphCondAssignDefault = 1, cudaStreamSetCaptureDependencies = 1;
+struct cudaGraphEdgeData;  // of edges that noema has none of
+struct cudaConditionalNodeParams {
+    cudaGraphConditionalHandle handle;
+    cudaGraphConditionalNodeType type;
+    unsigned int size;
+    cudaGraph_t* phGraph_out;
+};
+struct cudaGraphNodeParams {
+    cudaGraphNodeType type;
+    cudaConditionalNodeParams conditional;
+};
 
 struct cudaLaunchConfig_t {
     dim3 gridDim, blockDim;
@@ -90,12 +116,31 @@ cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned int flags);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status);
+cudaError_t cudaStreamQuery(cudaStream_t stream);
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
+cudaError_t cudaStreamBeginCaptureToGraph(cudaStream_t stream, cudaGraph_t graph, const cudaGraphNode_t* dependencies,
+                                          const cudaGraphEdgeData* edges, size_t count, cudaStreamCaptureMode mode);
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph);
+cudaError_t cudaStreamGetCaptureInfo(cudaStream_t stream, cudaStreamCaptureStatus* status, unsigned long long* id,
+                                     cudaGraph_t* graph, const cudaGraphNode_t** dependencies,
+                                     const cudaGraphEdgeData** edges, size_t* count);
+cudaError_t cudaStreamUpdateCaptureDependencies(cudaStream_t stream, cudaGraphNode_t* dependencies,
+                                                const cudaGraphEdgeData* edges, size_t count, unsigned int flags);
+cudaError_t cudaGraphConditionalHandleCreate(cudaGraphConditionalHandle* handle, cudaGraph_t graph,
+                                             unsigned int value_at_launch, unsigned int flags);
+cudaError_t cudaGraphAddNode(cudaGraphNode_t* node, cudaGraph_t graph, const cudaGraphNode_t* dependencies,
+                             const cudaGraphEdgeData* edges, size_t count, cudaGraphNodeParams* parameters);
+/// Of kernels.
+void cudaGraphSetConditional(cudaGraphConditionalHandle handle, unsigned int value);
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long flags);
 cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream);
 cudaError_t cudaGraphDestroy(cudaGraph_t graph);
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable);
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned int flags);
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
+cudaError_t cudaEventSynchronize(cudaEvent_t event);
+cudaError_t cudaEventDestroy(cudaEvent_t event);
 
 namespace noema::cuda::emulation {
 

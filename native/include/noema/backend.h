@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstring>
+#include <functional>
 
 #include "noema/arena.h"
 #include "noema/ops/all.h"
@@ -13,7 +14,7 @@
 
 namespace noema {
 
-constexpr int kBackendVersion = 1;
+constexpr int kBackendVersion = 2;
 
 template <class P>
 struct Op {
@@ -31,6 +32,14 @@ struct OpTable {
 
 /// A step's work, recorded once and replayed in one call (on CUDA a graph). Opaque; the backend that made it frees it.
 struct Recording;
+
+/// Rounds of the same work until every sequence has come to rest (Context::repeat).
+struct Repeat {
+    View change;             // [B] f32: after a round, how far each sequence moved in it
+    float tolerance = 0.0f;  // the next round is for changes above this
+    int64_t most = 1;        // rounds
+    View round = {};         // [1] i32, the device's own
+};
 
 struct Backend {
     int version = kBackendVersion;
@@ -68,6 +77,12 @@ struct Backend {
     Status (*end_recording)(const Stream&, Recording** out) = nullptr;
     Status (*replay)(Recording*, const Stream&) = nullptr;
     void (*release_recording)(Recording*) = nullptr;
+
+    /// Between begin and end a stream takes note of a round, which the device then repeats by itself, the first whatever `change` holds,
+    /// until it rests, has had the most, or the stream is cancelled while the host waits for it. Within a recording it is part of that;
+    /// else it runs. Not complete: nothing of it is to run. Null: the host decides after each round (Context::repeat).
+    Status (*begin_repeat)(const Repeat&, const Stream&) = nullptr;
+    Status (*end_repeat)(const Repeat&, bool complete, const Stream&) = nullptr;
 
     /// Room that matmul_pack needs for a weight [N,K]; 0 when the backend reads weights as they are.
     size_t (*packed_bytes)(const View& weight, Precision precision) = nullptr;
@@ -143,6 +158,9 @@ struct Context {
     Status read(const View& v, void* host) {
         return arena->measuring() || !v ? Status{} : backend->download(host, v.data, v.bytes(), stream);
     }
+    /// Runs `round`, which writes repeat.change, once and as long as that says; `most` is at least 1. On devices that repeat by themselves
+    /// the host calls it once and waits for nothing; elsewhere `aborted` ends a cancelled stream's.
+    Status repeat(Repeat repeat, const std::function<Status()>& round);
     /// Zeroes a contiguous tensor, in the stream's order.
     Status clear(const View& v) {
         if (replaying || arena->measuring() || !v) return {};

@@ -105,7 +105,7 @@ class Engine {
     Status run(const Body& body, Context& context);
     Status record(const Body& body, Context& context, Recording** out);
     Status reserve(size_t bytes);
-    Status finish(const Status& ran);
+    Status finish(const Status& ran, const Context& context);
     Recording* find(const std::string& key);
     void keep(const std::string& key, Recording* recording);
     void forget_recordings();

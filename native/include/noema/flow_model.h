@@ -172,6 +172,7 @@ class FlowModel {
     Precision precision_ = Precision::f32;
     std::unique_ptr<WeightStore> store_;
     std::atomic<size_t> weight_bytes_{0};
+    uint64_t identity_ = 0;  // changes when the weights do: part of a recorded inverse's recipe
     std::unique_ptr<FlowWeights> weights_;
 };
 

@@ -8,10 +8,10 @@
 namespace noema {
 
 struct ThoughtConfig {
-    int64_t vocab_size = 0;  // V
-    int64_t hidden_size = 0;  // C
-    int64_t num_layers = 0;   // L
-    int64_t num_heads = 0;    // H; D = C / H
+    int64_t vocab_size = 0;         // V
+    int64_t hidden_size = 0;        // C
+    int64_t num_layers = 0;         // L
+    int64_t num_heads = 0;          // H; D = C / H
     int64_t intermediate_size = 0;  // F
     int64_t max_positions = 0;
     int64_t attention_window = 0;  // w: keys that a position sees, itself included
@@ -72,7 +72,7 @@ struct FitOptions {
 
 /// Where a fit starts. What is null is drawn from the seeds: mean 0.01 n, log_variance log_variance_init + 0.1 n'. Host memory.
 struct FitStart {
-    const uint64_t* seeds = nullptr;  // [B]
+    const uint64_t* seeds = nullptr;      // [B]
     const float* mean = nullptr;          // [B,N,C]
     const float* log_variance = nullptr;  // [B,N,C]
     const float* draws = nullptr;         // [steps + 1,B,N,C] of resample, [1,B,N,C] of shared
@@ -80,8 +80,8 @@ struct FitStart {
 
 /// What a fit went through, for verification.
 struct FitTrace {
-    std::vector<double> rates;                            // [S]
-    std::vector<std::vector<float>> mean, log_variance;   // S + 1 times [B,N,C]: before each step, and the result
+    std::vector<double> rates;                                // [S]
+    std::vector<std::vector<float>> mean, log_variance;       // S + 1 times [B,N,C]: before each step, and the result
     std::vector<float> mean_gradient, log_variance_gradient;  // [B,N,C] of step 0
 };
 
@@ -89,8 +89,8 @@ struct FitTask {
     ThoughtBatch batch;
     FitStart start;
     FitOptions options;
-    /// Every `progress_every` steps: how many there were, and the objective [B] of the last. 0: never.
-    int64_t progress_every = 0;
+    /// Every `progress_every` steps: how many there were, and the objective [B] of the last.
+    int64_t progress_every = 1;
     std::function<void(int64_t steps, const std::vector<float>& objective)> progress = {};
     FitTrace* trace = nullptr;
 };
@@ -98,8 +98,9 @@ struct FitTask {
 /// A fitted posterior, [B,N,C] each, and the z drawn from it with the fit's last draw. Of a sequence without a scored target it is the prior.
 struct Posterior {
     std::vector<float> mean, log_variance, z;
-    std::vector<int32_t> steps;                        // [B] taken
-    std::vector<std::vector<float>> cross_entropy, kl; // of each step [B], and at z where that was scored: nats over scored targets
+    std::vector<int32_t> steps;  // [B] taken
+    std::vector<std::vector<float>> cross_entropy,
+        kl;  // of each step [B], and at z where that was scored: nats over scored targets
 };
 
 /// K fresh draws from a posterior after its fit: valid bounds, unlike the objective of the fit, whose draws the posterior has seen.
@@ -112,9 +113,9 @@ struct BoundTask {
     const float* draws = nullptr;     // [K,B,N,C]
 };
 struct Bound {
-    std::vector<float> cross_entropy, log_weight;       // [K,B] nats: summed over scored targets; log p(x,z) - log q(z)
-    std::vector<float> kl;                              // [B]
-    std::vector<double> nelbo, nelbo_sampled, iwae;     // [B] mean cross-entropy + kl; -mean log_weight; -log mean weight
+    std::vector<float> cross_entropy, log_weight;    // [K,B] nats: summed over scored targets; log p(x,z) - log q(z)
+    std::vector<float> kl;                           // [B]
+    std::vector<double> nelbo, nelbo_sampled, iwae;  // [B] mean cross-entropy + kl; -mean log_weight; -log mean weight
 };
 
 /// Tokens after a prompt, with z [B,N,C] held fixed. Prompts [B*T] may end before T. Host memory.
@@ -135,9 +136,9 @@ struct ContinuationTask {
     std::function<void(const std::vector<int32_t>& tokens)> progress = {};
 };
 struct Continuation {
-    std::vector<std::vector<int32_t>> tokens;     // per sequence
-    std::vector<std::vector<float>> confidence;   // the token's untempered probability
-    std::vector<std::vector<float>> logits;       // [tokens, V], when asked for
+    std::vector<std::vector<int32_t>> tokens;    // per sequence
+    std::vector<std::vector<float>> confidence;  // the token's untempered probability
+    std::vector<std::vector<float>> logits;      // [tokens, V], when asked for
 };
 
 class WeightStore;

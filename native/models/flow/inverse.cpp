@@ -13,17 +13,30 @@ InversePlan plan_of(const FlowInversion& job, size_t l) {
     return job.range.plans.empty() ? InversePlan{} : job.range.plans[l];
 }
 
-/// What the searches of every flow counted.
-using Failures = std::vector<std::vector<int32_t>>;
+/// What is known of a flow's inverse when the run is through.
+struct Outcome {
+    std::vector<int32_t> failures;  // what its searches counted
+    std::vector<float> changes;     // [N,B] what the last sweep of a module changed, at its first position
+};
+using Outcomes = std::vector<Outcome>;
+
+/// The first module that had not come to rest, if one had not.
+Status report_restless(const FlowShape& s, const FlowInversion& job, const Outcomes& outcomes, size_t l) {
+    const InversePlan plan = plan_of(job, l);
+    for (const Module& m : modules_of(plan, s.N))
+        if (m.count > 1) NOEMA_TRY(check_rest(l, plan, m, outcomes[l].changes.data() + m.first * s.B, s.B));
+    return {};
+}
 
 /// The first search that failed, if one did.
-Status report(const FlowShape& s, const FlowInversion& job, const Failures& failures, size_t l) {
+Status report_failed(const FlowShape& s, const FlowInversion& job, const Outcomes& outcomes, size_t l) {
+    const std::vector<int32_t>& failures = outcomes[l].failures;
     const FlowStage& stage = s.config.flows[l];
     const bool by_scalar = stage.kind == FlowKind::mixture_cdf;
-    const int64_t searches = static_cast<int64_t>(failures[l].size()) / s.rows();
+    const int64_t searches = static_cast<int64_t>(failures.size()) / s.rows();
     for (const Module& m : modules_of(plan_of(job, l), s.N)) {
         const int64_t rows = s.B * m.count;
-        const int32_t* counts = failures[l].data() + m.first * s.B * searches;
+        const int32_t* counts = failures.data() + m.first * s.B * searches;
         const int32_t* at = std::find_if(counts, counts + rows * searches, [](int32_t count) { return count != 0; });
         if (at == counts + rows * searches) continue;
         const int64_t row = by_scalar ? (at - counts) % rows : (at - counts) / searches;
@@ -63,7 +76,7 @@ class Inverter {
     Inverter(const FlowShape& s, const FlowWeights& w, const FlowInversion& job, FlowInverse& out, Context& c)
         : s_(s), w_(w), job_(job), out_(out), c_(c) {}
 
-    Status run(InversionInput& in, Failures& failures) {
+    Status run(InversionInput& in, Outcomes& outcomes) {
         const View h = c_.arena->tensor(DType::f64, s_.rows(), s_.c());
         NOEMA_TRY(cast({.x = upload(job_.state), .y = h}, c_));
         View prefix;
@@ -73,7 +86,7 @@ class Inverter {
         }
         if (in.chances) draw_ = draw_by(*in.chances, *job_.range.ancestral);
         for (int64_t l = job_.range.from; l-- > job_.range.to;)
-            NOEMA_TRY(step(static_cast<size_t>(l), prefix, h, failures[l]));
+            NOEMA_TRY(step(static_cast<size_t>(l), prefix, h, outcomes[l]));
         c_.fetch(h, out_.state.data());
         return job_.range.to == 0 ? decode(h) : Status{};
     }
@@ -103,12 +116,12 @@ class Inverter {
     }
 
     /// h^(l+1) -> h^(l), in place.
-    Status step(size_t l, const View& prefix, const View& h, std::vector<int32_t>& failures) {
+    Status step(size_t l, const View& prefix, const View& h, Outcome& outcome) {
         ArenaScope scope(*c_.arena);
         const bool reverse = s_.config.flows[l].reverse;
         const View u = c_.arena->tensor(DType::f64, s_.rows(), s_.c()), text = by_sequence(h, s_.B);
         const View found = c_.arena->tensor(DType::f64, s_.rows(), s_.c());
-        const View failed = c_.arena->tensor(DType::i32, static_cast<int64_t>(failures.size()));
+        const View failed = c_.arena->tensor(DType::i32, static_cast<int64_t>(outcome.failures.size()));
         const View sweeps = c_.arena->tensor(DType::i32, s_.B);
         const ChannelOrder undo =
             mixing(s_, l) == ChannelOrder::even_odd ? ChannelOrder::interleave : ChannelOrder::as_is;
@@ -120,19 +133,25 @@ class Inverter {
             NOEMA_TRY(reorder(
                 {.x = by_sequence(upload(job_.range.given), s_.B), .y = by_sequence(found, s_.B), .reverse = reverse},
                 c_));
-        const std::vector<uint8_t> fixed = lowest ? in_order(job_.range.fixed, reverse) : std::vector<uint8_t>();
+        std::vector<uint8_t> fixed;
+        View fixed_there;
+        if (lowest) {
+            fixed = in_order(job_.range.fixed, reverse);
+            fixed_there = c_.upload(view(fixed.data(), DType::u8, s_.B, s_.N));
+        }
         NOEMA_TRY(StageInverse(s_, w_, l, c_)
                       .run({.prefix = prefix,
                             .u = u,
                             .h = found,
                             .failed = failed,
                             .sweeps = sweeps,
-                            .fixed = lowest ? fixed.data() : nullptr,
+                            .fixed = fixed_there,
+                            .changes = outcome.changes.data(),
                             .plan = plan_of(job_, l),
                             .draw = draw_ && l + 1 == s_.config.flows.size() ? &*draw_ : nullptr,
                             .grid = grid_of(s_.config, l)}));
         c_.fetch(sweeps, out_.sweeps[l].data());
-        c_.fetch(failed, failures.data());
+        c_.fetch(failed, outcome.failures.data());
         return reorder({.x = by_sequence(found, s_.B), .y = text, .reverse = reverse}, c_);
     }
 
@@ -194,6 +213,34 @@ Status check_job(const FlowShape& s, const FlowInversion& job) {
     return job.range.ancestral ? check_draw(s, job) : Status{};
 }
 
+/// Modules of one flow that a recording may hold, each of some hundred kernels.
+constexpr size_t kMostRecordedModules = 64;
+
+/// Whether the device does all of it by itself, in no more work than is worth keeping. The sequential inverse in one op keeps pace with its
+/// host, so that it can be cancelled on its way; a recording of it could not.
+bool is_recordable(const FlowShape& s, const FlowInversion& job, const Backend& backend) {
+    if (job.range.ancestral)
+        return false;  // its settings are those of kernels: a recording for each would seldom be used again
+    for (int64_t l = job.range.to; l < job.range.from; ++l) {
+        const InversePlan plan = plan_of(job, l);
+        const bool fused = plan.method == InverseMethod::sequential && backend.ops.sequential_inverse.run;
+        if (fused || modules_of(plan, s.N).size() > kMostRecordedModules) return false;
+    }
+    return backend.begin_repeat != nullptr;
+}
+
+Recipe recipe_of(const FlowShape& s, const FlowInversion& job) {
+    Recipe recipe(job.identity, s.B, s.m, s.N, job.range.from, job.range.to, job.range.fixed != nullptr);
+    for (int64_t l = job.range.to; l < job.range.from; ++l) {
+        const InversePlan p = plan_of(job, l);
+        for (const int64_t value : {p.modules, p.sweeps}) recipe.add(value);
+        recipe.add(p.method);
+        recipe.add(p.tolerance);
+        recipe.add(p.from_zeros);
+    }
+    return recipe;
+}
+
 /// Sweeps counted by the op, and those of the modules that need no count: one each.
 void add_single_sweeps(const FlowShape& s, const FlowInversion& job, size_t l, std::vector<int32_t>& sweeps) {
     const std::vector<Module> modules = modules_of(plan_of(job, l), s.N);
@@ -208,16 +255,24 @@ Status flow_invert(Engine& engine, const FlowShape& s, const FlowWeights& w, con
     NOEMA_TRY(check_job(s, job));
     InversionInput in{FlowTokens(job.batch), {}};
     if (job.range.ancestral) in.chances.emplace(s, *job.range.ancestral);
-    Failures failures(s.config.flows.size());
-    out.sweeps.assign(failures.size(), {});
-    for (size_t l = 0; l < failures.size(); ++l) failures[l].resize(s.rows() * coupling_of(s.config, w, l).searches());
-    for (int64_t l = job.range.to; l < job.range.from; ++l) out.sweeps[l].resize(s.B);
+    Outcomes outcomes(s.config.flows.size());
+    out.sweeps.assign(outcomes.size(), {});
+    for (int64_t l = job.range.to; l < job.range.from; ++l) {
+        outcomes[l].failures.resize(s.rows() * coupling_of(s.config, w, l).searches());
+        outcomes[l].changes.resize(s.rows());
+        out.sweeps[l].resize(s.B);
+    }
     out.state.resize(s.rows() * s.c());
     out.tokens.resize(job.range.to == 0 ? s.tokens() : 0);
     out.confidence.resize(out.tokens.size());
-    NOEMA_TRY(engine.execute([&](Context& c) { return Inverter(s, w, job, out, c).run(in, failures); }, cancelled));
+    const auto body = [&](Context& c) { return Inverter(s, w, job, out, c).run(in, outcomes); };
+    NOEMA_TRY(is_recordable(s, job, engine.backend()) ? engine.execute(recipe_of(s, job), body, cancelled)
+                                                      : engine.execute(body, cancelled));
+    // A device that was stopped on its way has gone on with what it had.
+    if (cancelled && cancelled->load()) return Status::error(Code::aborted, "the inversion was cancelled");
+    for (int64_t l = job.range.from; l-- > job.range.to;) NOEMA_TRY(report_restless(s, job, outcomes, l));
     for (int64_t l = job.range.from; l-- > job.range.to;) {
-        NOEMA_TRY(report(s, job, failures, l));
+        NOEMA_TRY(report_failed(s, job, outcomes, l));
         add_single_sweeps(s, job, l, out.sweeps[l]);
     }
     return {};

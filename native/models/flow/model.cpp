@@ -25,6 +25,7 @@ Status FlowModel::adopt(Engine& engine, const std::vector<TensorSource>& tensors
         bind_weights(config_, [&](const std::string& name) { return store->find(name); }));
     store_ = std::move(store);
     weight_bytes_ = store_->bytes();
+    identity_ = next_identity();
     return {};
 }
 
@@ -59,7 +60,7 @@ Status FlowModel::invert(Engine& engine, const FlowBatch& batch, const double* h
                              static_cast<long long>(whole.from), static_cast<long long>(whole.to),
                              static_cast<long long>(L));
     const FlowShape shape = shape_of(config_, batch, precision_);
-    NOEMA_TRY(flow_invert(engine, shape, *weights_, {batch, h, whole}, out, cancelled));
+    NOEMA_TRY(flow_invert(engine, shape, *weights_, {batch, h, whole, identity_}, out, cancelled));
     if (!whole.check) return {};
     FlowPass again{.keep_states = true};
     const FlowLatents found{.given = out.state.data(), .level = whole.to};

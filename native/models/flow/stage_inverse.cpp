@@ -1,6 +1,6 @@
 #include "models/flow/stage_inverse.h"
 
-#include <cmath>
+#include <algorithm>
 
 namespace noema {
 
@@ -12,6 +12,20 @@ std::vector<Module> modules_of(const InversePlan& plan, int64_t N) {
         modules.push_back({first, N * (i + 1) / count - first});
     }
     return modules;
+}
+
+int64_t most_sweeps(const InversePlan& plan, const Module& m) {
+    return plan.sweeps ? std::min(plan.sweeps, m.count) : m.count;
+}
+
+Status check_rest(size_t flow, const InversePlan& plan, const Module& m, const float* changes, int64_t B) {
+    const int64_t most = most_sweeps(plan, m), b = std::max_element(changes, changes + B) - changes;
+    if (changes[b] <= plan.tolerance || most == m.count) return {};  // position by position all of it has come right
+    return Status::error(
+        Code::not_converged,
+        "flow %zu: positions %lld to %lld of sequence %lld still change by %g after %lld sweeps, tolerance %g", flow,
+        static_cast<long long>(m.first), static_cast<long long>(m.first + m.count - 1), static_cast<long long>(b),
+        changes[b], static_cast<long long>(most), plan.tolerance);
 }
 
 StageInverse::StageInverse(const FlowShape& s, const FlowWeights& w, size_t flow, Context& c)
@@ -54,12 +68,31 @@ Status StageInverse::lift(const Task& t, const Module& m, const View& x) {
     return biased_product(w_.input, shifted, x, c_);
 }
 
-Status StageInverse::keep_fixed(const Task& t, const Module& m, const View& next) {
-    for (int64_t r = 0; t.fixed && r < s_.B * m.count; ++r) {
-        const int64_t at = r / m.count * s_.N + m.first + r % m.count;
-        if (t.fixed[at]) NOEMA_TRY(cast({.x = rows_of(t.h, at, 1), .y = rows_of(next, r, 1)}, c_));
-    }
-    return {};
+/// The module's positions of h as the sweeps see them: [B,count*c].
+View StageInverse::state_of(const Task& t, const Module& m) const {
+    View state = part(t.h, m.first, m.count);
+    state.rank = 2, state.shape[1] = m.count * s_.c(), state.stride[1] = 1;
+    return state;
+}
+
+/// What a change is before the first sweep: infinite.
+Status StageInverse::anything(const View& change) {
+    return reduce({.x = as_shape(tensor(s_.B, 1), {s_.B, 0}), .y = change, .kind = ReduceKind::min}, c_);  // of nothing
+}
+
+/// The module's positions of h = next [B*count,c], but what is fixed.
+Status StageInverse::put(const Task& t, const Module& m, const View& next) {
+    if (!t.fixed) return reorder({.x = by_sequence(next, s_.B), .y = part(t.h, m.first, m.count)}, c_);
+    ArenaScope scope(*c_.arena);
+    const View change = as_shape(tensor(s_.B, 1), {s_.B}), uncounted = c_.arena->tensor(DType::i32, s_.B);
+    NOEMA_TRY(anything(change));
+    NOEMA_TRY(c_.clear(uncounted));
+    return sweep({.next = as_shape(next, {s_.B, m.count * s_.c()}),
+                  .state = state_of(t, m),
+                  .change = change,
+                  .sweeps = uncounted,
+                  .fixed = columns_of(t.fixed, m.first, m.count)},
+                 c_);
 }
 
 /// x [B*count,C]: what the body says of the module's positions.
@@ -84,15 +117,11 @@ Status StageInverse::propose(const Task& t, const Module& m, const View& next) {
     ArenaScope scope(*c_.arena);
     const View x = tensor(s_.B * m.count, s_.C()), u = wide(s_.B * m.count, s_.c());
     NOEMA_TRY(read(t, m, x));
-    if (t.draw) {
-        NOEMA_TRY(draw(t, m, x, next));
-        return keep_fixed(t, m, next);
-    }
+    if (t.draw) return draw(t, m, x, next);
     NOEMA_TRY(reorder({.x = part(t.u, m.first, m.count), .y = by_sequence(u, s_.B)}, c_));
     const int64_t searches = s_.B * coupling_.searches();
     const View failed = rows_of(t.failed, m.first * searches, m.count * searches);
-    NOEMA_TRY(uncouple(coupling_, x, {.u = u, .h = next, .failed = failed, .grid = t.grid}, c_));
-    return keep_fixed(t, m, next);
+    return uncouple(coupling_, x, {.u = u, .h = next, .failed = failed, .grid = t.grid}, c_);
 }
 
 /// next [B,c]: the module's one position, drawn from what the body says of it.
@@ -117,41 +146,29 @@ Status StageInverse::start(const Task& t, const Module& m) {
         NOEMA_TRY(c_.clear(guess));
     else
         NOEMA_TRY(reorder({.x = part(t.u, m.first, m.count), .y = by_sequence(guess, s_.B)}, c_));
-    NOEMA_TRY(keep_fixed(t, m, guess));
-    return reorder({.x = by_sequence(guess, s_.B), .y = part(t.h, m.first, m.count)}, c_);
+    return put(t, m, guess);
 }
 
 Status StageInverse::sweep_until_rest(const Task& t, const Module& m) {
     ArenaScope scope(*c_.arena);
-    std::vector<float> changes(s_.B, HUGE_VALF);
-    const View next = wide(s_.B * m.count, s_.c()), moved = tensor(s_.B, 1);
-    const View change = as_shape(moved, {s_.B});
-    View state = part(t.h, m.first, m.count);
-    state.rank = 2, state.shape[1] = m.count * s_.c(), state.stride[1] = 1;
+    const View next = wide(s_.B * m.count, s_.c()), change = as_shape(tensor(s_.B, 1), {s_.B});
     NOEMA_TRY(start(t, m));
-    NOEMA_TRY(reduce({.x = as_shape(tensor(s_.B, 1), {s_.B, 0}), .y = change, .kind = ReduceKind::min},
-                     c_));  // of nothing: infinite
-    const int64_t most = t.plan.sweeps ? std::min(t.plan.sweeps, m.count) : m.count;
-    for (int64_t i = 0; i < most; ++i) {
-        if (c_.stream.is_cancelled()) return Status::error(Code::aborted, "the inversion was cancelled");
-        NOEMA_TRY(propose(t, m, next));
-        NOEMA_TRY(sweep({.next = as_shape(next, {s_.B, m.count * s_.c()}),
-                         .state = state,
-                         .change = change,
-                         .sweeps = t.sweeps,
-                         .tolerance = t.plan.tolerance},
-                        c_));
-        if (c_.arena->measuring()) return {};
-        NOEMA_TRY(c_.read(change, changes.data()));
-        if (*std::max_element(changes.begin(), changes.end()) <= t.plan.tolerance) return {};
-    }
-    if (most == m.count) return {};  // position by position the sweeps have passed over all of it
-    const int64_t b = std::max_element(changes.begin(), changes.end()) - changes.begin();
-    return Status::error(
-        Code::not_converged,
-        "flow %zu: positions %lld to %lld of sequence %lld still change by %g after %lld sweeps, tolerance %g", flow_,
-        static_cast<long long>(m.first), static_cast<long long>(m.first + m.count - 1), static_cast<long long>(b),
-        changes[b], static_cast<long long>(most), t.plan.tolerance);
+    NOEMA_TRY(anything(change));
+    const Sweep to_next{.next = as_shape(next, {s_.B, m.count * s_.c()}),
+                        .state = state_of(t, m),
+                        .change = change,
+                        .sweeps = t.sweeps,
+                        .fixed = t.fixed ? columns_of(t.fixed, m.first, m.count) : View{},
+                        .tolerance = t.plan.tolerance};
+    NOEMA_TRY(
+        c_.repeat({.change = change, .tolerance = t.plan.tolerance, .most = most_sweeps(t.plan, m)}, [&]() -> Status {
+            NOEMA_TRY(propose(t, m, next));
+            return sweep(to_next, c_);
+        }));
+    float* changes = t.changes + m.first * s_.B;
+    c_.fetch(change, changes);
+    // A device's values are there when the run is through.
+    return c_.transfers || c_.arena->measuring() ? Status{} : check_rest(flow_, t.plan, m, changes, s_.B);
 }
 
 Status StageInverse::solve(const Task& t, const Module& m) {
@@ -159,7 +176,7 @@ Status StageInverse::solve(const Task& t, const Module& m) {
     if (m.count == 1) {
         const View next = wide(s_.B, s_.c());
         NOEMA_TRY(propose(t, m, next));
-        return reorder({.x = by_sequence(next, s_.B), .y = part(t.h, m.first, 1)}, c_);
+        return put(t, m, next);
     }
     NOEMA_TRY(sweep_until_rest(t, m));
     if (m.first + m.count == s_.N) return {};

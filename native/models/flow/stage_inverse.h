@@ -13,6 +13,10 @@ struct Module {
 };
 /// How a plan cuts N positions.
 std::vector<Module> modules_of(const InversePlan& plan, int64_t N);
+/// Most sweeps of a module.
+int64_t most_sweeps(const InversePlan& plan, const Module& module);
+/// not_converged where a sequence still moved in the last of fewer sweeps than the module has positions. changes [B]: by how much.
+Status check_rest(size_t flow, const InversePlan& plan, const Module& module, const float* changes, int64_t B);
 
 /// An ancestral draw of a whole flow. The noise u is that of its values.
 struct StageDraw {
@@ -26,14 +30,16 @@ class StageInverse {
  public:
     StageInverse(const FlowShape& shape, const FlowWeights& weights, size_t flow, Context& context);
 
-    /// u [B*N,c] f64 is the flow's noise; h [B*N,c] f64 receives its input, but where fixed[b * N + n] is set, where it has it already.
-    /// Forward: h is given, u received.
+    /// u [B*N,c] f64 is the flow's noise; h [B*N,c] f64 receives its input, but where it is fixed, where it has it already. Forward: h is
+    /// given, u received.
     struct Task {
-        View prefix;           // [B*m,c]
-        View u, h;             // [B*N,c]
-        View failed;           // [N * B * searches] of every module what uncouple counts
-        View sweeps;           // [B] i32 +=
-        const uint8_t* fixed;  // [B,N] in the flow's order, host, or null
+        View prefix;  // [B*m,c]
+        View u, h;    // [B*N,c]
+        View failed;  // [N * B * searches] of every module what uncouple counts
+        View sweeps;  // [B] i32 +=
+        View fixed;   // [B,N] u8 in the flow's order, or absent
+        float*
+            changes;  // [N,B] host: at a module's first position what its last sweep changed, when the run is through
         InversePlan plan;
         const StageDraw* draw = nullptr;  // instead of an inverse; sequentially
         double grid = 0;                  // of what is received
@@ -49,7 +55,9 @@ class StageInverse {
     Status start(const Task& task, const Module& module);
     Status propose(const Task& task, const Module& module, const View& next);
     Status draw(const Task& task, const Module& module, const View& x, const View& next);
-    Status keep_fixed(const Task& task, const Module& module, const View& next);
+    Status put(const Task& task, const Module& module, const View& next);
+    View state_of(const Task& task, const Module& module) const;
+    Status anything(const View& change);
     Status map(const Task& task, const Module& module);
     Status solve(const Task& task, const Module& module);
     Status sweep_until_rest(const Task& task, const Module& module);

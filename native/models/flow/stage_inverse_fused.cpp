@@ -62,8 +62,6 @@ Status StageInverse::run_fused(const Task& t) {
     failed.rank = 2;
     const bool by_scalar = coupling_.stage.kind == FlowKind::mixture_cdf;
     if (by_scalar) failed.stride[0] = 1;
-    View fixed;
-    if (t.fixed) fixed = c_.upload(view(const_cast<uint8_t*>(t.fixed), DType::u8, s_.B, s_.N));
     return sequential_inverse({.blocks = blocks.data(),
                                .layers = static_cast<int64_t>(blocks.size()),
                                .start = w_.start,
@@ -73,7 +71,7 @@ Status StageInverse::run_fused(const Task& t) {
                                .head = fused_head(),
                                .u = by_sequence(t.u, s_.B),
                                .h = by_sequence(t.h, s_.B),
-                               .fixed = fixed,
+                               .fixed = t.fixed,
                                .failed = failed,
                                .forward = t.forward,
                                .grid = t.grid,

@@ -199,6 +199,7 @@ struct FlowInversion {
     const FlowBatch& batch;
     const double* state;
     InverseRange range;
+    uint64_t identity;  // of the weights
 };
 Status flow_invert(Engine& engine, const FlowShape& shape, const FlowWeights& weights, const FlowInversion& inversion,
                    FlowInverse& out, const std::atomic<bool>* cancelled);

@@ -34,8 +34,8 @@ Status block_cross(const BlockShape& s, const BlockWeights& w, const Latents& la
 Status keep_queries(const BlockShape& s, const BlockWeights& w, const BlockActivations& a, Context& c) {
     ArenaScope scope(*c.arena);
     const View n = c.arena->tensor(a.x_mid.dtype, s.rows(), s.C);
-    NOEMA_TRY(rms_norm(
-        {.x = a.x_mid, .weight = w.cross.norm, .y = n, .inv_rms = a.cross_inv_rms, .epsilon = s.epsilon}, c));
+    NOEMA_TRY(
+        rms_norm({.x = a.x_mid, .weight = w.cross.norm, .y = n, .inv_rms = a.cross_inv_rms, .epsilon = s.epsilon}, c));
     return linear(w.cross.q, n, as_rows(a.cross_q), {}, s.precision, c);
 }
 

@@ -103,9 +103,12 @@ Status block_forward_keeping(const BlockShape& shape, const BlockWeights& weight
                              const View& x_out, Context& context);
 
 /// Its parts one by one: x -> x_mid; x_mid -> cross_q; cross_q -> x_cross, the first that depends on latents; x_cross -> x_out.
-Status keep_attention(const BlockShape& shape, const BlockWeights& weights, const BlockActivations& kept, Context& context);
-Status keep_queries(const BlockShape& shape, const BlockWeights& weights, const BlockActivations& kept, Context& context);
-Status keep_reading(const BlockShape& shape, const BlockWeights& weights, const BlockActivations& kept, Context& context);
+Status keep_attention(const BlockShape& shape, const BlockWeights& weights, const BlockActivations& kept,
+                      Context& context);
+Status keep_queries(const BlockShape& shape, const BlockWeights& weights, const BlockActivations& kept,
+                    Context& context);
+Status keep_reading(const BlockShape& shape, const BlockWeights& weights, const BlockActivations& kept,
+                    Context& context);
 Status keep_mlp(const BlockShape& shape, const BlockWeights& weights, const BlockActivations& kept, const View& x_out,
                 Context& context);
 

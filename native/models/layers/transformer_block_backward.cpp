@@ -80,8 +80,7 @@ Status attention_part_backward(const BlockPass& p, const View& d_x, Context& c) 
     NOEMA_TRY(rope({.x = d_k, .y = d_k, .theta = s.rope_theta, .inverse = true}, c));
 
     // q = Wq n, k = Wk n, v = Wv n; n is computed again.
-    if (g.q || g.k || g.v)
-        NOEMA_TRY(rms_norm({.x = a.x, .weight = w.attention_norm, .y = n, .epsilon = s.epsilon}, c));
+    if (g.q || g.k || g.v) NOEMA_TRY(rms_norm({.x = a.x, .weight = w.attention_norm, .y = n, .epsilon = s.epsilon}, c));
     NOEMA_TRY(linear_weight_gradient(as_rows(d_q), n, g.q, s.precision, c));
     NOEMA_TRY(linear_weight_gradient(as_rows(d_k), n, g.k, s.precision, c));
     NOEMA_TRY(linear_weight_gradient(as_rows(d_v), n, g.v, s.precision, c));

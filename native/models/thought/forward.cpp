@@ -72,8 +72,8 @@ Status read_latents(const ThoughtNetwork& network, const BlockShape& s, const Vi
     const int64_t L = network.config.num_layers;
     // rows = place + z; the backward of a move is the one that adds.
     NOEMA_TRY(cast({.x = reading.place, .y = reading.rows}, c));
-    NOEMA_TRY(reorder_backward(
-        {.d_y = by_layer(s, L, z), .d_x = layers_of(s, L, reading.rows), .accumulate_x = true}, c));
+    NOEMA_TRY(
+        reorder_backward({.d_y = by_layer(s, L, z), .d_x = layers_of(s, L, reading.rows), .accumulate_x = true}, c));
     for (int64_t i = 0; i < L; ++i)
         NOEMA_TRY(latent_keys(s, network.weights.blocks[i], layer_rows(s, reading.rows, i), reading.layers[i], c));
     return {};
@@ -197,6 +197,7 @@ Status score(const ThoughtNetwork& network, const BlockShape& s, const ThoughtAc
 Status thought_losses(Engine& engine, const ThoughtNetwork& network, const ThoughtBatch& b, const float* z,
                       float* losses, const std::atomic<bool>* cancelled) {
     NOEMA_TRY(check_batch(network.config, b));
+    if (!b.targets || !z) return Status::error(Code::invalid_argument, "losses need targets and z");
     const BlockShape s = network.block(b.B, b.T);
     const auto body = [&](Context& c) {
         ThoughtActivations pass;

@@ -34,6 +34,7 @@ int64_t ThoughtModel::parameters() const {
 Status ThoughtModel::forward(Engine& engine, const ThoughtBatch& b, const float* z, const Outputs& out,
                              const std::atomic<bool>* cancelled) const {
     NOEMA_TRY(check_batch(config_, b));
+    if (!z) return Status::error(Code::invalid_argument, "a forward pass needs z");
     const ThoughtNetwork network{config_, *weights_, precision_, identity_};
     const BlockShape s = network.block(b.B, b.T);
     if (out.trace) out.trace->assign(config_.num_layers + 1, std::vector<float>(s.rows() * s.C));

@@ -32,10 +32,9 @@ Status learn(const ThoughtNetwork& network, const ThoughtGradients& gradients, c
     const View ids = c.upload(view(const_cast<int32_t*>(b.ids), DType::i32, s.rows()));
     const View z = c.upload(view(const_cast<float*>(lesson.z), DType::f32, b.B, network.config.latent_size()));
     const View loss = c.arena->tensor(DType::f32, s.rows()), d_hidden = c.arena->tensor(DType::f32, s.rows(), s.C);
-    const ThoughtScores scores{
-        .targets = c.upload(view(const_cast<int32_t*>(b.targets), DType::i32, s.rows())),
-        .row_weights = c.upload(view(const_cast<float*>(lesson.weights), DType::f32, s.rows())),
-        .losses = loss};
+    const ThoughtScores scores{.targets = c.upload(view(const_cast<int32_t*>(b.targets), DType::i32, s.rows())),
+                               .row_weights = c.upload(view(const_cast<float*>(lesson.weights), DType::f32, s.rows())),
+                               .losses = loss};
     ThoughtActivations pass;
     NOEMA_TRY(lay_ground(network, s, ids, Keep::everything, pass, c));
     NOEMA_TRY(forward_from_ground(network, s, z, pass, c));
