@@ -28,7 +28,7 @@ export interface ThoughtGenerateOptions {
    */
   rounds?: number;
   /** Texts that are written, each from a thought of its own; the one with the lowest bound is the text. Default: 1. */
-  candidates?: number;
+  drafts?: number;
   /** Default: 1, the model's own distribution. 0: the likeliest token. */
   temperature?: number;
   /** From the K likeliest tokens. Default: 0, all. */
@@ -46,7 +46,7 @@ export interface ThoughtBatchOptions extends Omit<ThoughtGenerateOptions, "promp
   prompts: readonly Prompt[];
 }
 
-const shared = ["maxTokens", "think", "thought", "priorScale", "refitEvery", "rounds", "candidates"];
+const shared = ["maxTokens", "think", "thought", "priorScale", "refitEvery", "rounds", "drafts"];
 const drawing = ["temperature", "topK", "topP", "seed", "signal"];
 export const thoughtGenerateOptions = ["prompt", "refine", ...shared, ...drawing];
 export const thoughtBatchOptions = ["prompts", ...shared, ...drawing];
@@ -87,14 +87,14 @@ export function mannerOf(
   if (typeof refine !== "boolean") throw invalid("refine", refine, "true or false");
   const { thought, think = {}, temperature = 1, topK = 0, topP = 1 } = asked;
   if (thought !== undefined && !(thought instanceof Thought)) throw invalid("thought", thought, "a thought");
-  const count = (name: "refitEvery" | "rounds" | "candidates", least: number, most: number) =>
+  const count = (name: "refitEvery" | "rounds" | "drafts", least: number, most: number) =>
     checkNumber(asked[name] ?? least, { min: least, max: most, integer: true }, name);
   return {
     ...{ fit: fitSettings(think, config), thought, refine },
     priorScale: checkNumber(asked.priorScale ?? 1, { min: 0, max: 10 }, "priorScale"),
     refitEvery: count("refitEvery", 0, config.maxPositions),
     rounds: count("rounds", 0, 1000),
-    candidates: count("candidates", 1, 256),
+    candidates: count("drafts", 1, 256),
     draw: {
       temperature: checkNumber(temperature, sharedOptions.temperature, "temperature"),
       topK: checkNumber(topK, sharedOptions.topK, "topK"),

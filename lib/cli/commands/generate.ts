@@ -29,7 +29,7 @@ interface GenerateFlags extends DecodingFlags, Pick<BoundFlags, "precision" | "j
   think?: string;
   thought?: string;
   rounds?: string;
-  candidates?: string;
+  drafts?: string;
   refitEvery?: string;
   threads?: string;
   documentStart?: boolean;
@@ -63,7 +63,7 @@ export function generate(program: Command, streams: Streams): void {
       "--rounds <n>",
       "thought models: think again about the draft, so many times; the best is the text (default: 0)",
     )
-    .option("--candidates <n>", "thought models: write so many texts; the best is the text (default: 1)")
+    .option("--drafts <n>", "thought models: write so many texts; the best is the text (default: 1)")
     .option("--refit-every <n>", "thought models: fit the thought anew after so many tokens (default: 0, never)")
     .option("--document-start", "put an end-of-text token, which separates texts in training, before the prompt");
   addDeviceFlag(addDecodingFlags(command))
@@ -108,7 +108,7 @@ interface Start extends Pick<Context, "flags" | "signal"> {
 /** Flags that one family alone knows. */
 const familyFlags = {
   flow: ["inversion", "exit", "ancestral"],
-  thought: ["think", "thought", "rounds", "candidates", "refitEvery"],
+  thought: ["think", "thought", "rounds", "drafts", "refitEvery"],
   masked: ["infill", "decoding"],
 } as const;
 
@@ -175,7 +175,7 @@ function think(
     ...drawing(flags, "thought"),
     ...(flags.think !== undefined && { think: { steps: numberOf(flags.think, "think") } }),
     ...(flags.rounds !== undefined && { rounds: numberOf(flags.rounds, "rounds") }),
-    ...(flags.candidates !== undefined && { candidates: numberOf(flags.candidates, "candidates") }),
+    ...(flags.drafts !== undefined && { drafts: numberOf(flags.drafts, "drafts") }),
     ...(flags.refitEvery !== undefined && { refitEvery: numberOf(flags.refitEvery, "refit-every") }),
   });
 }
