@@ -1,8 +1,12 @@
 // A team of threads goes through all positions in one parallel_for: every worker runs the same program and has its share of every step,
 // the panels of a product, the heads of an attention, the sequences of a search; between steps they meet at a barrier. Norms and the
-// packing of rows, which are small beside the weights, are done by every worker for itself: that saves a barrier each.
+// packing of rows, which are small beside the weights, are done by every worker for itself: that saves a barrier each. So does attention
+// where a worker's share of q, k and v is whole heads, as many as anybody's.
 //
 //   lift | q k v | attention | o | gate up | down | ... | head | search
+//
+// The weights are all there is to read, and no arithmetic should wait for them: while a worker waits or attends, it asks for what it
+// reads next (reading.h), and kernels of several rows fetch each group of panels while they multiply the one before.
 //
 // A step's pieces are cut by shape, and each is computed by one worker in one order.
 #include "cpu/sequential_inverse.h"
