@@ -8,46 +8,19 @@ import { NoemaError } from "./errors.js";
 import { windowLikelihoods } from "./evaluation/likelihood.js";
 import { type Exact, type Score, type ScoreOptions, score } from "./evaluation/score.js";
 import type { Generation, GenerationResult } from "./generation.js";
-import { type CommonParts, Model } from "./model.js";
-import type { NativeAutoregressiveModel, Precision } from "./native/addon.js";
+import { Model, type ModelInfo } from "./model.js";
+import type { NativeAutoregressiveModel } from "./native/addon.js";
 
-export interface AutoregressiveModelInfo {
+export interface AutoregressiveModelInfo extends ModelInfo<AutoregressiveConfig> {
   family: "autoregressive";
-  layout: string;
-  folder: string;
-  parameters: number;
-  weightBytes: number;
-  precision: Precision;
-  vocabSize: number;
-  maxPositions: number;
   bosTokenId: number;
-  eosTokenId?: number;
-  config: Readonly<AutoregressiveConfig>;
 }
 
-/** @internal */
-export interface AutoregressiveParts extends CommonParts {
-  readonly native: NativeAutoregressiveModel;
-  readonly config: AutoregressiveConfig;
-}
-
-export class AutoregressiveModel extends Model {
+export class AutoregressiveModel extends Model<NativeAutoregressiveModel, AutoregressiveConfig> {
   readonly family = "autoregressive";
-  readonly #parts: AutoregressiveParts;
-
-  /** @internal Use `engine.load`. */
-  constructor(parts: AutoregressiveParts) {
-    super(parts);
-    this.#parts = parts;
-  }
 
   get info(): AutoregressiveModelInfo {
-    this.check();
-    const { native, config, folder } = this.#parts;
-    const { layout, vocabSize, maxPositions, bosTokenId, eosTokenId } = config;
-    const eos = eosTokenId === undefined ? {} : { eosTokenId };
-    const sizes = { vocabSize, maxPositions, bosTokenId, ...eos };
-    return { family: "autoregressive", layout, folder, ...native.info(), ...sizes, config: { ...config } };
+    return { family: "autoregressive", ...this.commonInfo, bosTokenId: this.config.bosTokenId };
   }
 
   /** A text's negative log-likelihood in nats: exact, not a bound. */
@@ -70,8 +43,7 @@ export class AutoregressiveModel extends Model {
 
   /** @internal For scoring and evaluation. */
   get exact(): Exact & { readonly eosTokenId: number | undefined } {
-    this.check();
-    const { native, config } = this.#parts;
+    const { native, config } = this;
     const { maxPositions, eosTokenId, bosTokenId: bosId } = config;
     const losses: typeof native.losses = (request) => native.losses(request);
     return {

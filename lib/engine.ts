@@ -10,7 +10,6 @@ import { NoemaError, unknownOption } from "./errors.js";
 import { FlowModel } from "./flow/model.js";
 import { Handle } from "./handle.js";
 import { MaskedModel } from "./masked-model.js";
-import type { Model } from "./model.js";
 import type { Addon, BackendName, EngineStats, NativeEngine, NativeTensor, Precision } from "./native/addon.js";
 import { moduleOf } from "./native/device-module.js";
 import { loadAddon } from "./native/load.js";
@@ -125,7 +124,7 @@ export class Engine extends Handle {
     const owner = {
       addon: this.#addon,
       admit: () => this.#admit(),
-      release: (model: Model) => this.release(model),
+      release: (model: Handle) => this.release(model),
     };
     const parts = { tokenizer, folder: checkpoint.folder, owner };
     if (checkpoint.layout.family === "flow") {

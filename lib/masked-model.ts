@@ -6,8 +6,8 @@ import { resolveDecoding } from "./decoding/resolve.js";
 import { type Score, type ScoreOptions, score } from "./evaluation/score.js";
 import type { Generation, GenerationResult } from "./generation.js";
 import { type Canvas, Job, type JobHost } from "./job.js";
-import { type CommonParts, Model } from "./model.js";
-import type { NativeMaskedModel, Precision } from "./native/addon.js";
+import { Model, type ModelInfo } from "./model.js";
+import type { NativeMaskedModel } from "./native/addon.js";
 import {
   type BatchOptions,
   batchOptions,
@@ -24,46 +24,19 @@ import {
 import { Session, type SessionOptions } from "./session.js";
 import { BatchWork, SingleWork } from "./works.js";
 
-export interface MaskedModelInfo {
+export interface MaskedModelInfo extends ModelInfo<MaskedConfig> {
   family: "masked";
-  layout: string;
-  folder: string;
-  parameters: number;
-  weightBytes: number;
-  precision: Precision;
-  vocabSize: number;
-  maxPositions: number;
   maskTokenId: number;
-  eosTokenId?: number;
-  config: Readonly<MaskedConfig>;
-}
-
-/** @internal */
-export interface MaskedParts extends CommonParts {
-  readonly native: NativeMaskedModel;
-  readonly config: MaskedConfig;
 }
 
 /** Texts of one length share a session; more than this many take turns. */
 const batchLimit = 16;
 
-export class MaskedModel extends Model {
+export class MaskedModel extends Model<NativeMaskedModel, MaskedConfig> {
   readonly family = "masked";
-  readonly #parts: MaskedParts;
-
-  /** @internal Use `engine.load`. */
-  constructor(parts: MaskedParts) {
-    super(parts);
-    this.#parts = parts;
-  }
 
   get info(): MaskedModelInfo {
-    this.check();
-    const { native, config, folder } = this.#parts;
-    const { layout, vocabSize, maxPositions, maskTokenId, eosTokenId } = config;
-    const eos = eosTokenId === undefined ? {} : { eosTokenId };
-    const sizes = { vocabSize, maxPositions, maskTokenId, ...eos };
-    return { family: "masked", layout, folder, ...native.info(), ...sizes, config: { ...config } };
+    return { family: "masked", ...this.commonInfo, maskTokenId: this.config.maskTokenId };
   }
 
   /** Continues a prompt. Iterate the result for events, or await it for the whole text. */
@@ -110,31 +83,17 @@ export class MaskedModel extends Model {
   /** Step-by-step access to one canvas, for decoding rules of one's own. */
   session(options: SessionOptions): Session {
     this.check();
-    const created = new Session(this.#parts.native, this.addon, this.#limits, options, (session) =>
-      this.release(session),
-    );
+    const created = new Session(this.native, this.addon, this.#limits, options, (session) => this.release(session));
     return this.adopt(created);
   }
 
-  /** @internal For training and scoring. */
-  get native(): NativeMaskedModel {
-    this.check();
-    return this.#parts.native;
-  }
-
-  /** @internal */
-  get config(): Readonly<MaskedConfig> {
-    return this.#parts.config;
-  }
-
   get #limits(): Limits {
-    const { config } = this.#parts;
-    const { vocabSize, maxPositions, maskTokenId: maskId, eosTokenId: eosId = -1 } = config;
+    const { vocabSize, maxPositions, maskTokenId: maskId, eosTokenId: eosId = -1 } = this.config;
     return { vocabSize, maxPositions, maskId, eosId, tokenizer: this.tokenizer };
   }
 
   get #host(): JobHost {
-    const { native } = this.#parts;
+    const { native } = this;
     const { maskId, eosId, tokenizer } = this.#limits;
     return { native, maskId, eosId, tokenizer, createCancellation: () => this.createCancellation() };
   }

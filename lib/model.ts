@@ -1,10 +1,10 @@
 /** What the loaded models of all families have in common: they belong to an engine and score texts, and most write them. */
 
-import type { Family } from "./checkpoint/config.js";
+import type { Family, ModelConfig } from "./checkpoint/config.js";
 import type { Score, ScoreOptions } from "./evaluation/score.js";
 import { Generation, type GenerationResult, type Work } from "./generation.js";
 import { disposed, Handle } from "./handle.js";
-import type { Addon, NativeCancellation } from "./native/addon.js";
+import type { Addon, NativeCancellation, Precision } from "./native/addon.js";
 import type { Tokenizer } from "./tokenizer/tokenizer.js";
 
 /** @internal What a model needs of its engine. */
@@ -12,48 +12,84 @@ export interface ModelOwner {
   readonly addon: Addon;
   /** Takes a place among the engine's generations, or throws ERR_QUEUE_FULL. */
   admit(): () => void;
-  release(model: Model): void;
+  release(model: Handle): void;
+}
+
+/** What the loaded models of all families are in native memory. */
+export interface NativeModel {
+  info(): { parameters: number; weightBytes: number; precision: Precision };
+  dispose(): void;
 }
 
 /** @internal */
-export interface CommonParts {
-  readonly native: { dispose(): void };
+export interface ModelParts<N extends NativeModel, C extends ModelConfig> {
+  readonly native: N;
+  readonly config: C;
   readonly tokenizer: Tokenizer | undefined;
   readonly folder: string;
   readonly owner: ModelOwner;
 }
 
-export abstract class Model extends Handle {
+/** What is told of a model of any family. */
+export interface ModelInfo<C extends ModelConfig> {
+  layout: C["layout"];
+  folder: string;
+  parameters: number;
+  weightBytes: number;
+  /** Of weights in products. */
+  precision: Precision;
+  vocabSize: number;
+  maxPositions: number;
+  eosTokenId?: number;
+  config: Readonly<C>;
+}
+
+export abstract class Model<N extends NativeModel, C extends ModelConfig> extends Handle {
   abstract readonly family: Family;
   /** From the folder's tokenizer.json; undefined where there is none (then prompts are token ids). */
   readonly tokenizer: Tokenizer | undefined;
-  readonly #common: CommonParts;
+  readonly #parts: ModelParts<N, C>;
 
   /** @internal Use `engine.load`. */
-  constructor(common: CommonParts) {
+  constructor(parts: ModelParts<N, C>) {
     super("model");
-    this.#common = common;
-    this.tokenizer = common.tokenizer;
+    this.#parts = parts;
+    this.tokenizer = parts.tokenizer;
+  }
+
+  /** @internal For training and scoring. */
+  get native(): N {
+    this.check();
+    return this.#parts.native;
+  }
+
+  /** @internal */
+  get config(): Readonly<C> {
+    return this.#parts.config;
   }
 
   /** A text's negative log-likelihood in nats, or an upper bound on it with the standard error of its estimate. */
   abstract score(text: string | ArrayLike<number>, options?: ScoreOptions): Promise<Score>;
 
-  protected get folder(): string {
-    return this.#common.folder;
+  protected get commonInfo(): ModelInfo<C> {
+    const { config, folder } = this.#parts;
+    const { layout, vocabSize, maxPositions, eosTokenId } = config;
+    const eos = eosTokenId === undefined ? {} : { eosTokenId };
+    const sizes = { vocabSize, maxPositions, ...eos };
+    return { layout, folder, ...this.native.info(), ...sizes, config: structuredClone(config) };
   }
 
   protected createCancellation(): NativeCancellation {
-    return this.#common.owner.addon.createCancellation();
+    return this.#parts.owner.addon.createCancellation();
   }
 
   protected get addon(): Addon {
-    return this.#common.owner.addon;
+    return this.#parts.owner.addon;
   }
 
   protected override free(): void {
-    this.#common.native.dispose();
-    this.#common.owner.release(this);
+    this.#parts.native.dispose();
+    this.#parts.owner.release(this);
   }
 
   /** Runs a work as a generation. Refusals of `make`, like every other failure, come out of the generation. */
@@ -67,7 +103,7 @@ export abstract class Model extends Handle {
   }
 
   protected track<R>(work: Work<R>, signal: AbortSignal | undefined): Generation<R> {
-    const leave = this.#common.owner.admit();
+    const leave = this.#parts.owner.admit();
     const generation = new Generation(work, signal);
     const child = {
       dispose: () => generation.cancel(disposed("model")),

@@ -58,7 +58,7 @@ export interface Limits {
   readonly tokenizer: Tokenizer | undefined;
 }
 
-export const defaultMaxTokens = 128;
+const defaultMaxTokens = 128;
 const runOptions = ["decoding", "seed", "signal"];
 export const generateOptions = [...runOptions, "prompt", "maxTokens", "documentStart", "refine"];
 export const batchOptions = [...runOptions, "prompts", "maxTokens", "documentStart"];
@@ -96,7 +96,7 @@ export function generateCanvas(options: Omit<GenerateOptions, "refine">, limits:
   const prompt = promptIds(options.prompt ?? [], limits, "prompt");
   const starts = options.documentStart ?? prompt.length === 0;
   const given = starts && limits.eosId >= 0 ? [limits.eosId, ...prompt] : prompt;
-  const count = tokenCount(options.maxTokens, given.length, limits);
+  const count = tokenCount(options.maxTokens, given.length, limits.maxPositions);
   return {
     ids: Int32Array.from([...given, ...new Array<number>(count).fill(limits.maskId)]),
     from: given.length,
@@ -106,7 +106,8 @@ export function generateCanvas(options: Omit<GenerateOptions, "refine">, limits:
   };
 }
 
-function tokenCount(asked: number | undefined, given: number, { maxPositions }: Limits): number {
+/** New tokens: as many as asked for, or as there is room for within the usual number. */
+export function tokenCount(asked: number | undefined, given: number, maxPositions: number): number {
   const room = maxPositions - given;
   const count = asked === undefined ? Math.min(defaultMaxTokens, Math.max(1, room)) : asked;
   checkNumber(count, { min: 0, integer: true }, "maxTokens");

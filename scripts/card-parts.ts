@@ -70,7 +70,7 @@ ${texts.map((text, i) => `${i + 1}. ${oneLine(text)}`).join("\n")}
 `;
 }
 
-function median(values: readonly number[]): number {
+export function median(values: readonly number[]): number {
   return [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? 0;
 }
 

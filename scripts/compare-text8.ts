@@ -7,23 +7,19 @@
 // stopped at any time (Ctrl-C); the same command goes on. Runs and results live in --runs, and what is finished there is not repeated.
 // --tokens is what each configuration is trained on: the default takes about an hour on two cores. The same text, flags and machine give the
 // same figures, but for the times.
-import { mkdir, writeFile } from "node:fs/promises";
-import { dirname, join } from "node:path";
-import { parseArgs } from "node:util";
-import { interruptible } from "../lib/cli/interrupt.js";
-import { createEngine, NoemaError } from "../lib/index.js";
-import { characterTokenizer, configurations, type Setup } from "./text8-configurations.js";
-import { findings, type Row, rowsOf, stackTable, table } from "./text8-report.js";
-import { type Result, resultOf, type Work } from "./text8-runs.js";
+import { configurations, type Setup } from "./text8-configurations.js";
+import { asCommand, text8Command, write } from "./text8-flags.js";
+import { type Found, findings, levels, type Row, rowsOf, stackTable, table } from "./text8-report.js";
+import { readingsOf, resultOf, type Work } from "./text8-runs.js";
 
 /** Trains and judges every configuration, one after the other. */
 export async function compareText8(work: Work): Promise<Row[]> {
   const { setup } = work;
-  await mkdir(setup.runs, { recursive: true });
-  await writeFile(join(setup.runs, "tokenizer.json"), characterTokenizer());
-  const found: { configuration: ReturnType<typeof configurations>[number]; result: Result }[] = [];
-  for (const configuration of configurations(setup))
-    found.push({ configuration, result: await resultOf(configuration, work) });
+  const found: Found[] = [];
+  for (const configuration of configurations(setup)) {
+    const result = await resultOf(configuration, work);
+    found.push({ configuration, result, readings: await readingsOf(configuration, work) });
+  }
   return rowsOf(found, setup);
 }
 
@@ -42,65 +38,28 @@ each model was trained once, so what another seed would change is not in it. Mad
 
 ${table(rows)}
 
-What the flows of a stack do, in bits per character of test.txt; the last column is against one flow of the same kind that has all the layers,
-window by window.
+What the flows of a stack do, in bits per character of test.txt, and how they do against one flow of the same kind that has all the layers, window
+by window. The last column is how many of valid.txt's characters the states above the data's read as, from the first flow's on, by readouts
+trained for it: a state that reads as the text differs little from the data, one that reads as little else than the commonest character is noise.
 
 ${stackTable(rows)}
 
 ## Do flows above the first pay?
 
 ${findings(rows)}
+
+## Do the states differ?
+
+${levels(rows)}
 `;
 }
 
-async function main(): Promise<void> {
-  const { values } = parseArgs({
-    options: {
-      data: { type: "string" },
-      runs: { type: "string", default: "runs/text8" },
-      out: { type: "string", default: "docs/text8" },
-      tokens: { type: "string", default: "10000000" },
-      width: { type: "string", default: "128" },
-      heads: { type: "string", default: "4" },
-      layers: { type: "string", default: "2,2,2" },
-      length: { type: "string", default: "256" },
-      batch: { type: "string", default: "16" },
-      rate: { type: "string", default: "0.003" },
-      seed: { type: "string", default: "1" },
-      windows: { type: "string", default: "0" },
-      threads: { type: "string", default: "0" },
-    },
-  });
-  const { data, runs, out } = values;
-  if (!data) throw new Error("--data FOLDER: where train.txt, valid.txt and test.txt are");
-  const layers = values.layers.split(",").map(Number);
-  if (layers.length !== 3 || !layers.every((count) => Number.isInteger(count) && count > 0))
-    throw new Error("--layers: expected those of three flows, like 2,2,2");
-  const number = (name: Exclude<keyof typeof values, "data" | "runs" | "out" | "layers">): number => {
-    const value = Number(values[name]);
-    if (!Number.isFinite(value)) throw new Error(`--${name}: "${values[name]}" is no number`);
-    return value;
-  };
-  const setup: Setup = {
-    ...{ data, runs, layers: layers as [number, number, number] },
-    ...{ tokens: number("tokens"), width: number("width"), heads: number("heads"), length: number("length") },
-    ...{ batch: number("batch"), rate: number("rate"), seed: number("seed"), windows: number("windows") },
-  };
-  await using engine = await createEngine({ threads: number("threads") });
-  const report = (line: string) => void process.stderr.write(`${line}\n`);
-  const rows = await interruptible("interrupted; all is saved, the same command goes on", (signal) =>
-    compareText8({ engine, setup, signal, report }),
-  );
-  const { data: _, runs: __, ...settings } = setup;
-  await mkdir(dirname(out), { recursive: true });
-  await writeFile(`${out}.md`, page(setup, rows));
-  await writeFile(`${out}.json`, `${JSON.stringify({ ...settings, device: engine.device, rows }, null, 2)}\n`);
-}
-
 if (process.argv[1]?.endsWith("compare-text8.ts")) {
-  await main().catch((error: unknown) => {
-    if (!(error instanceof NoemaError) || error.code !== "ERR_ABORTED") throw error;
-    process.stderr.write(`${error.message}\n`);
-    process.exitCode = 1;
+  await asCommand(() => {
+    const command = text8Command("docs/text8");
+    return write(command, async (work) => {
+      const rows = await compareText8(work);
+      return { page: page(work.setup, rows), figures: { rows } };
+    });
   });
 }

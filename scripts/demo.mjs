@@ -20,24 +20,33 @@ function run(script, ...parameters) {
 run("scripts/setup.mjs", "--no-cuda");
 const optionOf = (word) => word.split("=")[0];
 
-/** Where the models were trained to begin: after the token that separates stories. Some warmth, or they repeat themselves. */
+/** Some warmth, or they repeat themselves. */
 const models = [
-  { name: "tales-masked", shown: "masked diffusion: blanks are filled in, the surest first", temperature: "0.7" },
-  { name: "tales-flow", shown: "a flow: noise becomes text, state by state", temperature: "0.9" },
+  {
+    name: "tales-masked",
+    shown: "masked diffusion: blanks are filled in, the surest first",
+    own: { "--temperature": "0.7" },
+  },
+  {
+    name: "tales-flow",
+    shown: "a flow: noise becomes text, state by state",
+    own: { "--temperature": "0.9", "--top-p": "0.9" },
+  },
 ].filter(({ name }) => existsSync(join(root, "models", name, "config.json")));
 
 /** Options that every family takes, and those of them with a value. */
-const withValue = ["--prompt", "--max-tokens", "--temperature", "--seed", "--threads"];
+const withValue = ["--prompt", "--max-tokens", "--temperature", "--top-k", "--top-p", "--seed", "--threads"];
 const isShared = given.every(
   (word, i) => [...withValue, "--document-start"].includes(optionOf(word)) || withValue.includes(given[i - 1]),
 );
 
-for (const { name, shown, temperature } of isShared ? models : models.slice(0, 1)) {
+for (const { name, shown, own } of isShared ? models : models.slice(0, 1)) {
   process.stderr.write(`\ndemo: models/${name}, ${shown}\n\n`);
   const names = ["--prompt", "--infill"];
   const prompt = given.some((word) => names.includes(optionOf(word))) ? [] : ["--prompt", "Once upon a time"];
-  const settings = { "--max-tokens": "112", "--temperature": temperature, "--seed": "1" };
+  const settings = { "--max-tokens": "112", "--seed": "1", ...own };
   const unset = Object.entries(settings).filter(([option]) => !given.some((word) => word.startsWith(option)));
+  // Where the models were trained to begin: after the token that separates stories.
   const defaults = ["--document-start", ...unset.flat()];
   run("dist/cli/main.js", "generate", join(root, "models", name), ...prompt, ...defaults, ...given);
 }

@@ -33,8 +33,8 @@ interface Publication {
   draws: number;
 }
 
-/** Of the base noise. */
-const TEMPERATURE = 0.9;
+/** How the samples are drawn. */
+const DRAW = { temperature: 0.9, topP: 0.9 };
 const TOKENS = 160;
 const DRAFT_TEXTS = 64;
 /** What the picture of the states shows. */
@@ -51,7 +51,7 @@ export async function publishFlow(
   await using model = await engine.load(folder, { family: "flow" });
   const heldOut = await evaluate(model, options.heldOut ?? [], { draws });
   const prompts = SEEDS.map(() => PROMPT);
-  const settings = { documentStart: true, maxTokens: TOKENS, temperature: TEMPERATURE, seed: SEEDS[0]! };
+  const settings = { documentStart: true, maxTokens: TOKENS, ...DRAW, seed: SEEDS[0]! };
   const texts = (await model.generateBatch({ prompts, ...settings })).map(({ text }) => PROMPT + text);
   const drafts = await model.measureDrafts({ count: DRAFT_TEXTS });
   const picture = statesPicture(await model.inspect(SHOWN), (id) => model.tokenizer!.decode([id]));
@@ -87,14 +87,14 @@ export function flowCard({ model, heldOut, texts, drafts, readings, ...records }
   const bound = `${heldOut.draws} draws per window, telescoped NELBO: upper bounds.${
     weighted === undefined ? "" : ` Weighted by importance over the draws: ${weighted.toFixed(4)} nats per token.`
   }`;
-  const sampling = `\`documentStart\`, base noise at temperature ${TEMPERATURE}, sequential inversion, at most ${TOKENS} tokens.`;
+  const sampling = `\`documentStart\`, an ancestral draw with top-p ${DRAW.topP} at temperature ${DRAW.temperature}, the flow below inverted sequentially, at most ${TOKENS} tokens.`;
   return `# tales-flow
 
 A flow (TarFlowLM) that tells short children's stories: noise in, text out, and text in, noise out, through invertible transformers. It is
 made to be small: it shows what noema does, and serves its demo and tests. It knows nothing of the world beyond its stories and will
 contradict itself.
 
-    noema generate models/tales-flow --prompt "${PROMPT}" --document-start --temperature ${TEMPERATURE} --seed 7
+    noema generate models/tales-flow --prompt "${PROMPT}" --document-start --temperature ${DRAW.temperature} --top-p ${DRAW.topP} --seed 7
 
 ## What it is
 

@@ -30,6 +30,8 @@ export interface Configuration {
   name: string;
   kind: "autoregressive" | FlowKind;
   training: Training;
+  /** P, tokens per position. */
+  patchSize: number;
   /** What each training in turn adds; none for the autoregressive model. */
   stages: FlowStage[][];
 }
@@ -51,18 +53,34 @@ function flowOf(kind: FlowKind, index: number, numLayers: number): FlowStage {
 
 const kinds: readonly FlowKind[] = ["affine", "mixture-cdf", "mixture-rosenblatt"];
 
-export function configurations({ layers }: Pick<Setup, "layers">): Configuration[] {
-  const total = layers.reduce((sum, count) => sum + count, 0);
-  const made: Configuration[] = [{ name: "autoregressive", kind: "autoregressive", training: "jointly", stages: [[]] }];
+const layersOf = ({ layers }: Pick<Setup, "layers">): number => layers.reduce((sum, count) => sum + count, 0);
+
+function oneFlow(kind: FlowKind, patchSize: number, setup: Pick<Setup, "layers">): Configuration {
+  const name = patchSize === 1 ? `${kind}-1` : `${kind}-1-patches-of-${patchSize}`;
+  return { name, kind, training: "jointly", patchSize, stages: [[flowOf(kind, 0, layersOf(setup))]] };
+}
+
+export function configurations(setup: Pick<Setup, "layers">): Configuration[] {
+  const joint = { training: "jointly", patchSize: 1 } as const;
+  const made: Configuration[] = [{ name: "autoregressive", kind: "autoregressive", ...joint, stages: [[]] }];
   for (const kind of kinds) {
-    const stack = layers.map((count, index) => flowOf(kind, index, count));
-    made.push({ name: `${kind}-1`, kind, training: "jointly", stages: [[flowOf(kind, 0, total)]] });
-    made.push({ name: `${kind}-3`, kind, training: "jointly", stages: [stack] });
+    const stack = setup.layers.map((count, index) => flowOf(kind, index, count));
+    made.push(oneFlow(kind, 1, setup));
+    made.push({ name: `${kind}-3`, kind, ...joint, stages: [stack] });
     if (kind !== "mixture-rosenblatt") continue;
     const stages = stack.map((flow) => [flow]);
-    made.push({ name: `${kind}-3-flow-by-flow`, kind, training: "flow by flow", stages });
+    made.push({ name: `${kind}-3-flow-by-flow`, kind, ...joint, training: "flow by flow", stages });
   }
   return made;
+}
+
+/**
+ * What scripts/compare-patches.ts compares: one flow at several P. The grouped head of mixture-cdf goes through all scalars of a patch in
+ * order; mixture-rosenblatt takes its tokens as independent given the patches before.
+ */
+export function patchConfigurations(setup: Pick<Setup, "layers">): Configuration[] {
+  const patched: readonly FlowKind[] = ["mixture-cdf", "mixture-rosenblatt"];
+  return patched.flatMap((kind) => [1, 2, 4].map((patchSize) => oneFlow(kind, patchSize, setup)));
 }
 
 /** Steps of every stage, in proportion to its layers: a layer of a stack sees as many tokens however the stack is trained. */
@@ -80,32 +98,50 @@ export function stageSteps({ stages }: Configuration, { tokens, batch, length }:
   });
 }
 
+/** What every training reads, whatever it trains. */
+function textOf({ data, runs, batch, length, seed }: Setup) {
+  return {
+    ...{ corpus: [join(data, "train.txt")], heldOut: [join(data, "valid.txt")], cache: join(runs, "cache") },
+    ...{ batch, length, seed, precision: "bf16" as const },
+  };
+}
+
 /** The trainings of a configuration, each in a folder of its own; the next one starts from the one before. */
 export function trainings(configuration: Configuration, setup: Setup): TrainOptions[] {
-  const { data, runs, width, heads, layers, length, batch, rate, seed } = setup;
-  const total = layers.reduce((sum, count) => sum + count, 0);
+  const { runs, width, heads, rate } = setup;
+  const { patchSize } = configuration;
   const folder = (stage: number) => join(runs, configuration.name, `stage-${stage + 1}`);
   return stageSteps(configuration, setup).map((steps, stage) => {
     const flows = configuration.stages[stage]!;
     const fresh: Partial<TrainOptions> = {
       tokenizer: join(runs, "tokenizer.json"),
-      shape: { hidden: width, heads, layers: total },
+      shape: { hidden: width, heads, layers: layersOf(setup) },
       ...(flows.length === 0
         ? { family: "autoregressive" as const }
         : // The baseline is never given a prefix, so the flows are not either.
-          { flow: { latentSize: LATENT_SIZE, prefixConditioning: false, flows } }),
+          { flow: { latentSize: LATENT_SIZE, patchSize, prefixConditioning: false, flows } }),
     };
     return {
-      ...{ run: folder(stage), cache: join(runs, "cache") },
-      ...{ corpus: [join(data, "train.txt")], heldOut: [join(data, "valid.txt")] },
+      ...{ ...textOf(setup), run: folder(stage) },
       ...(stage === 0 ? fresh : { init: folder(stage - 1), flow: { flows }, stage }),
-      ...{ steps, batch, length, rate, warmup: Math.ceil(steps / 20), schedule: "cosine", floor: 0.1, seed },
-      ...{ weightDecay: 0.1, clip: 1, beta2: 0.98, ema: 0.999, precision: "bf16" },
+      ...{ steps, rate, warmup: Math.ceil(steps / 20), schedule: "cosine", floor: 0.1 },
+      ...{ weightDecay: 0.1, clip: 1, beta2: 0.98, ema: 0.999 },
       reconstructionHalf: Math.ceil(steps / 20),
       ...{ evaluateEvery: Math.ceil(steps / 4), evaluateSequences: 64, evaluateDraws: 1 },
       saveEvery: Math.ceil(steps / 8),
     };
   });
+}
+
+/** Readouts of all states of what the trainings left, which itself stays as it is. */
+export function readoutTraining(configuration: Configuration, setup: Setup): TrainOptions {
+  const init = trainings(configuration, setup).at(-1)!.run;
+  const steps = Math.max(1, Math.min(300, Math.round(setup.tokens / (setup.batch * setup.length))));
+  return {
+    ...{ ...textOf(setup), run: join(setup.runs, configuration.name, "readouts"), init, readouts: 64 },
+    ...{ steps, rate: 3e-3, warmup: Math.ceil(steps / 20), ema: 0.98, saveEvery: steps },
+    ...{ evaluateEvery: steps, evaluateSequences: 256, evaluateDraws: 1 },
+  };
 }
 
 /** A symbol is a token: a to z, the space, and the end-of-text token that training closes documents with. */

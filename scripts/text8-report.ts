@@ -3,6 +3,14 @@ import { BoundTotals } from "../lib/evaluation/statistics.js";
 import type { Configuration, Setup } from "./text8-configurations.js";
 import type { Result } from "./text8-runs.js";
 
+/** What is known of a configuration. */
+export interface Found {
+  configuration: Configuration;
+  result: Result;
+  /** Of a stack. */
+  readings?: readonly number[] | undefined;
+}
+
 /** In bits per character; the standard error is over windows. */
 export interface Estimate {
   bits: number;
@@ -19,7 +27,6 @@ export interface Row {
   bitsPerCharacter: Estimate;
   parameters: number;
   trainingTokens: number;
-  secondsPerToken: number;
   /** Of a flow: how far its bound lies above the autoregressive model's likelihood, window by window. */
   above?: Estimate;
   /** Of a stack. */
@@ -35,6 +42,8 @@ export interface StackRow {
   together: Estimate;
   /** How many bits the stack is better than one flow of the same kind with all layers, window by window. */
   better: Estimate;
+  /** Share of held-out characters that every state above the data's reads as. */
+  readings: readonly number[];
 }
 
 /** Bits per character of windows, as a ratio of totals. */
@@ -49,47 +58,49 @@ export function estimate(nats: readonly number[], tokens: readonly number[]): Es
 const minus = (a: readonly number[], b: readonly number[]): number[] => a.map((value, i) => value - b[i]!);
 const plus = (a: readonly number[], b: readonly number[]): number[] => a.map((value, i) => value + b[i]!);
 
-function stackRow({ gains: [first = [], ...above], nats, tokens }: Result, single: Result): StackRow {
+function stackRow({ result, readings = [] }: Found, single: Result): StackRow {
+  const { nats, tokens } = result;
+  const [first = [], ...above] = result.gains;
   return {
     first: estimate(first, tokens),
     gains: above.map((gain) => estimate(gain, tokens)),
     together: estimate(above.reduce(plus), tokens),
     better: estimate(minus(single.nats, nats), tokens),
+    readings,
   };
 }
 
 /** A row for every configuration; `layers` is the setup's. */
-export function rowsOf(
-  found: readonly { configuration: Configuration; result: Result }[],
-  { layers }: Pick<Setup, "layers">,
-): Row[] {
+export function rowsOf(found: readonly Found[], { layers }: Pick<Setup, "layers">): Row[] {
   const total = layers.reduce((sum, count) => sum + count, 0);
   const baseline = found.find(({ configuration: { kind } }) => kind === "autoregressive")?.result;
   const singles = new Map(found.map(({ configuration: { name }, result }) => [name, result]));
-  return found.map(({ configuration: { name, kind, training, stages }, result }) => {
+  return found.map((own) => {
+    const { result } = own;
+    const { name, kind, training, stages } = own.configuration;
     const flows = stages.flat();
-    const { parameters, trainingTokens, secondsPerToken } = result;
+    const { parameters, trainingTokens } = result;
     return {
       ...{ name, kind, training, layers: flows.length > 0 ? flows.map(({ numLayers }) => numLayers) : [total] },
       bitsPerCharacter: estimate(result.nats, result.tokens),
       ...(baseline &&
         kind !== "autoregressive" && { above: estimate(minus(result.nats, baseline.nats), result.tokens) }),
-      ...{ parameters, trainingTokens, secondsPerToken },
-      ...(flows.length > 1 && { stack: stackRow(result, singles.get(`${kind}-1`)!) }),
+      ...{ parameters, trainingTokens },
+      ...(flows.length > 1 && { stack: stackRow(own, singles.get(`${kind}-1`)!) }),
     };
   });
 }
 
-const figure = ({ bits, standardError }: Estimate): string => `${bits.toFixed(4)} ± ${standardError.toFixed(4)}`;
+export const figure = ({ bits, standardError }: Estimate): string => `${bits.toFixed(4)} ± ${standardError.toFixed(4)}`;
 
-function markdown(head: readonly string[], body: readonly (readonly string[])[]): string {
+export function markdown(head: readonly string[], body: readonly (readonly string[])[]): string {
   const line = (cells: readonly string[]) => `| ${cells.join(" | ")} |`;
   return [line(head), `|${"---|".repeat(head.length)}`, ...body.map(line)].join("\n");
 }
 
 /** Every configuration. */
 export function table(rows: readonly Row[]): string {
-  const head = ["model", "layers", "trained", "bits per character", "parameters", "training tokens", "µs per token"];
+  const head = ["model", "layers", "trained", "bits per character", "parameters", "training tokens"];
   const body = rows.map((row) => [
     row.kind,
     row.layers.join(" + "),
@@ -97,7 +108,6 @@ export function table(rows: readonly Row[]): string {
     `${row.kind === "autoregressive" ? "" : "at most "}${figure(row.bitsPerCharacter)}`,
     `${(row.parameters / 1e6).toFixed(2)} M`,
     `${(row.trainingTokens / 1e6).toFixed(2)} M`,
-    (1e6 * row.secondsPerToken).toFixed(1),
   ]);
   return markdown(head, body);
 }
@@ -111,10 +121,13 @@ export function stackTable(rows: readonly Row[]): string {
     "second takes off",
     "third takes off",
     "better than one flow by",
+    "states read as the text",
   ];
-  const body = rows.flatMap(({ kind, training, stack }) =>
-    stack ? [[kind, training, figure(stack.first), ...stack.gains.map(figure), figure(stack.better)]] : [],
-  );
+  const body = rows.flatMap(({ kind, training, stack }) => {
+    if (!stack) return [];
+    const read = stack.readings.map((share) => `${(100 * share).toFixed(1)} %`).join(", ");
+    return [[kind, training, figure(stack.first), ...stack.gains.map(figure), figure(stack.better), read]];
+  });
   return markdown(head, body);
 }
 
@@ -144,6 +157,21 @@ export function findings(rows: readonly Row[]): string {
       ? "At this budget no flow above a first one pays for certain: no stack is better than one flow with all the layers."
       : `At this budget flows above the first pay in ${paying.length} of ${stacks.length} stacks: ${paying.join(", ")}.`;
   return [verdict, "", ...lines, "", baseline(rows)].join("\n");
+}
+
+/** What a flow must take off the share of characters that its input reads as, for its two states to be told apart in earnest. */
+const STEP = 0.1;
+
+/** Whether every flow of a stack leaves its state less readable than it found it, or one does all: from the figures alone. */
+export function levels(rows: readonly Row[]): string {
+  const stacks = rows.filter(({ stack }) => stack !== undefined);
+  const falls = ({ stack }: Row) =>
+    stack!.readings.every((share, l, all) => (l === 0 ? 1 : all[l - 1]!) - share >= STEP);
+  const names = stacks.filter(falls).map(({ kind, training }) => `${kind} (${training})`);
+  if (names.length === 0)
+    return `In no stack does every flow take ${100 * STEP} % or more of the characters off what its input reads as.`;
+  const others = names.length < stacks.length ? "; in the others one flow does nearly all of it" : "";
+  return `Every flow takes ${100 * STEP} % or more of the characters off what its input reads as in ${names.join(", ")}${others}.`;
 }
 
 function baseline(rows: readonly Row[]): string {

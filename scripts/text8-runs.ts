@@ -9,14 +9,16 @@ import { flowBounds, flowGains } from "../lib/evaluation/flow-bound.js";
 import { windowsOfFiles } from "../lib/evaluation/windows.js";
 import { writeAll, writeAtomically } from "../lib/files.js";
 import { type AnyModel, type Engine, type TrainOptions, train } from "../lib/index.js";
-import { readMetrics } from "../lib/training/metrics.js";
-import { type Configuration, type Setup, trainings } from "./text8-configurations.js";
+import { type HeldOutMetric, readMetrics } from "../lib/training/metrics.js";
+import { median } from "./card-parts.js";
+import { type Configuration, readoutTraining, type Setup, trainings } from "./text8-configurations.js";
 
 /** What was found out about a configuration. In nats; windows are those of test.txt, the same for all. */
 export interface Result {
   parameters: number;
   trainingTokens: number;
-  secondsPerToken: number;
+  /** The median over the training's steps: a machine that was busy for a while does not count. */
+  tokensPerSecond: number;
   /** Tokens of every window. */
   tokens: number[];
   /** Of every window: its negative log-likelihood, of flows the bound on it. */
@@ -34,24 +36,42 @@ export interface Work {
 }
 
 /** The configuration's result, from its folder where it has been found out before. */
-export async function resultOf(configuration: Configuration, work: Work): Promise<Result> {
-  const { setup, report } = work;
-  const path = join(setup.runs, configuration.name, "result.json");
+export function resultOf(configuration: Configuration, work: Work): Promise<Result> {
+  return kept(configuration.name, "result", work, async () => {
+    const stages = trainings(configuration, work.setup);
+    for (const options of stages) await runStage(configuration, options, work);
+    return judge(configuration, stages, work);
+  });
+}
+
+/** Share of held-out characters that every state above the data's, from the first flow's on, reads as: what a trained readout makes of it. */
+export async function readingsOf(configuration: Configuration, work: Work): Promise<number[] | undefined> {
+  if (configuration.stages.flat().length < 2) return undefined;
+  return kept(configuration.name, "readings", work, async () => {
+    const options = readoutTraining(configuration, work.setup);
+    await runStage(configuration, options, work);
+    const metrics = await readMetrics(join(options.run, "metrics.jsonl"));
+    const last = metrics.findLast((metric) => metric.type === "held-out" && metric.readouts !== undefined);
+    return (last as HeldOutMetric).readouts!.accuracy;
+  });
+}
+
+/** What `find` finds out, from the configuration's folder where it has been found out before. */
+async function kept<T>(name: string, what: string, { setup, report }: Work, find: () => Promise<T>): Promise<T> {
+  const path = join(setup.runs, name, `${what}.json`);
   // Where the text lies changes nothing; that it is the same text, the runs themselves check.
   const { data: _, runs: __, ...settings } = setup;
   if (existsSync(path)) {
-    const found = JSON.parse(await readFile(path, "utf8")) as { settings: object; result: Result };
+    const found = JSON.parse(await readFile(path, "utf8")) as { settings: object } & Record<string, T>;
     if (!isDeepStrictEqual(found.settings, settings))
       throw new Error(`${path} was found out with other settings: give these again, or another folder for the runs`);
-    report(`${configuration.name}: done before`);
-    return found.result;
+    report(`${name}: ${what} found before`);
+    return found[what]!;
   }
-  const stages = trainings(configuration, setup);
-  for (const options of stages) await runStage(configuration, options, work);
-  const result = await judge(configuration, stages, work);
-  const text = Buffer.from(`${JSON.stringify({ settings, result })}\n`);
+  const value = await find();
+  const text = Buffer.from(`${JSON.stringify({ settings, [what]: value })}\n`);
   await writeAtomically(path, (handle) => writeAll(handle, text));
-  return result;
+  return value;
 }
 
 /** Seconds between two lines of a running training. */
@@ -59,13 +79,13 @@ const REPORT_SECONDS = 15;
 
 async function runStage({ name, stages }: Configuration, options: TrainOptions, work: Work): Promise<void> {
   const { engine, signal, report } = work;
-  const stage = stages.length > 1 ? `, flow ${(options.stage ?? 0) + 1}` : "";
+  const stage = options.readouts ? ", readouts" : stages.length > 1 ? `, flow ${(options.stage ?? 0) + 1}` : "";
   let last = performance.now();
   for await (const event of train(engine, { ...options, signal })) {
-    if (event.type === "held-out")
-      report(
-        `${name}${stage}: step ${event.step}, valid.txt ${(event.bound / Math.LN2).toFixed(4)} bits per character`,
-      );
+    if (event.type === "held-out") {
+      const bits = (event.bound / Math.LN2).toFixed(4);
+      report(`${name}${stage}: step ${event.step}, valid.txt ${bits} bits per character`);
+    }
     if (event.type !== "step" || performance.now() - last < 1000 * REPORT_SECONDS) continue;
     last = performance.now();
     const { step, loss, tokensPerSecond, eta } = event;
@@ -99,14 +119,12 @@ async function judge({ name }: Configuration, stages: readonly TrainOptions[], w
 }
 
 async function training(stages: readonly TrainOptions[]) {
-  let tokens = 0;
-  let seconds = 0;
-  for (const { run, steps, batch, length } of stages) {
-    const last = (await readMetrics(join(run, "metrics.jsonl"))).findLast((metric) => metric.type === "step");
-    tokens += steps! * batch! * length!;
-    seconds += last!.seconds;
-  }
-  return { trainingTokens: tokens, secondsPerToken: seconds / tokens };
+  const speeds: number[] = [];
+  for (const { run } of stages)
+    for (const metric of await readMetrics(join(run, "metrics.jsonl")))
+      if (metric.type === "step") speeds.push(metric.tokensPerSecond);
+  const trainingTokens = stages.reduce((sum, { steps, batch, length }) => sum + steps! * batch! * length!, 0);
+  return { trainingTokens, tokensPerSecond: median(speeds) };
 }
 
 interface Judged {

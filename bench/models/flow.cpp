@@ -36,9 +36,12 @@ FlowConfig config_of(const Size& s) {
 }
 
 std::string name_of(const Size& s) {
-    return std::string("flow/sequential ") + (s.kind == FlowKind::affine ? "affine" : "mixture-cdf") + " C" +
-           std::to_string(s.C) + (s.precision == Precision::bf16 ? " bf16" : " f32") + " B" + std::to_string(s.B) +
-           " N" + std::to_string(kPositions);
+    const char* kind = s.kind == FlowKind::affine        ? "affine"
+                       : s.kind == FlowKind::mixture_cdf ? "mixture-cdf"
+                                                         : "mixture-rosenblatt";
+    return std::string("flow/sequential ") + kind + " C" + std::to_string(s.C) +
+           (s.precision == Precision::bf16 ? " bf16" : " f32") + " B" + std::to_string(s.B) + " N" +
+           std::to_string(kPositions);
 }
 
 /// Of all matrices that a position's step reads: of the grouped head's features what is not masked.
@@ -109,7 +112,7 @@ Workload sequential(const Size& s) {
 
 const RegisteredWorkloads registered([] {
     std::vector<Workload> all;
-    for (const FlowKind kind : {FlowKind::affine, FlowKind::mixture_cdf})
+    for (const FlowKind kind : {FlowKind::affine, FlowKind::mixture_cdf, FlowKind::mixture_rosenblatt})
         for (const Precision precision : {Precision::f32, Precision::bf16})
             for (const int64_t B : {1, 8}) {
                 all.push_back(sequential({kind, 256, 704, 4, precision, B}));

@@ -100,7 +100,7 @@ async function changedState(
 ) {
   const { c, P } = latentSizes(config);
   const request = { batch: 1, length: ids.length, noise, cancellation };
-  const before = await native.trace({ ...request, ids });
+  const before = await native.trace({ ...request, ids, to: level + 1 });
   const fixed = new Uint8Array(ids.length / P);
   const given = before[level]!.slice();
   const changed = ids.slice();
@@ -112,7 +112,7 @@ async function changedState(
   }
   // The new tokens' latents keep the noise of the old ones.
   if (tokens.length > 0) {
-    const after = (await native.trace({ ...request, ids: changed }))[level]!;
+    const after = (await native.trace({ ...request, ids: changed, to: level }))[level]!;
     for (const [n, isFixed] of fixed.entries()) if (isFixed) given.set(after.subarray(n * c, (n + 1) * c), n * c);
   }
   for (const { position, values } of latents) {

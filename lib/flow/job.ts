@@ -9,7 +9,15 @@ import type {
   RefineEvent,
   Timing,
 } from "../generation.js";
-import type { FlowReading, InversePlan, NativeCancellation, NativeFlowModel, State } from "../native/addon.js";
+import type {
+  AncestralDraw,
+  FlowReading,
+  InversePlan,
+  InverseRequest,
+  NativeCancellation,
+  NativeFlowModel,
+  State,
+} from "../native/addon.js";
 import { latentNoise } from "../normals.js";
 import type { Tokenizer } from "../tokenizer/tokenizer.js";
 import { type FlowCanvas, hasReading } from "./request.js";
@@ -56,6 +64,8 @@ export interface FlowJobOptions {
   /** The level that texts are read from. */
   exit: number;
   refine: boolean;
+  /** How the flow nearest the noise is drawn from; it is inverted without. */
+  ancestral: AncestralDraw | undefined;
 }
 
 /** What every canvas is made from, in one call: prefixes of one length, as many tokens to add. */
@@ -66,6 +76,7 @@ interface Request {
   prefix: number;
   noise: Float32Array;
   plans: InversePlan[];
+  ancestral?: NonNullable<InverseRequest["ancestral"]>;
 }
 
 export class FlowJob {
@@ -113,6 +124,7 @@ export class FlowJob {
 
   async #request(): Promise<Request> {
     const { config } = this.#host;
+    const { ancestral } = this.#options;
     const [{ prefix, added }] = this.#canvases as [FlowCanvas];
     const batch = this.#canvases.length;
     const length = prefix.length + added;
@@ -121,10 +133,14 @@ export class FlowJob {
     for (const [b, canvas] of this.#canvases.entries()) {
       ids.set(canvas.prefix, b * length);
       const values = added * config.latentSize;
-      noise.set(latentNoise(canvas.seed, values, canvas.temperature), b * values);
+      noise.set(latentNoise(canvas.seed, values, ancestral ? 1 : canvas.temperature), b * values);
     }
-    const plans = await this.#options.plans({ batch, positions: added / config.patchSize });
-    return { ids, batch, length, prefix: prefix.length, noise, plans };
+    const fastest = await this.#options.plans({ batch, positions: added / config.patchSize });
+    const request = { ids, batch, length, prefix: prefix.length, noise };
+    if (!ancestral) return { ...request, plans: fastest };
+    const plans: InversePlan[] = [...fastest.slice(0, -1), { method: "sequential" }];
+    const seeds = BigUint64Array.from(this.#canvases, ({ seed }) => seed);
+    return { ...request, plans, ancestral: { ...ancestral, seeds } };
   }
 
   async #whole(request: Request): Promise<Int32Array> {
@@ -134,7 +150,7 @@ export class FlowJob {
 
   /** One flow's inverse after the other, as far as the text is read from; states that can be read are told on the way. */
   async #byLevel(
-    { noise, ...request }: Request,
+    { noise, ancestral, ...request }: Request,
     emit: (at: number, event: GenerationEvent) => void,
   ): Promise<Int32Array> {
     const { native, config } = this.#host;
@@ -142,10 +158,14 @@ export class FlowJob {
     const cancellation = this.#cancellation;
     let latents: State = noise;
     let tokens = new Int32Array(0);
-    for (let level = config.flows.length; level >= exit; level--) {
-      if (level < config.flows.length) {
-        const found = await native.invert({ ...request, latents, level: level + 1, to: level, cancellation });
+    const top = config.flows.length;
+    for (let level = top; level >= exit; level--) {
+      if (level < top) {
+        const draw = level + 1 === top && ancestral ? { ancestral } : {};
+        const found = await native.invert({ ...request, ...draw, latents, level: level + 1, to: level, cancellation });
         latents = found.state;
+      } else if (ancestral) {
+        continue; // this noise is no state of the text that is drawn
       }
       if (level !== exit && !(refine && hasReading(level, config))) continue;
       const reading = await native.read({ level, latents, cancellation });

@@ -5,8 +5,8 @@ import { checkNumber, invalid } from "../decoding/options.js";
 import { flowBounds } from "../evaluation/flow-bound.js";
 import { type Score, type ScoreOptions, score } from "../evaluation/score.js";
 import type { Generation, GenerationResult } from "../generation.js";
-import { type CommonParts, Model } from "../model.js";
-import type { InversePlan, NativeFlowModel, Precision } from "../native/addon.js";
+import { Model, type ModelInfo } from "../model.js";
+import type { InversePlan, NativeFlowModel } from "../native/addon.js";
 import { BatchWork, SingleWork } from "../works.js";
 import { type DraftMeasure, type DraftOptions, measureDrafts } from "./drafts.js";
 import { type Edit, type EditOptions, edit } from "./edit.js";
@@ -14,6 +14,7 @@ import { type Inspection, type InspectOptions, inspect } from "./inspect.js";
 import { type FlowHost, FlowJob, type Plans } from "./job.js";
 import { checkInversion, fastestPlans, type Inversion, measurePlans, type PlanMeasure } from "./plan.js";
 import {
+  checkAncestral,
   checkExit,
   checkFlowOptions,
   type FlowBatchOptions,
@@ -23,50 +24,22 @@ import {
   flowGenerateOptions,
 } from "./request.js";
 
-export interface FlowModelInfo {
+/** The precision is that of the bodies' products: heads, couplings and the codebook are f32. Positions have `patchSize` tokens each. */
+export interface FlowModelInfo extends ModelInfo<FlowConfig> {
   family: "flow";
-  layout: string;
-  folder: string;
-  parameters: number;
-  weightBytes: number;
-  /** Of the bodies' products; heads, couplings and the codebook are f32. */
-  precision: Precision;
-  vocabSize: number;
-  /** Positions of `patchSize` tokens each. */
-  maxPositions: number;
   patchSize: number;
-  eosTokenId?: number;
-  config: Readonly<FlowConfig>;
-}
-
-/** @internal */
-export interface FlowParts extends CommonParts {
-  readonly native: NativeFlowModel;
-  readonly config: FlowConfig;
 }
 
 /** Texts of one shape go through the inverses together; more than this many take turns. */
 const batchLimit = 16;
 
-export class FlowModel extends Model {
+export class FlowModel extends Model<NativeFlowModel, FlowConfig> {
   readonly family = "flow";
-  readonly #parts: FlowParts;
   /** Of "auto", by shape. */
   readonly #fastest = new Map<string, Promise<InversePlan[]>>();
 
-  /** @internal Use `engine.load`. */
-  constructor(parts: FlowParts) {
-    super(parts);
-    this.#parts = parts;
-  }
-
   get info(): FlowModelInfo {
-    this.check();
-    const { native, config, folder } = this.#parts;
-    const { layout, vocabSize, maxPositions, patchSize, eosTokenId } = config;
-    const eos = eosTokenId === undefined ? {} : { eosTokenId };
-    const sizes = { vocabSize, maxPositions, patchSize, ...eos };
-    return { family: "flow", layout, folder, ...native.info(), ...sizes, config: structuredClone(config) };
+    return { family: "flow", ...this.commonInfo, patchSize: this.config.patchSize };
   }
 
   /** Continues a prompt. Iterate the result for events, or await it for the whole text. */
@@ -125,7 +98,7 @@ export class FlowModel extends Model {
 
   /** @internal For scoring and evaluation. */
   get bounded() {
-    const { native, config } = this.#parts;
+    const { native, config } = this;
     const { eosTokenId, maxPositions, patchSize } = config;
     const encode: NativeFlowModel["encode"] = (request) => native.encode(request);
     return {
@@ -133,17 +106,6 @@ export class FlowModel extends Model {
       bounds: (...[windows, options]: Tail<Parameters<typeof flowBounds>>) =>
         flowBounds({ config, encode }, windows, options),
     };
-  }
-
-  /** @internal */
-  get native(): NativeFlowModel {
-    this.check();
-    return this.#parts.native;
-  }
-
-  /** @internal */
-  get config(): Readonly<FlowConfig> {
-    return this.#parts.config;
   }
 
   /** Every way of inverting every flow, measured on noise of a shape; the basis of "auto". */
@@ -155,8 +117,10 @@ export class FlowModel extends Model {
     return measurePlans(this.native, this.config, { batch, positions });
   }
 
-  #jobOptions({ inversion, exit }: Pick<FlowGenerateOptions, "inversion" | "exit">) {
-    return { plans: this.#plans(inversion), exit: checkExit(exit, this.config) };
+  #jobOptions(options: FlowGenerateOptions | FlowBatchOptions) {
+    const { inversion, exit } = options;
+    const ancestral = checkAncestral(options, this.config);
+    return { plans: this.#plans(inversion), exit: checkExit(exit, this.config), ancestral };
   }
 
   #plans(inversion: Inversion | undefined): Plans {
@@ -176,7 +140,7 @@ export class FlowModel extends Model {
   }
 
   get #host(): FlowHost {
-    const { native, config } = this.#parts;
+    const { native, config } = this;
     return { native, config, tokenizer: this.tokenizer, createCancellation: () => this.createCancellation() };
   }
 }

@@ -1,10 +1,11 @@
 /** What callers of a flow model's generate may ask for, checked and turned into canvases of whole patches. */
 
-import type { FlowConfig } from "../checkpoint/config.js";
-import { checkNames, checkNumber, checkSignal, invalid } from "../decoding/options.js";
+import type { FlowConfig, FlowKind } from "../checkpoint/config.js";
+import { checkNames, checkNumber, checkSignal, invalid, sharedOptions } from "../decoding/options.js";
 import { NoemaError } from "../errors.js";
+import type { AncestralDraw } from "../native/addon.js";
 import { filledBefore } from "../patches.js";
-import { defaultMaxTokens, type Limits, type Prompt, promptIds, seedAt } from "../request.js";
+import { type Limits, type Prompt, promptIds, seedAt, tokenCount } from "../request.js";
 import type { Seed } from "../rng.js";
 import type { Tokenizer } from "../tokenizer/tokenizer.js";
 import type { Inversion } from "./plan.js";
@@ -16,8 +17,18 @@ export interface FlowGenerateOptions {
   maxTokens?: number;
   /** Puts an end-of-text token, which separates texts in training, before the prompt. Default: when the prompt is empty. */
   documentStart?: boolean;
-  /** Scale of the base noise. Default: 1, what the model was trained for; less is tamer. */
+  /** Scale of the base noise; of an ancestral draw, temperature of the mixture's weights. Default: 1, what the model was trained for; less is tamer. */
   temperature?: number;
+  /**
+   * Draws from the mixture of the flow nearest the noise instead of inverting base noise through it (tarflowlm.md section 3.4): the same
+   * law, no search, other texts of a seed. Its weights, one per token or component, can then be tempered and cut, as a language model's. Default:
+   * false, true with topK or topP.
+   */
+  ancestral?: boolean;
+  /** Of an ancestral draw: from the K likeliest components. Default: 0, all. */
+  topK?: number;
+  /** Of an ancestral draw: from the likeliest components of this mass. Default: 1. */
+  topP?: number;
   /**
    * How the flows are inverted. All ways give the same tokens; "auto" measures them once per shape of text, which takes as long as
    * some ten texts. Default: "sequential".
@@ -44,6 +55,9 @@ export const flowGenerateOptions = [
   "maxTokens",
   "documentStart",
   "temperature",
+  "ancestral",
+  "topK",
+  "topP",
   "inversion",
   "exit",
   "refine",
@@ -76,7 +90,7 @@ export function checkFlowOptions(options: unknown, allowed: readonly string[], w
   checkNames(options, allowed, what);
   const flags = options as FlowGenerateOptions;
   checkSignal(flags.signal);
-  for (const name of ["documentStart", "refine"] as const)
+  for (const name of ["documentStart", "refine", "ancestral"] as const)
     if (flags[name] !== undefined && typeof flags[name] !== "boolean")
       throw invalid(name, flags[name], "true or false");
 }
@@ -86,6 +100,33 @@ export function checkExit(exit: number | undefined, config: FlowConfig): number 
   const level = checkNumber(exit ?? 0, { min: 0, max: config.flows.length - 1, integer: true }, "exit");
   if (hasReading(level, config)) return level;
   throw new NoemaError("ERR_UNSUPPORTED", `exit: the state at level ${level} has no readout`, { level });
+}
+
+type Drawing = Pick<FlowGenerateOptions, "ancestral" | "temperature" | "topK" | "topP">;
+
+/** How the flow nearest the noise is drawn from; undefined: it is inverted. */
+export function checkAncestral(
+  { ancestral, temperature = 1, topK = 0, topP = 1 }: Drawing,
+  { flows }: FlowConfig,
+): AncestralDraw | undefined {
+  checkNumber(topK, sharedOptions.topK, "topK");
+  checkNumber(topP, sharedOptions.topP, "topP");
+  const cut = topK > 0 || topP < 1;
+  if (ancestral === false && cut)
+    throw invalid("ancestral", ancestral, "true with topK or topP, which cut what is drawn from");
+  if (!ancestral && !cut) return undefined;
+  const { kind } = flows.at(-1)!;
+  if (kind === "affine") throw undrawable("the flow nearest the noise is affine; only mixtures are drawn from", kind);
+  if (kind === "mixture-cdf" && (cut || temperature !== 1))
+    throw undrawable(
+      "the flow nearest the noise is mixture-cdf; only mixture-rosenblatt has weights to cut or temper",
+      kind,
+    );
+  return { temperature, topK, topP };
+}
+
+function undrawable(why: string, kind: FlowKind): NoemaError {
+  return new NoemaError("ERR_UNSUPPORTED", `ancestral: ${why}`, { kind });
 }
 
 /** The data's latents are read by the codebook, the state above a flow by that flow's readout. */
@@ -108,17 +149,8 @@ export function flowCanvas(
     throw new NoemaError("ERR_UNSUPPORTED", message, { promptTokens: given.length });
   }
   const prefix = filledBefore(given, config);
-  const wanted = wantedTokens(options.maxTokens, prefix.length, limits.maxPositions);
+  const wanted = tokenCount(options.maxTokens, prefix.length, limits.maxPositions);
   const temperature = checkNumber(options.temperature ?? 1, { min: 0, max: 10 }, "temperature");
   const added = Math.ceil(wanted / config.patchSize) * config.patchSize;
   return { prefix, added, wanted, promptTokens: given.length, temperature, seed: seedAt(options.seed, index) };
-}
-
-function wantedTokens(asked: number | undefined, given: number, maxTokens: number): number {
-  const room = maxTokens - given;
-  const count = asked === undefined ? Math.min(defaultMaxTokens, Math.max(1, room)) : asked;
-  checkNumber(count, { min: 0, integer: true }, "maxTokens");
-  if (count <= room) return count;
-  const message = `${given} prompt tokens and ${count} new ones need ${given + count} places; the model has ${maxTokens}`;
-  throw new NoemaError("ERR_PROMPT_TOO_LONG", message, { promptTokens: given, maxTokens: count, room });
 }

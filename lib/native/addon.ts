@@ -346,6 +346,16 @@ export interface InverseRequest extends FlowBatch {
   plans?: readonly InversePlan[];
   /** Run what was found forward again (not with `fixed`): gives `residual`. */
   check?: boolean;
+  /** Draw from the flow nearest the noise, a mixture, instead of inverting it. Starts from base noise, without `check`. */
+  ancestral?: AncestralDraw & { seeds: BigUint64Array };
+}
+
+/** Of a mixture-rosenblatt flow's weights; of other mixtures temperature 1, all of them. */
+export interface AncestralDraw {
+  temperature: number;
+  /** 0: all. */
+  topK: number;
+  topP: number;
 }
 
 /** How a flow is inverted: position after position, or by sweeps over equal runs of positions until no sequence moves. */
@@ -391,10 +401,10 @@ export interface NativeFlowModel {
   /** Towards noise: from the tokens, or from a state. Of flows below that state's level nothing is told. */
   encode(request: FlowBatch & { states?: boolean }): Promise<FlowPass>;
   /**
-   * L + 1 times [B,N,c], those below a state's level empty: what `encode` calls states, by the steps of `invert`, which undoes it to
+   * L + 1 times [B,N,c], those below a state's level and above `to` (default: L) empty: what `encode` calls states, by the steps of `invert`, which undoes it to
    * the bit (with one mixture in the stack; unlikely tokens below others may differ in the last). Takes as long as `invert`.
    */
-  trace(request: FlowBatch): Promise<Float64Array[]>;
+  trace(request: FlowBatch & { to?: number }): Promise<Float64Array[]>;
   /**
    * Towards data: from base noise, or from a state. Rejects with ERR_NOT_CONVERGED, naming flow, sequence and position. Of
    * `ids` only the prefixes are read.

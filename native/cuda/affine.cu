@@ -1,12 +1,13 @@
 // affine: rows are short, so 1 to 32 neighbouring threads share one, a quad each at a time. Backward and inverse: a thread per
 // quad.
-#include "noema/ops/affine.h"
+#include "affine.h"
 
 #include "common/normal.h"
 #include "common/quads.h"
 #include "common/reduce.h"
 #include "common/states.h"
 #include "cuda.h"
+#include "noema/ops/affine.h"
 
 namespace noema::cuda {
 
@@ -46,7 +47,7 @@ __global__ void __launch_bounds__(QuadGrid::kThreads, sizeof(T) == 8 ? 2 : 6) af
         const QuadOf<T> h = load_quad<kWhole>(p.h + row * p.h_stride, i, p.c);
         const Quad b = load_quad<kWhole>(parameters + p.c, i, p.c);
         const QuadOf<T> a = clipped<T>(load_quad<kWhole>(parameters, i, p.c));
-        const QuadOf<T> u = map([](T x, T s, float t) { return (x - t) * exp(-s); }, h, a, b);
+        const QuadOf<T> u = map([](T x, T s, float t) { return affine_noise(x, s, t); }, h, a, b);
         if (p.u) store_quad<kWhole>(p.u + row * p.u_stride, i, p.c, rounded(u, p.grid));
         scales += sum_inside<kWhole>(a, i, p.c);
         square += sum_inside<kWhole>(map([](T e) { return e * e; }, u), i, p.c);
@@ -110,7 +111,7 @@ __global__ void __launch_bounds__(QuadGrid::kThreads) affine_inverse_quads(Inver
         const QuadOf<T> u = load_quad<kWhole>(p.u + row * p.u_stride, i, c),
                         a = clipped<T>(load_quad<kWhole>(parameters, i, c));
         const Quad b = load_quad<kWhole>(parameters + c, i, c);
-        const QuadOf<T> h = map([](T x, T s, float t) { return fma(x, exp(s), static_cast<T>(t)); }, u, a, b);
+        const QuadOf<T> h = map([](T x, T s, float t) { return affine_state(x, s, t); }, u, a, b);
         store_quad<kWhole>(p.h + row * p.h_stride, i, c, rounded(h, p.grid));
     });
 }

@@ -53,6 +53,13 @@ struct Calls {
         return text;
     }
 
+    static void discard(Queue* queue) {
+        for (const cudaEvent_t mark : queue->marks)
+            if (mark) cudaEventDestroy(mark);
+        if (queue->stream) cudaStreamDestroy(queue->stream);
+        close_repeats(*queue);
+        delete queue;
+    }
     static Status open_stream(Stream& out) {
         NOEMA_TRY(select());
         auto* queue = new Queue;
@@ -68,11 +75,13 @@ struct Calls {
         queue->device.capability = 10 * major + minor;
         if (status.ok())
             status = checked(cudaStreamCreateWithFlags(&queue->stream, cudaStreamNonBlocking), "opening a stream");
+        for (cudaEvent_t& mark : queue->marks)
+            if (status.ok())
+                status = checked(cudaEventCreateWithFlags(&mark, cudaEventBlockingSync | cudaEventDisableTiming),
+                                 "opening a stream");
         if (status.ok()) status = open_repeats(*queue);
         if (!status.ok()) {
-            if (queue->stream) cudaStreamDestroy(queue->stream);
-            close_repeats(*queue);
-            delete queue;
+            discard(queue);
             return status;
         }
         queue->cublaslt = open_cublaslt();
@@ -82,12 +91,8 @@ struct Calls {
     }
     static void close_stream(Stream& stream) {
         auto* queue = static_cast<Queue*>(stream.handle);
-        if (queue && select().ok()) {
-            close_cublaslt(queue->cublaslt);
-            cudaStreamDestroy(queue->stream);
-            close_repeats(*queue);
-        }
-        delete queue;
+        if (queue && select().ok()) close_cublaslt(queue->cublaslt);
+        if (queue) discard(queue);
         stream = {};
     }
     static Status synchronize(const Stream& stream) {

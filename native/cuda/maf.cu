@@ -3,9 +3,9 @@
 // scalar's elu itself: some 15 instructions beside the 50 of gelu, against a barrier per row to have them from another.
 #include "noema/ops/maf.h"
 
-#include "common/activations.h"
 #include "common/column_sums.h"
 #include "cuda.h"
+#include "maf.h"
 
 namespace noema::cuda {
 
@@ -54,19 +54,6 @@ struct Mine {
     }
 };
 
-struct Weights {
-    float x, rising, falling, bias;
-};
-
-__device__ __forceinline__ Weights weights_of(const float* weight, const float* bias, int64_t feature) {
-    const float* w = weight + 3 * feature;
-    return {w[0], w[1], w[2], bias[feature]};
-}
-
-__device__ __forceinline__ float inner(const Weights& w, float x, const Elus& e) {
-    return fmaf(w.x, x, fmaf(w.rising, e.rising, fmaf(w.falling, e.falling, w.bias)));
-}
-
 struct Forward {
     const float *x, *weight, *bias;
     float* y;
@@ -77,12 +64,12 @@ struct Forward {
 __global__ void __launch_bounds__(kThreads) maf_tiles(Forward p) {
     const Mine me(p.tiles);
     if (!me.active) return;
-    const Weights w = weights_of(p.weight, p.bias, me.feature);
+    const MafWeights w = weights_of(p.weight, p.bias, me.feature);
     const int64_t last = p.tiles.chunks.last(me.chunk);
 #pragma unroll 2
     for (int64_t row = p.tiles.chunks.first(me.chunk) + me.row; row < last; row += p.tiles.rows_at_once) {
         const float x = p.x[row * p.x_stride + me.scalar];
-        p.y[row * p.y_stride + me.feature] = gelu_erf(inner(w, x, elus(x)));
+        p.y[row * p.y_stride + me.feature] = maf_feature(w, x);
     }
 }
 
@@ -112,7 +99,7 @@ __global__ void __launch_bounds__(kThreads) maf_backward_tiles(Backward p) {
     SHARED_ARRAY(float4, totals, kThreads);
     const Mine me(p.tiles);
     const int thread = static_cast<int>(threadIdx.x);
-    const Weights w = me.active ? weights_of(p.weight, p.bias, me.feature) : Weights{};
+    const MafWeights w = me.active ? weights_of(p.weight, p.bias, me.feature) : MafWeights{};
     const int64_t last = p.tiles.chunks.last(me.chunk);
     float4 total = make_float4(0, 0, 0, 0);
     int buffer = 0;
@@ -121,7 +108,7 @@ __global__ void __launch_bounds__(kThreads) maf_backward_tiles(Backward p) {
         if (me.active && row < last) {
             const float x = p.x[row * p.x_stride + me.scalar], d_y = p.d_y[row * p.d_y_stride + me.feature];
             const Elus e = elus(x);
-            const float g = d_y * gelu_erf_slope(inner(w, x, e));
+            const float g = d_y * gelu_erf_slope(maf_inner(w, x, e));
             total =
                 make_float4(fmaf(g, x, total.x), fmaf(g, e.rising, total.y), fmaf(g, e.falling, total.z), total.w + g);
             shares[buffer + thread] = g * fmaf(w.rising, e.rising_slope, fmaf(w.falling, e.falling_slope, w.x));

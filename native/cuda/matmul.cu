@@ -49,15 +49,8 @@ __global__ void __launch_bounds__(kThreads) convert_rows(Conversion p) {
     *reinterpret_cast<uint4*>(p.to + row * p.pitch + column) = to_bf16s(raw, p.is_bf16);
 }
 
-/// A matrix as bf16 whose rows start at multiples of 16 bytes.
-int64_t bf16_pitch(const View& v) {
-    return ceil_div(v.shape[1], 8) * 8;
-}
 int64_t bf16_size(const View& v) {
     return v.shape[0] * bf16_pitch(v);
-}
-Operand bf16_operand(const View& v, const void* values, int64_t lines) {
-    return {values, bf16_pitch(v), nullptr, static_cast<int>(lines), true, true};
 }
 
 Status convert(const View& v, void* to, const Stream& stream) {

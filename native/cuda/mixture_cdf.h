@@ -30,17 +30,18 @@ struct MixtureGrid {
 /// Four components a thread leave enough threads without many shuffles; up to 256 a thread keeps its own in registers.
 constexpr int kFewComponents = 4, kManyComponents = 8;
 
-inline MixtureGrid mixture_grid(const View& parameters) {
-    const int K = static_cast<int>(parameters.shape[2] / 3);
+__host__ __device__ inline int mixture_width(int K) {
     int width = 1;
     while (width < 32 && width * kFewComponents < K) width *= 2;
-    return {parameters.as<float>(),
-            parameters.stride[0],
-            parameters.stride[1],
-            parameters.shape[0] * parameters.shape[1],
-            parameters.shape[1],
-            K,
-            width};
+    return width;
+}
+
+inline MixtureGrid mixture_grid(const View& parameters) {
+    const int K = static_cast<int>(parameters.shape[2] / 3);
+    return {parameters.as<float>(), parameters.stride[0],
+            parameters.stride[1],   parameters.shape[0] * parameters.shape[1],
+            parameters.shape[1],    K,
+            mixture_width(K)};
 }
 
 /// f(kept) with how many components a thread keeps (kept.value): 0 when there are too many, and they are read anew.
@@ -68,6 +69,10 @@ struct MyScalar {
         lane = static_cast<int>(threadIdx.x) % g.width;
         writes = exists && lane == 0;
     }
+    /// The first and only one of a grid, by a whole warp: each of its groups of `width` threads does the same.
+    __device__ __forceinline__ static MyScalar alone(const MixtureGrid& g) {
+        return MyScalar(g, static_cast<int>(threadIdx.x) % 32);
+    }
     template <class Real>
     __device__ __forceinline__ Real sum(Real x) const {
         return warp_reduce(x, Sum{}, width);
@@ -76,6 +81,10 @@ struct MyScalar {
     __device__ __forceinline__ Real most(Real x) const {
         return warp_reduce(x, Max{}, width);
     }
+
+ private:
+    __device__ __forceinline__ MyScalar(const MixtureGrid& g, int warp_lane)
+        : index(0), row(0), i(0), lane(warp_lane % g.width), width(g.width), exists(true), writes(warp_lane == 0) {}
 };
 
 /// This thread's components of its scalar.

@@ -1,5 +1,4 @@
-// mixture_cdf_inverse: the search of the cpu backend, a scalar per 1 to 32 threads, which all hold the same state. A warp
-// ends with its slowest scalar.
+// mixture_cdf_inverse: a search per scalar.
 #include "common/states.h"
 #include "cuda.h"
 #include "noema/ops/mixture_cdf.h"
@@ -21,24 +20,11 @@ __global__ void __launch_bounds__(kMixtureThreads, 1) mixture_cdf_inverse_scalar
     const MyScalar me(p.of);
     const MyComponents<kKept> components(p.of, me);
     const Prepared<kKept> of(components, me);
-    const double u = p.u.at(me.row, me.i);
-    const Bracket bracket = bracket_of(of, me, u);
-    const bool finite =
-        of.finite && fabs(u) <= FLT_MAX && fabs(bracket.low) <= FLT_MAX && fabs(bracket.high) <= FLT_MAX;
-    Search s(u, start_of(of, me, u), bracket);
-    bool active = finite;
-    for (int i = 0; i < kMostEvaluations && __any_sync(kAllLanes, active); ++i) {
-        Sums at = evaluate(of, me, s.x);
-        if (__any_sync(kAllLanes, active && s.far)) {
-            const Sums far = evaluate_far(of, me, s.x);
-            if (s.far) at = far;
-        }
-        if (active) active = !step(s, at);
-    }
+    const Root root = root_of(of, me, p.u.at(me.row, me.i));
     if (!me.writes) return;
-    p.h.put(me.row, me.i, finite ? on_grid(s.x, p.grid) : NAN);
-    if (p.failed) p.failed[me.index] = active || !finite || !(fabs(s.x) <= FLT_MAX);
-    if (p.evaluations) p.evaluations[me.index] = s.evaluations;
+    p.h.put(me.row, me.i, on_grid(root.x, p.grid));
+    if (p.failed) p.failed[me.index] = root.failed;
+    if (p.evaluations) p.evaluations[me.index] = root.evaluations;
 }
 
 size_t workspace(const MixtureCdfInverse& p, const Stream&) {

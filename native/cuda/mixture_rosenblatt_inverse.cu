@@ -1,8 +1,8 @@
 // mixture_rosenblatt_inverse: block by token, scalar after scalar; each scalar is one search of probit_root.h by the whole block.
 #include "common/states.h"
-#include "counted_components.h"
 #include "cuda.h"
 #include "rosenblatt.h"
+#include "wide_tokens.h"
 
 namespace noema::cuda {
 
@@ -19,49 +19,24 @@ struct Inverse {
     double grid;
 };
 
-/// z of scalar passed(), and whether it was found.
-template <class T>
-__device__ __forceinline__ bool find(Posterior<T>& posterior, double* weight, double u, double& z, int& evaluations) {
-    const T& team = posterior.team();
-    const Counted<T> of(posterior, weight, least_within(posterior, reach_of(u)));
-    Search s(u, start_of(of, team, u), bracket_of(of, team, u));
-    const bool finite = s.last_step <= FLT_MAX;  // the bracket's width
-    bool done = false;
-    while (!done && s.evaluations < kMostEvaluations)
-        done = step(s, s.far ? evaluate_far(of, team, s.x) : evaluate(of, team, s.x));
-    z = s.x;
-    evaluations += s.evaluations;
-    return finite && done && fabs(z) <= FLT_MAX;
-}
-
 template <int threads>
 __global__ void __launch_bounds__(threads, 1) invert_tokens(Inverse p) {
     using T = Team<threads, double>;
     SHARED_ARRAY(double, scratch, T::kScratch);
-    const int d = static_cast<int>(p.table.mean.d);
     const T team(scratch);
-    Posterior<T> posterior(team, p.table, p.lists.mine(d));
+    Posterior<T> posterior(team, p.table, p.lists.mine(static_cast<int>(p.table.mean.d)));
     double* weight = p.weight + blockIdx.x * p.lists.length;
     for (int64_t r = blockIdx.x; r < p.R; r += gridDim.x) {
-        int failed = 0, evaluations = 0;
-        posterior.start(p.logits + r * p.logits_stride);
-        for (int i = 0; i < d; ++i) {
-            const double u = p.u.at(r, i);
-            double z = NAN;
-            if (posterior.broken() || !(fabs(u) <= FLT_MAX))
-                ++failed;
-            else
-                failed += !find(posterior, weight, u, z, evaluations);
-            z = p.z.stored(on_grid(z, p.grid));
-            __syncthreads();  // z may be u: all have read it
-            if (T::thread() == 0) p.z.put(r, i, z);
-            if (!posterior.broken()) posterior.pass(z);
-        }
-        if (T::thread() == 0) {
-            if (p.failed) p.failed[r] = failed;
-            if (p.evaluations) p.evaluations[r] = evaluations;
-        }
-        __syncthreads();  // the scalars' shared memory is the next token's
+        const TokenSearch found = invert_token(
+            posterior, weight, p.logits + r * p.logits_stride, [&](int i) { return p.u.at(r, i); },
+            [&](int i, double z) {
+                z = p.z.stored(on_grid(z, p.grid));
+                if (T::thread() == 0) p.z.put(r, i, z);
+                return z;
+            });
+        if (T::thread() != 0) continue;
+        if (p.failed) p.failed[r] = found.failed;
+        if (p.evaluations) p.evaluations[r] = found.evaluations;
     }
 }
 

@@ -1,8 +1,8 @@
 // mixture_rosenblatt of wide states: block by token, scalar after scalar; each is one evaluation of the inverse's function.
 #include "common/states.h"
-#include "counted_components.h"
 #include "cuda.h"
 #include "rosenblatt.h"
+#include "wide_tokens.h"
 
 namespace noema::cuda {
 
@@ -20,21 +20,6 @@ struct Forward {
     double grid;
 };
 
-/// u of scalar passed() at z. Far out it depends on u what counts in F; u moves by what cannot be seen in it, so one or two turns settle it.
-template <class T>
-__device__ __forceinline__ double u_of(Posterior<T>& posterior, double* weight, double z) {
-    constexpr int kMostTurns = 4;
-    double reach = 0, u = NAN;
-    for (int turn = 0; turn < kMostTurns; ++turn) {
-        const Counted<T> of(posterior, weight, least_within(posterior, reach));
-        u = point_at(of, posterior.team(), z).u;
-        const double next = reach_of(u);
-        if (next == reach) break;
-        reach = next;
-    }
-    return u;
-}
-
 template <int threads>
 __global__ void __launch_bounds__(threads, 1) rosenblatt_wide_tokens(Forward p) {
     using T = Team<threads, double>;
@@ -48,12 +33,12 @@ __global__ void __launch_bounds__(threads, 1) rosenblatt_wide_tokens(Forward p) 
         double squares = 0;
         posterior.start(p.logits + r * p.logits_stride);
         const double all = posterior.broken() ? NAN : posterior.weight();
-        for (int i = 0; i < d; ++i) {
-            const double u = posterior.broken() ? NAN : u_of(posterior, weight, z[i]);
-            squares = fma(u, u, squares);
-            if (T::thread() == 0 && p.u) p.u[r * p.u_stride + i] = on_grid(u, p.grid);
-            if (!posterior.broken()) posterior.pass(z[i]);
-        }
+        pass_token(
+            posterior, weight, [&](int i) { return z[i]; },
+            [&](int i, double u) {
+                squares = fma(u, u, squares);
+                if (T::thread() == 0 && p.u) p.u[r * p.u_stride + i] = on_grid(u, p.grid);
+            });
         const double density = posterior.broken() ? NAN : posterior.log_density(posterior.weight(), all);
         if (T::thread() == 0) {
             if (p.log_density) p.log_density[r] = static_cast<float>(density);

@@ -1,4 +1,5 @@
-// The components of one scalar of mixture_cdf as the search of probit_root.h wants them.
+// The components of one scalar of mixture_cdf as the search of probit_root.h wants them, and that search: the one of the cpu backend, a
+// scalar per 1 to 32 threads, which all hold the same state. A warp ends with its slowest scalar.
 #pragma once
 
 #include "probit_root.h"
@@ -48,5 +49,29 @@ class Prepared {
     double top_, scale_;
     Made kept_[kKept > 0 ? kKept : 1];
 };
+
+/// What a search came to: NAN where it could not begin.
+struct Root {
+    double x;
+    bool failed;
+    int evaluations;
+};
+template <int kKept>
+__device__ __forceinline__ Root root_of(const Prepared<kKept>& of, const MyScalar& me, double u) {
+    const Bracket bracket = bracket_of(of, me, u);
+    const bool finite =
+        of.finite && fabs(u) <= FLT_MAX && fabs(bracket.low) <= FLT_MAX && fabs(bracket.high) <= FLT_MAX;
+    Search s(u, start_of(of, me, u), bracket);
+    bool active = finite;
+    for (int i = 0; i < kMostEvaluations && __any_sync(kAllLanes, active); ++i) {
+        Sums at = evaluate(of, me, s.x);
+        if (__any_sync(kAllLanes, active && s.far)) {
+            const Sums far = evaluate_far(of, me, s.x);
+            if (s.far) at = far;
+        }
+        if (active) active = !step(s, at);
+    }
+    return {finite ? s.x : NAN, active || !finite || !(fabs(s.x) <= FLT_MAX), s.evaluations};
+}
 
 }  // namespace noema::cuda

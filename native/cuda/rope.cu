@@ -3,9 +3,8 @@
 // of a position take 3200 cycles, and moving its 12 heads of 128 channels 4000; with 64 units (sm_90) they are nothing.
 #include "noema/ops/rope.h"
 
-#include <cmath>
-
 #include "common/quads.h"
+#include "common/rope.h"
 #include "cuda.h"
 
 namespace noema::cuda {
@@ -22,18 +21,15 @@ struct Turn {
     int64_t x_stride[3], y_stride[3], positions_stride;  // of b, t, h; of b
     int64_t T, position_offset;
     int H, pairs, block_pairs, block_positions;
-    double step;  // log2 of the ratio of neighbouring frequencies
+    RopeFrequencies frequencies;
     bool halves, inverse, aligned;
 };
 
 /// cos and sin of pair i at position t of batch row b.
 __device__ __forceinline__ float2 angle(const Turn& p, int64_t b, int64_t t, int i) {
-    constexpr double kInversePi = 0.31830988618379067154;
-    const double position =
-        static_cast<double>(p.positions ? p.positions[b * p.positions_stride + t] : p.position_offset + t);
-    double s, c;
-    sin_cos_pi(position * (exp2(p.step * i) * kInversePi), s, c);
-    return make_float2(static_cast<float>(c), static_cast<float>(p.inverse ? -s : s));
+    const int64_t position = p.positions ? p.positions[b * p.positions_stride + t] : p.position_offset + t;
+    const float2 a = p.frequencies.angle(position, i);
+    return make_float2(a.x, p.inverse ? -a.y : a.y);
 }
 
 /// Turns four pairs, whose first and second channels start at `first` and `second`: of half_split the pairs' first channels
@@ -104,7 +100,7 @@ Status run(const Rope& p, const Stream& stream, Workspace) {
            static_cast<int>(P),
            static_cast<int>(block_pairs),
            static_cast<int>(positions),
-           -std::log2(p.theta) / static_cast<double>(P),
+           RopeFrequencies::of(p.theta, P),
            p.layout == RopeLayout::half_split,
            p.inverse,
            P % 4 == 0 && rows_aligned(p.x, p.y)};

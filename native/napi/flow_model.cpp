@@ -45,6 +45,7 @@ constexpr const char* kMethods[] = {"sequential", "jacobi", nullptr};
 struct OwnedInversion {
     std::vector<uint8_t> fixed;
     std::vector<double> given;
+    std::vector<uint64_t> seeds;
     InverseRange range;
 };
 
@@ -59,7 +60,18 @@ InversePlan read_plan(const Arguments& a) {
     return plan;
 }
 
-/// Reads `to`, `plans`, `check`, and `fixed` with `given`; base noise starts at the top, latents at their level.
+/// Reads `ancestral`, whose seeds are one per sequence.
+void read_draw(const Arguments& a, int64_t B, OwnedInversion& owned) {
+    const Arguments draw = a.object("ancestral");
+    owned.seeds = draw.seeds("seeds");
+    if (static_cast<int64_t>(owned.seeds.size()) != B) draw.refuse("seeds", "one per sequence, " + std::to_string(B));
+    owned.range.ancestral = {.seeds = owned.seeds.data(),
+                             .temperature = static_cast<float>(draw.number("temperature")),
+                             .top_k = draw.integer("topK", 0, int64_t{1} << 31),
+                             .top_p = static_cast<float>(draw.number("topP"))};
+}
+
+/// Reads `to`, `plans`, `check`, `ancestral`, and `fixed` with `given`; base noise starts at the top, latents at their level.
 std::shared_ptr<OwnedInversion> read_inversion(const Arguments& a, const OwnedFlowBatch& batch,
                                                const FlowConfig& config) {
     const int64_t L = static_cast<int64_t>(config.flows.size());
@@ -70,6 +82,7 @@ std::shared_ptr<OwnedInversion> read_inversion(const Arguments& a, const OwnedFl
     range.check = a.boolean_or("check", false);
     if (a.has("plans"))
         for (const Arguments& plan : a.list("plans")) range.plans.push_back(read_plan(plan));
+    if (a.has("ancestral")) read_draw(a, batch.batch.B, *owned);
     if (!a.has("fixed")) return owned;
     const FlowBatch& b = batch.batch;
     const int64_t positions = b.B * (b.T - b.prefix) / config.patch_size;
@@ -117,6 +130,7 @@ class FlowModelHandle : public ModelHandle<FlowModelHandle, FlowModel, FlowTrain
         const Arguments a(info, "trace");
         const auto batch = read_flow_batch(a, model->config());
         auto out = std::make_shared<FlowTrace>();
+        out->to = a.integer_or("to", -1, 0, static_cast<int64_t>(model->config().flows.size()));
         const auto work = [=](Engine& engine, const std::atomic<bool>* cancelled) {
             return model->trace(engine, batch->batch, batch->source(), *out, cancelled);
         };

@@ -227,7 +227,36 @@ void round_trip(int* values, int* sums, unsigned* counter) {
     if (threadIdx.x == 0) sums[blockIdx.x] += values[blockIdx.x];
 }
 
+// Blocks of a pair wait for each other, the second pair twice as often.
+void pairs(int* values, int* sums, unsigned* counters) {
+    const int me = static_cast<int>(blockIdx.x);
+    unsigned* counter = counters + me / 2;
+    for (int turn = 0; turn <= me / 2; ++turn) {
+        if (threadIdx.x == 0) values[me] = 10 * turn + me;
+        wait_at(counter, arrive_at(counter, 2, me % 2 == 0));
+        if (threadIdx.x == 0) sums[me] = values[me ^ 1];
+        wait_at(counter, arrive_at(counter, 2, me % 2 == 0));
+    }
+}
+void waits_for_a_third(float* out, unsigned* counter) {
+    wait_at(counter, arrive_at(counter, 3, blockIdx.x == 0));
+    out[threadIdx.x] = 1;
+}
+
 }  // namespace
+
+TEST_CASE("emulation: blocks that wait for some others") {
+    Device device;
+    Array<int> values(std::vector<int>(4)), sums(std::vector<int>(4));
+    Array<unsigned> counters(std::vector<unsigned>{0, 0});
+    const Grid two_pairs{.blocks = dim3(4), .threads = 64, .cooperative = true};
+    REQUIRE(launch("pairs", device.stream, two_pairs, pairs, values.data, sums.data, counters.data).ok());
+    CHECK(sums.values() == std::vector<int>{1, 0, 13, 12});
+    Array<float> out(std::vector<float>(64));
+    const Grid two{.blocks = dim3(2), .threads = 64, .cooperative = true};
+    const Status status = launch("culprit", device.stream, two, waits_for_a_third, out.data, counters.data);
+    CHECK_MESSAGE(std::string(status.text).find("blocks that do not arrive") != std::string::npos, status.text);
+}
 
 TEST_CASE("emulation: warp exchanges and a barrier of the whole grid") {
     Device device;

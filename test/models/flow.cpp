@@ -161,6 +161,12 @@ TEST_CASE("flow: what a trace gives is undone to the bit, from every level, what
             // The pass over all positions says the same, as far as f32 goes.
             const FlowPass pass = encode(one, *model, text.batch, {.noise = text.noise.data()});
             CHECK(largest_difference(pass.states[1], states[1]) <= (precision == Precision::f32 ? 1e-3 : 0.2));
+            FlowTrace part{.to = 1};
+            REQUIRE(model->trace(one, text.batch, {.noise = text.noise.data()}, part, nullptr).ok());
+            CHECK((part.states[0] == states[0] && part.states[1] == states[1] && part.states[2].empty()));
+            part.to = static_cast<int64_t>(states.size());
+            CHECK(model->trace(one, text.batch, {.noise = text.noise.data()}, part, nullptr).code ==
+                  Code::invalid_argument);
             const auto again = trace(one, *model, text.batch, {.given = states[1].data(), .level = 1});
             CHECK(again.back() == states.back());
         }

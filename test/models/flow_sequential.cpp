@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstdlib>
 #include <thread>
 
 #include "models/small_flow.h"
@@ -23,8 +24,7 @@ struct Job {
     int64_t values() const { return B * N * config.channels(); }
 };
 
-FlowInverse invert(const Job& job, int threads, bool one_by_one = false) {
-    Engine engine(*find_backend("cpu"), threads);
+FlowInverse invert(Engine& engine, const Job& job, bool one_by_one = false) {
     const auto model = load(engine, job.config, job.precision);
     const std::vector<int32_t> ids = random_ids(job.B * job.T(), job.config.vocab_size);
     const std::vector<double> u = wide(random_normals(job.values(), 4));
@@ -35,6 +35,11 @@ FlowInverse invert(const Job& job, int threads, bool one_by_one = false) {
     const Status status = model->invert(engine, batch, u.data(), range, out, nullptr);
     REQUIRE_MESSAGE(status.ok(), status.text);
     return out;
+}
+
+FlowInverse invert(const Job& job, int threads, bool one_by_one = false) {
+    Engine engine(*find_backend("cpu"), threads);
+    return invert(engine, job, one_by_one);
 }
 
 struct Difference {
@@ -61,9 +66,9 @@ void check_alike(const Job& job, const std::vector<double>& a, const std::vector
 }
 
 /// One flow of each kind alone.
-std::vector<FlowConfig> single_flows() {
+std::vector<FlowConfig> single_flows(const std::vector<int64_t>& patches = {1, 2, 3}) {
     std::vector<FlowConfig> all;
-    for (const int64_t P : {1, 2, 3}) {
+    for (const int64_t P : patches) {
         const FlowConfig whole = small_flow_config(P, false, P == 2);
         for (const FlowStage& stage : whole.flows) {
             all.push_back(whole);
@@ -71,6 +76,12 @@ std::vector<FlowConfig> single_flows() {
         }
     }
     return all;
+}
+
+/// Widths beyond one slice of F, one chunk of K and one group of lines.
+FlowConfig wider(FlowConfig config) {
+    config.hidden_size = 104, config.num_heads = 4, config.intermediate_size = 160;
+    return config;
 }
 
 }  // namespace
@@ -90,6 +101,29 @@ TEST_CASE("flow: the sequential inverse in one op finds what its ops find one by
     }
 }
 
+namespace {
+
+void check_device(const std::string& device, const Job& job) {
+    INFO(device, ", kind ", static_cast<int>(job.config.flows[0].kind), ", P ", job.config.patch_size);
+    Engine& engine = device_engine(device);
+    const FlowInverse fused = invert(engine, job), plain = invert(engine, job, true);
+    check_alike(job, fused.state, plain.state);
+    CHECK(fused.sweeps == plain.sweeps);
+}
+
+}  // namespace
+
+TEST_CASE("flow: the sequential inverse of a device finds in one op what its ops find one by one") {
+    FlowConfig many = single_flows().front();  // components, so that each position's search is a launch of its own
+    many.flows[0].num_components = 4100;
+    for (const std::string& device : devices()) {
+        for (const FlowConfig& config : single_flows())
+            for (const Precision precision : {Precision::f32, Precision::bf16})
+                check_device(device, {config, precision, 3, 5});
+        check_device(device, {many, Precision::f32, 2, 2});
+    }
+}
+
 TEST_CASE("flow: the sequential inverse does not depend on threads or the batch") {
     for (const FlowConfig& config : single_flows()) {
         const Job job{config};
@@ -100,42 +134,92 @@ TEST_CASE("flow: the sequential inverse does not depend on threads or the batch"
     }
 }
 
-TEST_CASE("flow: fixed positions are alike in one op and one by one") {
-    for (const FlowConfig& config : single_flows()) {
-        Job job{config};
-        const std::vector<double> given = wide(random_normals(job.values(), 8));
-        std::vector<uint8_t> fixed(job.B * job.N);
-        for (size_t i = 0; i < fixed.size(); ++i) fixed[i] = i % 7 == 3;
-        job.range = {.fixed = fixed.data(), .given = given.data()};
-        const FlowInverse fused = invert(job, 2), plain = invert(job, 2, true);
-        check_alike(job, fused.state, plain.state);
-        const int64_t c = config.channels();
-        for (size_t i = 3; i < fixed.size(); i += 7) CHECK(same_bits(&fused.state[i * c], &given[i * c], c));
+TEST_CASE("flow: the sequential inverse of a device does not depend on the batch") {
+    for (const std::string& device : devices()) {
+        Engine& engine = device_engine(device);
+        for (const FlowConfig& config : single_flows({1, 2})) {
+            INFO(device, ", kind ", static_cast<int>(config.flows[0].kind), ", P ", config.patch_size);
+            const Precision precision = config.patch_size == 1 ? Precision::f32 : Precision::bf16;
+            const Job job{wider(config), precision, 17, 2}, one{wider(config), precision, 1, 2};
+            const std::vector<double> all = invert(engine, job).state, alone = invert(engine, one).state;
+            CHECK(same_bits(alone.data(), all.data(), static_cast<int64_t>(alone.size())));
+        }
     }
 }
 
-TEST_CASE("flow: a sequential inverse can be cancelled on its way, and the engine goes on") {
+TEST_CASE("flow: the sequential inverse of a device does not depend on its number of multiprocessors") {
+    if (!find_backend("cuda-emulated")) return;
+    const auto with_blocks = [](const char* count, const Job& job) {
+        setenv("NOEMA_EMULATED_MULTIPROCESSORS", count, 1);
+        Engine engine(*find_backend("cuda-emulated"), 0);
+        const FlowInverse found = invert(engine, job);
+        unsetenv("NOEMA_EMULATED_MULTIPROCESSORS");
+        return found.state;
+    };
+    for (const FlowConfig& config : single_flows({1, 2})) {
+        const Job job{wider(config), config.patch_size == 1 ? Precision::bf16 : Precision::f32, 3, 2};
+        const std::vector<double> one = with_blocks("1", job);
+        for (const char* count : {"5", "13"}) CHECK(with_blocks(count, job) == one);
+    }
+}
+
+namespace {
+
+void check_fixed(Engine& engine, Job job) {
+    const std::vector<double> given = wide(random_normals(job.values(), 8));
+    std::vector<uint8_t> fixed(job.B * job.N);
+    for (size_t i = 0; i < fixed.size(); ++i) fixed[i] = i % 7 == 3;
+    job.range = {.fixed = fixed.data(), .given = given.data()};
+    const FlowInverse fused = invert(engine, job), plain = invert(engine, job, true);
+    check_alike(job, fused.state, plain.state);
+    const int64_t c = job.config.channels();
+    for (size_t i = 3; i < fixed.size(); i += 7) CHECK(same_bits(&fused.state[i * c], &given[i * c], c));
+}
+
+void check_cancelled(Engine& engine) {
     FlowConfig config = small_flow_config();
     config.max_positions = 1 << 20;
+    const auto model = load(engine, config);
+    const auto run = [&](int64_t N, const std::atomic<bool>* cancelled) {
+        const std::vector<int32_t> ids(N);
+        const std::vector<double> u = wide(random_normals(N * config.channels(), 4));
+        FlowInverse out;
+        return model->invert(engine, {.ids = ids.data(), .B = 1, .T = N}, u.data(), {}, out, cancelled).code;
+    };
+    std::atomic<bool> cancelled{true};
+    CHECK(run(10, &cancelled) == Code::aborted);
+    // Minutes of work: attention alone grows with the square.
+    cancelled = false;
+    std::thread owner([&] {
+        std::this_thread::sleep_for(std::chrono::milliseconds(300));
+        cancelled = true;
+    });
+    CHECK(run(100'000, &cancelled) == Code::aborted);
+    owner.join();
+    CHECK(run(10, nullptr) == Code::ok);
+}
+
+}  // namespace
+
+TEST_CASE("flow: fixed positions are alike in one op and one by one") {
+    for (const FlowConfig& config : single_flows()) {
+        Engine two(*find_backend("cpu"), 2);
+        check_fixed(two, {config});
+    }
+    for (const std::string& device : devices())
+        for (const FlowConfig& config : single_flows({2})) {
+            INFO(device);
+            check_fixed(device_engine(device), {config, Precision::f32, 3, 5});
+        }
+}
+
+TEST_CASE("flow: a sequential inverse can be cancelled on its way, and the engine goes on") {
     for (const int threads : {1, 3}) {
         Engine engine(*find_backend("cpu"), threads);
-        const auto model = load(engine, config);
-        const auto run = [&](int64_t N, const std::atomic<bool>* cancelled) {
-            const std::vector<int32_t> ids(N);
-            const std::vector<double> u = wide(random_normals(N * config.channels(), 4));
-            FlowInverse out;
-            return model->invert(engine, {.ids = ids.data(), .B = 1, .T = N}, u.data(), {}, out, cancelled).code;
-        };
-        std::atomic<bool> cancelled{true};
-        CHECK(run(10, &cancelled) == Code::aborted);
-        // Minutes of work: attention alone grows with the square.
-        cancelled = false;
-        std::thread owner([&] {
-            std::this_thread::sleep_for(std::chrono::milliseconds(300));
-            cancelled = true;
-        });
-        CHECK(run(100'000, &cancelled) == Code::aborted);
-        owner.join();
-        CHECK(run(10, nullptr) == Code::ok);
+        check_cancelled(engine);
+    }
+    for (const std::string& device : devices()) {
+        INFO(device);
+        check_cancelled(device_engine(device));
     }
 }

@@ -1,18 +1,12 @@
-import { mkdir, readFile, writeFile } from "node:fs/promises";
+import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import test from "ava";
 import { createEngine } from "../../lib/index.js";
-import { Rng } from "../../lib/rng.js";
 import { compareText8, page } from "../../scripts/compare-text8.js";
 import { configurations, type Setup, stageSteps, trainings } from "../../scripts/text8-configurations.js";
-import { estimate, findings, type Row, rowsOf, stackTable, table } from "../../scripts/text8-report.js";
+import { estimate, findings, levels, type Row, rowsOf, stackTable, table } from "../../scripts/text8-report.js";
 import type { Result } from "../../scripts/text8-runs.js";
-import { sharedFolder } from "../lib/temporary.js";
-
-const small: Setup = {
-  ...{ data: "data", runs: "runs", tokens: 4096, width: 8, heads: 1, layers: [1, 1, 1], length: 16, batch: 8 },
-  ...{ rate: 0.01, seed: 1, windows: 3 },
-};
+import { miniature, small } from "./small-text8.js";
 
 test("eight configurations, each with all the layers and all the tokens", (t) => {
   const setup: Setup = { ...small, layers: [1, 2, 3] };
@@ -47,10 +41,11 @@ test("bits per character are a ratio of totals", (t) => {
 });
 
 /** Windows of 10 tokens that cost so many nats, and what the flows above the first take off each. */
+const readings = [0.85, 0.5, 0.125];
 function resultWith(nats: number[], gains: number[][] = []): Result {
   const above = gains.reduce((sum, gain) => sum + gain[0]!, 0);
   return {
-    ...{ parameters: 1.5e6, trainingTokens: 2e6, secondsPerToken: 3e-5, tokens: nats.map(() => 10), nats },
+    ...{ parameters: 1.5e6, trainingTokens: 2e6, tokensPerSecond: 33_000, tokens: nats.map(() => 10), nats },
     gains: gains.length === 0 ? [] : [nats.map((own) => own + above), ...gains],
   };
 }
@@ -64,18 +59,31 @@ function rowsWith(stackNats: number[]): Row[] {
       [0, 0.1, -0.1],
     ];
     const result = flows === 3 ? resultWith(stackNats, gains) : resultWith([20, 21, 22], flows === 1 ? [] : undefined);
-    return { configuration, result };
+    return { configuration, result, ...(flows === 3 && { readings }) };
   });
   return rowsOf(found, small);
 }
 
 test("the tables, and what they say", (t) => {
   const rows = rowsWith([22, 23.1, 23.9]);
-  t.regex(table(rows), /\| autoregressive \| 3 \| jointly \| 3\.0297 ± 0\.0833 \| 1\.50 M \| 2\.00 M \| 30\.0 \|/);
+  t.regex(table(rows), /\| autoregressive \| 3 \| jointly \| 3\.0297 ± 0\.0833 \| 1\.50 M \| 2\.00 M \|/);
   t.regex(table(rows), /\| affine \| 1 \+ 1 \+ 1 \| jointly \| at most 3\.3182 /);
   const lines = stackTable(rows).split("\n");
   t.is(lines.length, 2 + 4);
-  t.regex(lines[2]!, /\| affine \| jointly \| .* \| 0\.1443 ± 0\.0083 \| 0\.0000 ± 0\.0083 \| -0\.2885 ± 0\.0083 \|/);
+  t.regex(
+    lines[2]!,
+    /\| affine \| jointly \| .* \| 0\.1443 ± 0\.0083 \| 0\.0000 ± 0\.0083 \| -0\.2885 ± 0\.0083 \| 85\.0 %, 50\.0 %, 12\.5 % \|/,
+  );
+  t.is(
+    levels(rows),
+    "Every flow takes 10 % or more of the characters off what its input reads as in affine (jointly), mixture-cdf (jointly), mixture-rosenblatt (jointly), mixture-rosenblatt (flow by flow).",
+  );
+  const [flat] = rows.filter(({ kind, stack }) => kind === "affine" && stack);
+  const mixed = rows.map((row) =>
+    row === flat ? { ...row, stack: { ...row.stack!, readings: [0.95, 0.5, 0.1] } } : row,
+  );
+  t.regex(levels(mixed), /in mixture-cdf \(jointly\), .*; in the others one flow does nearly all of it\.$/);
+  t.regex(levels([mixed.find(({ kind, stack }) => kind === "affine" && stack)!]), /^In no stack/);
   t.regex(findings(rows), /^At this budget no flow above a first one pays for certain/);
   t.regex(findings(rows), /- affine, trained jointly: .*take 0\.1443 .* the stack is 0\.2885 ± .* bits worse/);
   t.regex(findings(rows), /lies 0\.0000 ± 0\.0000 bits per character above the autoregressive/);
@@ -85,21 +93,8 @@ test("the tables, and what they say", (t) => {
   t.regex(findings(rowsWith([19.5, 21, 22.5])), /do not differ for certain/);
 });
 
-/** Letters and spaces, of which some are likelier than others. */
-function text(seed: number, length: number): string {
-  const rng = new Rng(seed);
-  return Array.from(
-    { length },
-    (_, i) => " abcdefghijklmnopqrstuvwxyz"[Math.floor(27 * rng.uniform(0, 0, 0, i) ** 2)],
-  ).join("");
-}
-
 test("the whole comparison in miniature, interrupted and gone on with", async (t) => {
-  const folder = sharedFolder();
-  const setup: Setup = { ...small, data: join(folder, "data"), runs: join(folder, "runs"), tokens: 3 * 128 };
-  await mkdir(setup.data, { recursive: true });
-  for (const [seed, name] of ["train", "valid", "test"].entries())
-    await writeFile(join(setup.data, `${name}.txt`), text(seed, 400));
+  const setup = await miniature(small);
   await using engine = await createEngine({ threads: 1 });
   const controller = new AbortController();
   const lines: string[] = [];
@@ -109,14 +104,16 @@ test("the whole comparison in miniature, interrupted and gone on with", async (t
   };
   await t.throwsAsync(compareText8({ engine, setup, signal: controller.signal, report }), { message: "enough" });
   const rows = await compareText8({ engine, setup, signal: undefined, report });
-  t.is(lines.filter((line) => line.endsWith("done before")).length, 4);
+  t.is(lines.filter((line) => line.endsWith("result found before")).length, 4);
   t.is(rows.length, 8);
-  for (const { name, bitsPerCharacter, trainingTokens, secondsPerToken, parameters, stack } of rows) {
+  for (const { name, bitsPerCharacter, trainingTokens, parameters, stack } of rows) {
     t.true(bitsPerCharacter.bits > 2 && bitsPerCharacter.bits < 12 && bitsPerCharacter.standardError > 0, name);
     t.is(trainingTokens, setup.tokens, name);
-    t.true(secondsPerToken > 0 && parameters > 1000, name);
+    t.true(parameters > 1000, name);
     if (!stack) continue;
     t.is(stack.gains.length, 2);
+    t.is(stack.readings.length, 3);
+    t.true(stack.readings.every((share) => share > 0 && share <= 1));
     t.true(Math.abs(stack.first.bits - stack.together.bits - bitsPerCharacter.bits) < 1e-4, name);
   }
   const again = await compareText8({ engine, setup, signal: undefined, report });

@@ -4,6 +4,7 @@ import type { Command } from "commander";
 import { createEngine } from "../../engine.js";
 import { NoemaError } from "../../errors.js";
 import type { FlowModel } from "../../flow/model.js";
+import { numberOf } from "../bound-flags.js";
 import { example, type Streams } from "../command.js";
 import { addDeviceFlag, type DeviceFlag, deviceOption } from "../device-flag.js";
 import { runsOf } from "../painter.js";
@@ -40,13 +41,13 @@ export function registerEdit(program: Command, streams: Streams): void {
 }
 
 async function run(folder: string, flags: EditFlags, { out }: Streams): Promise<void> {
-  const threads = wholeNumber(flags.threads ?? "0", "threads");
+  const threads = numberOf(flags.threads ?? "0", "threads");
   await using engine = await createEngine({ threads, ...deviceOption(flags) });
   await using model = await engine.load(folder, { family: "flow" });
   const ids = tokensOf(model, flags.text);
   const tokens = flags.replace.flatMap((change) => replacement(model, ids, change));
-  const level = wholeNumber(flags.level ?? String(model.info.config.flows.length - 1), "level");
-  const edited = await model.edit({ text: ids, tokens, level, seed: wholeNumber(flags.seed ?? "0", "seed") });
+  const level = numberOf(flags.level ?? String(model.info.config.flows.length - 1), "level");
+  const edited = await model.edit({ text: ids, tokens, level, seed: numberOf(flags.seed ?? "0", "seed") });
   if (flags.json) {
     const { text, differences } = edited;
     out.write(`${JSON.stringify({ text, ids: Array.from(edited.ids), differences }, null, 2)}\n`);
@@ -60,11 +61,6 @@ async function run(folder: string, flags: EditFlags, { out }: Streams): Promise<
 }
 
 const plain = (text: string): string => text;
-
-function wholeNumber(text: string, name: string): number {
-  if (/^\d{1,15}$/.test(text)) return Number(text);
-  throw new NoemaError("ERR_INVALID_ARGUMENT", `--${name} is "${text}", expected a whole number`);
-}
 
 function tokensOf({ tokenizer }: FlowModel, text: string): Int32Array {
   if (tokenizer) return tokenizer.encode(text);

@@ -23,6 +23,7 @@ interface GenerateFlags extends DecodingFlags, Pick<BoundFlags, "precision" | "j
   seed?: string;
   inversion?: string;
   exit?: string;
+  ancestral?: boolean;
   threads?: string;
   documentStart?: boolean;
   refine?: boolean;
@@ -44,6 +45,10 @@ export function generate(program: Command, streams: Streams): void {
     .option(
       "--exit <level>",
       "flows: read the text from this state, by its readout, the flows below left out (default: 0)",
+    )
+    .option(
+      "--ancestral",
+      "flows: draw from the mixture nearest the noise instead of inverting it; --top-k and --top-p cut what is drawn from",
     )
     .option("--document-start", "put an end-of-text token, which separates texts in training, before the prompt");
   addDeviceFlag(addDecodingFlags(command))
@@ -92,16 +97,16 @@ function start(model: AnyModel, { flags, signal, prompt, refine }: Start): Gener
   };
   if (model.family === "autoregressive") return model.generate();
   if (model.family === "flow") return invert(model, flags, { ...asked, refine, signal, ...seed });
-  const [foreign] = (["inversion", "exit"] as const).filter((flag) => flags[flag] !== undefined);
+  const [foreign] = (["inversion", "exit", "ancestral"] as const).filter((flag) => flags[flag] !== undefined);
   if (foreign !== undefined)
     throw new NoemaError("ERR_UNSUPPORTED", `"${foreign}" is for flows; this model is a masked one`);
   if (flags.infill !== undefined) return model.infill({ text: flags.infill, ...shared });
   return model.generate({ ...asked, ...shared });
 }
 
-/** Of the decoding flags, flows have the temperature alone: that of the base noise. */
+/** Of the decoding flags, flows have temperature, topK and topP alone. */
 function invert(model: FlowModel, flags: GenerateFlags, options: Parameters<FlowModel["generate"]>[0]): Generation {
-  const { rule: _, temperature, ...others } = decodingOptions(flags);
+  const { rule: _, temperature, topK, topP, ...others } = decodingOptions(flags);
   const foreign = (["infill", "decoding"] as const).filter((flag) => flags[flag] !== undefined);
   const [name] = [...foreign, ...Object.keys(others)];
   if (name !== undefined) throw new NoemaError("ERR_UNSUPPORTED", `"${name}" is for masked models; this one is a flow`);
@@ -110,6 +115,9 @@ function invert(model: FlowModel, flags: GenerateFlags, options: Parameters<Flow
   return model.generate({
     ...options,
     ...(temperature !== undefined && { temperature }),
+    ...(topK !== undefined && { topK }),
+    ...(topP !== undefined && { topP }),
+    ...(flags.ancestral !== undefined && { ancestral: flags.ancestral }),
     ...(inversion !== undefined && { inversion }),
     ...(flags.exit !== undefined && { exit: numberOf(flags.exit, "exit") }),
   });

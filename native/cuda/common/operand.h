@@ -33,6 +33,14 @@ inline Operand operand(const View& v, int64_t lines) {
     return {v.data, v.stride[0], nullptr, static_cast<int>(lines), bf16_values, vector};
 }
 
+/// A matrix as bf16 whose rows start at multiples of 16 bytes: as matmul_pack lays it out.
+inline int64_t bf16_pitch(const View& v) {
+    return (v.shape[1] + 7) / 8 * 8;
+}
+inline Operand bf16_operand(const View& v, const void* values, int64_t lines) {
+    return {values, bf16_pitch(v), nullptr, static_cast<int>(lines), true, true};
+}
+
 /// Eight neighbours as they lie in memory: bf16 fill the first half.
 struct Raw {
     uint4 half[2];

@@ -19,7 +19,7 @@ namespace noema::cuda::emulation {
 
 namespace {
 
-enum class State : uint8_t { ready, at_block, at_warp, at_grid, done };
+enum class State : uint8_t { ready, at_block, at_warp, at_counter, done };
 
 struct PendingCopy {
     void* to;
@@ -38,6 +38,8 @@ struct Thread {
     State state = State::ready;
     Site site = {};
     unsigned mask = 0;
+    const unsigned* counter = nullptr;  // at_counter: whose top bit must become another than before
+    unsigned before = 0;
     uint32_t warp_operations = 0;  // of this thread: which of the two exchanges is meant
     alignas(16) unsigned char gift[2][32];
     std::vector<PendingCopy> copies;
@@ -64,7 +66,7 @@ struct Machine {
     const std::function<void()>* body = nullptr;
     std::deque<BlockState> blocks;
     Thread* running = nullptr;
-    int at_grid = 0, alive = 0;
+    int alive = 0;
     bool failed = false;
     char text[512] = {};
 };
@@ -120,14 +122,8 @@ void release_block(BlockState& b) {
         if (t->state == State::at_block) t->state = State::ready;
 }
 
-void release_grid() {
-    Machine& m = machine();
-    m.at_grid = 0;
-    for (BlockState& b : m.blocks) {
-        ++b.epoch;
-        for (auto& t : b.threads)
-            if (t->state == State::at_grid) t->state = State::ready;
-    }
+bool flipped(const unsigned* counter, unsigned before) {
+    return ((*counter ^ before) & 0x80000000u) != 0;
 }
 
 void wait(State state, Site site) {
@@ -166,6 +162,11 @@ void start_block(BlockState& b, uint3 index) {
 
 /// Nobody can go on: somebody waits for a thread that has ended or waits elsewhere.
 void report_deadlock() {
+    for (BlockState& b : machine().blocks)
+        for (auto& t : b.threads)
+            if (t->state == State::at_counter)
+                return report_of(*t, "waits at %s:%d for blocks that do not arrive", file_name(t->site.file),
+                                 t->site.line);
     for (BlockState& b : machine().blocks) {
         const Thread* waiting = nullptr;
         for (auto& t : b.threads)
@@ -191,6 +192,7 @@ void run_blocks(size_t count) {
         bool moved = false;
         for (size_t i = 0; i < count && !m.failed; ++i)
             for (auto& t : m.blocks[i].threads) {
+                if (t->state == State::at_counter && flipped(t->counter, t->before)) t->state = State::ready;
                 if (t->state != State::ready) continue;
                 moved = true;
                 m.running = t.get();
@@ -235,7 +237,7 @@ bool run_grid(const Grid& grid, const std::function<void()>& body) {
     m.grid = &grid;
     m.body = &body;
     m.failed = false;
-    m.alive = m.at_grid = 0;
+    m.alive = 0;
     const size_t total = size_t{grid.blocks.x} * grid.blocks.y * grid.blocks.z;
     const size_t together = grid.cooperative ? total : 1;
     while (m.blocks.size() < together) m.blocks.emplace_back();
@@ -319,11 +321,23 @@ const Exchange& exchange(unsigned mask, const void* mine, size_t bytes, Site sit
     return warp.exchange[turn];
 }
 
-void whole_grid_barrier(Site site) {
-    Machine& m = machine();
-    if (!m.grid->cooperative) report("a barrier of the whole grid needs a cooperative launch");
-    if (++m.at_grid == m.alive) return release_grid();
-    wait(State::at_grid, site);
+unsigned arrive_at_counter(unsigned* counter, unsigned mine, Site site) {
+    if (!machine().grid->cooperative) report("blocks that wait for each other need a cooperative launch");
+    block_barrier(site);
+    if (running().place.index != 0) return 0;
+    const unsigned before = *counter;
+    *counter = before + mine;
+    return before;
+}
+
+void wait_at_counter(const unsigned* counter, unsigned before, Site site) {
+    Thread& t = running();
+    if (t.place.index == 0 && !flipped(counter, before)) {
+        t.counter = counter;
+        t.before = before;
+        wait(State::at_counter, site);
+    }
+    block_barrier(site);
 }
 
 unsigned char* static_shared(const void* tag, size_t bytes) {

@@ -51,7 +51,9 @@ struct Exchange {
     const void* lane[32];
 };
 const Exchange& exchange(unsigned mask, const void* mine, size_t bytes, Site);
-void whole_grid_barrier(Site);
+/// Arriving adds `mine` to the counter and gives what it was; waiting lasts until its top bit is another.
+unsigned arrive_at_counter(unsigned* counter, unsigned mine, Site);
+void wait_at_counter(const unsigned* counter, unsigned before, Site);
 
 /// A block's shared memory: where an array starts, and the check of every access.
 unsigned char* static_shared(const void* tag, size_t bytes);
@@ -252,6 +254,10 @@ inline int __clz(int x) {
 }
 template <class T>
 T __ldg(const T* p) {
+    return *p;
+}
+template <class T>
+T __ldcg(const T* p) {
     return *p;
 }
 inline void __threadfence() {}
@@ -478,8 +484,14 @@ inline void multiply(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[
 #define load_matrices_x4_transposed(r, row) ::noema::cuda::emulation::load_matrices(r, row, true, NOEMA_SITE)
 #define mma_16x8x16(d, a, b) ::noema::cuda::emulation::multiply(d, a, b, NOEMA_SITE)
 
-// --- the whole grid --------------------------------------------------------------------------------------------------
+// --- blocks that wait for each other ---------------------------------------------------------------------------------
 
-#define grid_barrier(counter) ((void)(counter), ::noema::cuda::emulation::whole_grid_barrier(NOEMA_SITE))
+#define arrive_at(counter, blocks, first) \
+    ::noema::cuda::emulation::arrive_at_counter(counter, (first) ? 0x80000000u - ((blocks)-1) : 1u, NOEMA_SITE)
+#define wait_at(counter, before) ::noema::cuda::emulation::wait_at_counter(counter, before, NOEMA_SITE)
+#define grid_barrier(counter) \
+    wait_at(counter, arrive_at(counter, gridDim.x* gridDim.y* gridDim.z, blockIdx.x + blockIdx.y + blockIdx.z == 0))
+
+inline void prefetch(const void*) {}
 
 }  // namespace noema::cuda

@@ -80,7 +80,9 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
 }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
     switch (attribute) {
-        case cudaDevAttrMultiProcessorCount: *value = 4; break;
+        case cudaDevAttrMultiProcessorCount:
+            *value = static_cast<int>(setting("NOEMA_EMULATED_MULTIPROCESSORS", 4));
+            break;
         case cudaDevAttrComputeCapabilityMajor:
             *value = static_cast<int>(setting("NOEMA_EMULATED_CAPABILITY", 90)) / 10;
             break;
@@ -167,4 +169,17 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
     if (is_capturing(stream)) return noted(cudaErrorStreamCaptureInvalidated);
     const cudaError_t error = noted(finish(stream));
     return lost ? cudaErrorLaunchFailure : error;
+}
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned int) {
+    return cudaStreamCreateWithFlags(event, cudaStreamNonBlocking);
+}
+cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t stream) {
+    return cudaStreamSynchronize(stream);  // not while it is captured
+}
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+    return cudaStreamSynchronize(event);
+}
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+    return cudaStreamDestroy(event);
 }

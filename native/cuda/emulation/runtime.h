@@ -6,6 +6,7 @@
 //   NOEMA_EMULATED_DEVICES=n      how many there are (default 1)
 //   NOEMA_EMULATED_DRIVER=n       the CUDA version that the driver offers, 1000 * major + 10 * minor (default 13000; 0: no driver)
 //   NOEMA_EMULATED_CAPABILITY=n   10 * major + minor (default 90)
+//   NOEMA_EMULATED_MULTIPROCESSORS=n   of the device (default 4)
 #pragma once
 
 #include <cstddef>
@@ -46,7 +47,7 @@ enum cudaDeviceAttr {
     cudaDevAttrMaxSharedMemoryPerBlockOptin = 97,
 };
 enum cudaLaunchAttributeID { cudaLaunchAttributeCooperative = 2 };
-constexpr unsigned int cudaStreamNonBlocking = 1;
+constexpr unsigned int cudaStreamNonBlocking = 1, cudaEventBlockingSync = 1, cudaEventDisableTiming = 2;
 
 struct cudaLaunchAttribute {
     cudaLaunchAttributeID id;
@@ -61,6 +62,7 @@ struct EmulatedGraph;
 struct EmulatedNode;
 }  // namespace noema::cuda::emulation
 using cudaStream_t = noema::cuda::emulation::EmulatedStream*;
+using cudaEvent_t = noema::cuda::emulation::EmulatedStream*;  // streams work at once: an event has nothing to remember
 using cudaGraph_t = noema::cuda::emulation::EmulatedGraph*;
 using cudaGraphNode_t = noema::cuda::emulation::EmulatedNode*;
 using cudaGraphExec_t = noema::cuda::emulation::EmulatedGraph*;
@@ -115,6 +117,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned int flags);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
 cudaError_t cudaStreamQuery(cudaStream_t stream);
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status);
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
 cudaError_t cudaStreamBeginCaptureToGraph(cudaStream_t stream, cudaGraph_t graph, const cudaGraphNode_t* dependencies,
                                           const cudaGraphEdgeData* edges, size_t count, cudaStreamCaptureMode mode);
@@ -134,6 +137,10 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph,
 cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream);
 cudaError_t cudaGraphDestroy(cudaGraph_t graph);
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable);
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned int flags);
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
+cudaError_t cudaEventSynchronize(cudaEvent_t event);
+cudaError_t cudaEventDestroy(cudaEvent_t event);
 
 namespace noema::cuda::emulation {
 

@@ -138,22 +138,38 @@ __device__ __forceinline__ void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-// --- the whole grid --------------------------------------------------------------------------------------------------
+// --- blocks that wait for each other ---------------------------------------------------------------------------------
 
-/// Waits for every block of a cooperative launch (launch.h). `counter` is a zeroed word of device memory.
-__device__ __forceinline__ void grid_barrier(unsigned int* counter) {
+/// Some blocks of a cooperative launch (launch.h) meet at `counter`, a zeroed word of device memory: each arrives, then waits with what
+/// arrive_at() gave it. What they wrote before, all of them see after. Between the two a block may do what needs neither the others nor
+/// shared memory. One block of them, and only one, is `first`.
+__device__ __forceinline__ unsigned int arrive_at(unsigned int* counter, unsigned int blocks, bool first) {
+    unsigned int before = 0;
     __syncthreads();
     if (threadIdx.x == 0) {
         __threadfence();
-        const unsigned int blocks = gridDim.x * gridDim.y * gridDim.z;
-        // The top bit flips once all have come: block 0 adds what is missing to it, the others one each.
-        const unsigned int mine = blockIdx.x + blockIdx.y + blockIdx.z == 0 ? 0x80000000u - (blocks - 1) : 1u;
-        const unsigned int before = atomicAdd(counter, mine);
+        // The top bit flips once all have come: the first adds what is missing to it, the others one each.
+        before = atomicAdd(counter, first ? 0x80000000u - (blocks - 1) : 1u);
+    }
+    return before;
+}
+__device__ __forceinline__ void wait_at(unsigned int* counter, unsigned int before) {
+    if (threadIdx.x == 0) {
         while (((*reinterpret_cast<volatile unsigned int*>(counter) ^ before) & 0x80000000u) == 0) {
         }
         __threadfence();
     }
     __syncthreads();
+}
+/// All blocks of the launch.
+__device__ __forceinline__ void grid_barrier(unsigned int* counter) {
+    const unsigned int blocks = gridDim.x * gridDim.y * gridDim.z;
+    wait_at(counter, arrive_at(counter, blocks, blockIdx.x + blockIdx.y + blockIdx.z == 0));
+}
+
+/// Asks for the 128 bytes around `p` to be brought to the second level cache.
+__device__ __forceinline__ void prefetch(const void* p) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(p)));
 }
 
 }  // namespace noema::cuda

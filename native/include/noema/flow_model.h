@@ -3,6 +3,8 @@
 // and N = S - m are modelled.
 #pragma once
 
+#include <optional>
+
 #include "noema/model.h"
 
 namespace noema {
@@ -74,8 +76,10 @@ struct FlowPass {
 /// in f32 hold no token of more than 10 to 15 nats: what is to be inverted again to the bit comes from here. (With several mixtures above
 /// each other a token that is unlikely to the lower ones may come back with other bits: models/flow/weights.h, grid_of.)
 struct FlowTrace {
+    int64_t to = -1;  // the last level that is wanted; -1: L, base noise
     std::vector<std::vector<double>>
-        states;  // L + 1 times [B,N,c]; h^(l) on the grid of its level, but the last; below a level given: empty
+        states;  // L + 1 times [B,N,c], h^(l) on the grid of its level, but the last; of levels
+                 // below one given and above `to` empty
 };
 
 /// A state read as tokens, position by position: h^(0) by the codebook's posterior, others by their readouts.
@@ -96,6 +100,17 @@ struct InversePlan {
     bool from_zeros = false;  // sweeps start with zeros, else with the flow's noise
 };
 
+/// How the flow nearest the noise is drawn from instead of inverted (tarflowlm.md section 3.4): a component by its weight, a value from the
+/// component; the same law as inverting base noise, without a search, and weights can be tempered and cut. Mixtures alone. Needs base
+/// noise to start from, which the values are made with.
+struct AncestralDraw {
+    const uint64_t* seeds = nullptr;  // [B] host memory: of the components
+    float temperature =
+        1.0f;  // these three of a mixture_rosenblatt flow's weights, as of a vocabulary's (ops/sample.h)
+    int64_t top_k = 0;
+    float top_p = 1.0f;
+};
+
 /// The flows to invert: from h^(from) down to h^(to). Where `fixed` [B,N] is set, h^(to) is not sought but taken from
 /// `given` [B,N,c], and what comes after it in its flow's order follows. Host memory.
 struct InverseRange {
@@ -103,15 +118,16 @@ struct InverseRange {
     int64_t to = 0;
     const uint8_t* fixed = nullptr;
     const double* given = nullptr;
-    std::vector<InversePlan> plans;  // one per flow of the model, or none: all sequential
-    bool check = false;              // run what was found forward again; not with `fixed`
+    std::vector<InversePlan> plans;          // one per flow of the model, or none: all sequential
+    bool check = false;                      // run what was found forward again; not with `fixed`
+    std::optional<AncestralDraw> ancestral;  // of flow L - 1, with from = L and without `check`
 };
 
 /// What an inversion gives back, in text order.
 struct FlowInverse {
-    std::vector<double> state;                 // [B,N,c] h^(to), on the grid of its level; as given where fixed
-    std::vector<int32_t> tokens;               // [B, T - prefix] argmax_k N_k(z); empty above level 0
-    std::vector<float> confidence;             // [B, T - prefix] posterior of that token
+    std::vector<double> state;      // [B,N,c] h^(to), on the grid of its level; as given where fixed; as drawn, in f32
+    std::vector<int32_t> tokens;    // [B, T - prefix] argmax_k N_k(z); empty above level 0
+    std::vector<float> confidence;  // [B, T - prefix] posterior of that token
     std::vector<std::vector<int32_t>> sweeps;  // per flow of the model [B]: sweeps that it took, or positions
     double residual = 0;                       // with `check`: largest |h - what was found leads to|
 };

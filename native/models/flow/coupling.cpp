@@ -122,12 +122,29 @@ Status couple(const Coupling& k, const View& g, const View& h, const CouplingOut
     });
 }
 
+namespace {
+
+/// Rows are sequences here, one position each: few, and all scalars' searches are counted apart.
+Status uncouple_scalars(const Coupling& k, const View& g, const Uncoupling& p, Context& c) {
+    const int64_t R = g.shape[0];
+    const auto through = [&](int64_t i, const View& parameters, const View& narrow) -> Status {
+        const View u = columns_of(p.u, i, 1), h = columns_of(p.h, i, 1);
+        if (p.forward) {
+            NOEMA_TRY(mixture_cdf({.h = h, .parameters = parameters, .u = u, .grid = p.grid}, c));
+        } else {
+            const View failed = rows_of(p.failed, i * R, R);
+            NOEMA_TRY(
+                mixture_cdf_inverse({.u = u, .parameters = parameters, .h = h, .failed = failed, .grid = p.grid}, c));
+        }
+        return cast({.x = h, .y = narrow}, c);
+    };
+    return maf_scalars(k, g, through, c);
+}
+
+}  // namespace
+
 Status uncouple(const Coupling& k, const View& g, const Uncoupling& p, Context& c) {
-    if (k.stage.kind == FlowKind::mixture_cdf) {
-        // Rows are sequences here, one position each: few, and all scalars' searches are counted apart.
-        ArenaScope scope(*c.arena);
-        return maf_scalars(k, g, p, make_parameters(k, g, *c.arena), c);
-    }
+    if (k.stage.kind == FlowKind::mixture_cdf) return uncouple_scalars(k, g, p, c);
     return each_chunk(k, g.shape[0], [&](int64_t first, int64_t count) -> Status {
         ArenaScope scope(*c.arena);
         const View some_g = rows_of(g, first, count);

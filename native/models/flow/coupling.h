@@ -34,8 +34,10 @@ Status biased_product_backward(const View& x, const View& d_y, const BiasedGradi
 // --- the grouped autoregressive head of mixture_cdf: scalar i sees g and the scalars before it -----------------------
 
 Status maf_forward(const Coupling& coupling, const View& g, const View& h, const Parameters& out, Context& c);
-/// Scalar after scalar: parameters from those before, then its own way through the coupling.
-Status maf_scalars(const Coupling& coupling, const View& g, const Uncoupling& p, const Parameters& room, Context& c);
+/// Scalar after scalar: parameters of scalar i [R,1,3K] from those before, then its own way through the coupling, which `through` leaves
+/// in column i of h [R,c] f32, as the head reads it.
+using ScalarWay = std::function<Status(int64_t i, const View& parameters, const View& h)>;
+Status maf_scalars(const Coupling& coupling, const View& g, const ScalarWay& through, Context& c);
 /// d_parameters [R,c*3K] -> d_g [R,C] assigned, d_h [R,c] +=. Weight gradients are added.
 struct MafGradients {
     View parameters, g, h;

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "models/flow/stage_inverse.h"
+#include "noema/rng.h"
 
 namespace noema {
 
@@ -47,19 +48,43 @@ Status report_failed(const FlowShape& s, const FlowInversion& job, const Outcome
     return {};
 }
 
+/// The host's part of an ancestral draw: what its components are chosen by.
+struct Chances {
+    std::vector<float> uniform;      // [B*N,c] of mixture_cdf
+    std::vector<int32_t> positions;  // [N,P,B] of mixture_rosenblatt
+
+    Chances(const FlowShape& s, const AncestralDraw& way) {
+        if (s.config.flows.back().kind == FlowKind::mixture_cdf) {
+            for (int64_t b = 0; b < s.B; ++b)
+                for (int64_t i = 0; i < s.N * s.c(); ++i)
+                    uniform.push_back(rng_uniform(way.seeds[b], RngStream::token, 0, static_cast<uint32_t>(i / s.c()),
+                                                  static_cast<uint32_t>(i % s.c())));
+            return;
+        }
+        for (int64_t i = 0; i < s.N * s.P() * s.B; ++i) positions.push_back(static_cast<int32_t>(i / s.B));
+    }
+};
+
+/// One run's host memory.
+struct InversionInput {
+    FlowTokens tokens;
+    std::optional<Chances> chances;
+};
+
 class Inverter {
  public:
     Inverter(const FlowShape& s, const FlowWeights& w, const FlowInversion& job, FlowInverse& out, Context& c)
         : s_(s), w_(w), job_(job), out_(out), c_(c) {}
 
-    Status run(FlowTokens& tokens, Outcomes& outcomes) {
+    Status run(InversionInput& in, Outcomes& outcomes) {
         const View h = c_.arena->tensor(DType::f64, s_.rows(), s_.c());
         NOEMA_TRY(cast({.x = upload(job_.state), .y = h}, c_));
         View prefix;
         if (s_.m) {
-            const View ids = c_.upload(view(tokens.prefix.data(), DType::i32, s_.B * s_.m * s_.P()));
+            const View ids = c_.upload(view(in.tokens.prefix.data(), DType::i32, s_.B * s_.m * s_.P()));
             NOEMA_TRY(prefix_means(s_, ids, w_.mean, prefix, c_));
         }
+        if (in.chances) draw_ = draw_by(*in.chances, *job_.range.ancestral);
         for (int64_t l = job_.range.from; l-- > job_.range.to;)
             NOEMA_TRY(step(static_cast<size_t>(l), prefix, h, outcomes[l]));
         c_.fetch(h, out_.state.data());
@@ -67,6 +92,17 @@ class Inverter {
     }
 
  private:
+    StageDraw draw_by(Chances& chances, const AncestralDraw& way) const {
+        StageDraw d{.way = way};
+        if (!chances.uniform.empty()) {
+            d.uniform = c_.upload(view(chances.uniform.data(), DType::f32, s_.rows(), s_.c()));
+            return d;
+        }
+        d.seeds = c_.upload(view(const_cast<uint64_t*>(way.seeds), DType::i64, s_.B));
+        d.positions = c_.upload(view(chances.positions.data(), DType::i32, s_.N, s_.P(), s_.B));
+        return d;
+    }
+
     View upload(const double* values) const {
         return c_.upload(view(const_cast<double*>(values), DType::f64, s_.rows(), s_.c()));
     }
@@ -112,6 +148,7 @@ class Inverter {
                             .fixed = fixed_there,
                             .changes = outcome.changes.data(),
                             .plan = plan_of(job_, l),
+                            .draw = draw_ && l + 1 == s_.config.flows.size() ? &*draw_ : nullptr,
                             .grid = grid_of(s_.config, l)}));
         c_.fetch(sweeps, out_.sweeps[l].data());
         c_.fetch(failed, outcome.failures.data());
@@ -135,7 +172,30 @@ class Inverter {
     const FlowInversion& job_;
     FlowInverse& out_;
     Context& c_;
+    std::optional<StageDraw> draw_;  // of the flow nearest the noise
 };
+
+Status check_draw(const FlowShape& s, const FlowInversion& job) {
+    const size_t L = s.config.flows.size();
+    const FlowKind kind = s.config.flows.back().kind;
+    const AncestralDraw& way = *job.range.ancestral;
+    if (kind == FlowKind::affine)
+        return Status::error(Code::unsupported, "flow %zu faces the noise and is affine: only mixtures are drawn from",
+                             L - 1);
+    if (job.range.from != static_cast<int64_t>(L) || job.range.check || !way.seeds)
+        return Status::error(
+            Code::invalid_argument,
+            "an ancestral draw starts from base noise, with seeds, and cannot be checked by inverting");
+    if (plan_of(job, L - 1).method != InverseMethod::sequential)
+        return Status::error(Code::invalid_argument, "flow %zu is drawn from: its plan can only be sequential", L - 1);
+    const bool plain = way.temperature == 1 && way.top_k == 0 && way.top_p == 1;
+    if (kind == FlowKind::mixture_cdf && !plain)
+        return Status::error(Code::unsupported,
+                             "temperature, top_k and top_p are for the components of a mixture_rosenblatt flow; flow "
+                             "%zu is mixture_cdf",
+                             L - 1);
+    return {};
+}
 
 Status check_job(const FlowShape& s, const FlowInversion& job) {
     const auto finite = [&](const double* values) {
@@ -150,18 +210,19 @@ Status check_job(const FlowShape& s, const FlowInversion& job) {
             return Status::error(Code::invalid_argument,
                                  "a plan of %lld modules, %lld sweeps, tolerance %g: expected at least 1, 0 and 0",
                                  static_cast<long long>(p.modules), static_cast<long long>(p.sweeps), p.tolerance);
-    return {};
+    return job.range.ancestral ? check_draw(s, job) : Status{};
 }
 
 /// Modules of one flow that a recording may hold, each of some hundred kernels.
 constexpr size_t kMostRecordedModules = 64;
 
-/// Whether the device does all of it by itself, in no more work than is worth keeping.
+/// Whether the device does all of it by itself, in no more work than is worth keeping. A recorded sequential inverse could not be cancelled
+/// on its way: beside one, the sweeps of other flows are graphs of their own, which cost little next to it.
 bool is_recordable(const FlowShape& s, const FlowInversion& job, const Backend& backend) {
     for (int64_t l = job.range.to; l < job.range.from; ++l) {
         const InversePlan plan = plan_of(job, l);
-        const bool fused = plan.method == InverseMethod::sequential && backend.ops.sequential_inverse.run;
-        if (!fused && modules_of(plan, s.N).size() > kMostRecordedModules) return false;
+        if (plan.method == InverseMethod::sequential || modules_of(plan, s.N).size() > kMostRecordedModules)
+            return false;
     }
     return backend.begin_repeat != nullptr;
 }
@@ -171,7 +232,6 @@ Recipe recipe_of(const FlowShape& s, const FlowInversion& job) {
     for (int64_t l = job.range.to; l < job.range.from; ++l) {
         const InversePlan p = plan_of(job, l);
         for (const int64_t value : {p.modules, p.sweeps}) recipe.add(value);
-        recipe.add(p.method);
         recipe.add(p.tolerance);
         recipe.add(p.from_zeros);
     }
@@ -190,7 +250,8 @@ void add_single_sweeps(const FlowShape& s, const FlowInversion& job, size_t l, s
 Status flow_invert(Engine& engine, const FlowShape& s, const FlowWeights& w, const FlowInversion& job, FlowInverse& out,
                    const std::atomic<bool>* cancelled) {
     NOEMA_TRY(check_job(s, job));
-    FlowTokens tokens(job.batch);
+    InversionInput in{FlowTokens(job.batch), {}};
+    if (job.range.ancestral) in.chances.emplace(s, *job.range.ancestral);
     Outcomes outcomes(s.config.flows.size());
     out.sweeps.assign(outcomes.size(), {});
     for (int64_t l = job.range.to; l < job.range.from; ++l) {
@@ -201,7 +262,7 @@ Status flow_invert(Engine& engine, const FlowShape& s, const FlowWeights& w, con
     out.state.resize(s.rows() * s.c());
     out.tokens.resize(job.range.to == 0 ? s.tokens() : 0);
     out.confidence.resize(out.tokens.size());
-    const auto body = [&](Context& c) { return Inverter(s, w, job, out, c).run(tokens, outcomes); };
+    const auto body = [&](Context& c) { return Inverter(s, w, job, out, c).run(in, outcomes); };
     NOEMA_TRY(is_recordable(s, job, engine.backend()) ? engine.execute(recipe_of(s, job), body, cancelled)
                                                       : engine.execute(body, cancelled));
     // A device that was stopped on its way has gone on with what it had.

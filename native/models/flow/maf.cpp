@@ -64,23 +64,31 @@ Status maf_forward(const Coupling& k, const View& g, const View& h, const Parame
     return {};
 }
 
-Status maf_scalars(const Coupling& k, const View& g, const Uncoupling& way, const Parameters& p, Context& c) {
-    const int64_t n = k.config.channels(), E = k.stage.maf_features, R = g.shape[0];
-    const View narrow = c.arena->tensor(DType::f32, R, n);  // h as the head reads it
-    NOEMA_TRY(c.clear(narrow));
+namespace {
+
+/// What scalar i, found, adds to the features: a head of two channels, of which the first counts.
+Status add_scalar(const Coupling& k, int64_t i, const View& h, const Parameters& p, Context& c) {
+    const int64_t E = k.stage.maf_features;
+    return maf_features({.x = columns_of(h, i, 2),
+                         .weight = as_shape(rows_of(k.weights.embed.weight.view, i * E, E), {1, E, 3}),
+                         .bias = as_shape(rows_of(k.weights.embed.bias, i * E, E), {1, E}),
+                         .y = columns_of(p.features, i * E, E)},
+                        c);
+}
+
+}  // namespace
+
+Status maf_scalars(const Coupling& k, const View& g, const ScalarWay& through, Context& c) {
+    ArenaScope scope(*c.arena);
+    const int64_t n = k.config.channels(), R = g.shape[0];
+    const Parameters p = make_parameters(k, g, *c.arena);
+    const View h = c.arena->tensor(DType::f32, R, n);
+    NOEMA_TRY(c.clear(h));
     NOEMA_TRY(biased_product(k.weights.maf_context, g, p.sums, c));
     for (int64_t i = 0; i < n; ++i) {
         const Group group(k, i);
-        if (i > 0) {
-            // features of scalar i-1 alone: a head of two channels, of which the first counts
-            NOEMA_TRY(cast({.x = columns_of(way.h, i - 1, 1), .y = columns_of(narrow, i - 1, 1)}, c));
-            NOEMA_TRY(maf_features({.x = columns_of(narrow, i - 1, 2),
-                                    .weight = as_shape(rows_of(k.weights.embed.weight.view, (i - 1) * E, E), {1, E, 3}),
-                                    .bias = as_shape(rows_of(k.weights.embed.bias, (i - 1) * E, E), {1, E}),
-                                    .y = columns_of(p.features, (i - 1) * E, E)},
-                                   c));
-            NOEMA_TRY(add_features(k, group, p, c));
-        }
+        if (i > 0) NOEMA_TRY(add_scalar(k, i - 1, h, p, c));
+        NOEMA_TRY(add_features(k, group, p, c));
         NOEMA_TRY(gelu({.x = columns_of(p.sums, group.first_hidden, group.M),
                         .y = columns_of(p.hidden, group.first_hidden, group.M)},
                        c));
@@ -88,13 +96,7 @@ Status maf_scalars(const Coupling& k, const View& g, const Uncoupling& way, cons
         View parameters = columns_of(p.all, group.first_parameter, group.width);
         parameters.rank = 3, parameters.shape[1] = 1, parameters.shape[2] = group.width;
         parameters.stride[1] = group.width, parameters.stride[2] = 1;
-        const View u = columns_of(way.u, i, 1), h = columns_of(way.h, i, 1);
-        if (way.forward)
-            NOEMA_TRY(mixture_cdf({.h = h, .parameters = parameters, .u = u, .grid = way.grid}, c));
-        else
-            NOEMA_TRY(mixture_cdf_inverse(
-                {.u = u, .parameters = parameters, .h = h, .failed = rows_of(way.failed, i * R, R), .grid = way.grid},
-                c));
+        NOEMA_TRY(through(i, parameters, columns_of(h, i, 1)));
     }
     return {};
 }

@@ -117,10 +117,25 @@ Status StageInverse::propose(const Task& t, const Module& m, const View& next) {
     ArenaScope scope(*c_.arena);
     const View x = tensor(s_.B * m.count, s_.C()), u = wide(s_.B * m.count, s_.c());
     NOEMA_TRY(read(t, m, x));
+    if (t.draw) return draw(t, m, x, next);
     NOEMA_TRY(reorder({.x = part(t.u, m.first, m.count), .y = by_sequence(u, s_.B)}, c_));
     const int64_t searches = s_.B * coupling_.searches();
     const View failed = rows_of(t.failed, m.first * searches, m.count * searches);
     return uncouple(coupling_, x, {.u = u, .h = next, .failed = failed, .grid = t.grid}, c_);
+}
+
+/// next [B,c]: the module's one position, drawn from what the body says of it.
+Status StageInverse::draw(const Task& t, const Module& m, const View& x, const View& next) {
+    ArenaScope scope(*c_.arena);
+    CouplingDraw d{.normal = tensor(s_.B, s_.c()), .seeds = t.draw->seeds, .way = t.draw->way};
+    NOEMA_TRY(reorder({.x = part(t.u, m.first, 1), .y = by_sequence(d.normal, s_.B)}, c_));
+    if (coupling_.stage.kind == FlowKind::mixture_cdf) {
+        d.uniform = tensor(s_.B, s_.c());
+        NOEMA_TRY(reorder({.x = part(t.draw->uniform, m.first, 1), .y = by_sequence(d.uniform, s_.B)}, c_));
+    } else {
+        d.positions = as_shape(rows_of(t.draw->positions, m.first, 1), {s_.P(), s_.B});
+    }
+    return draw_from(coupling_, x, d, next, c_);
 }
 
 /// The first guess of what is to be found: noise, or zeros.
@@ -173,7 +188,7 @@ Status StageInverse::solve(const Task& t, const Module& m) {
 
 Status StageInverse::run(const Task& t) {
     if (s_.m) NOEMA_TRY(read_prefix(t.prefix));
-    if (t.plan.method == InverseMethod::sequential && can_fuse()) return run_fused(t);
+    if (t.plan.method == InverseMethod::sequential && !t.draw && can_fuse()) return run_fused(t);
     for (const Module& m : modules_of(t.plan, s_.N)) {
         if (c_.stream.is_cancelled()) return Status::error(Code::aborted, "the inversion was cancelled");
         NOEMA_TRY(t.forward ? map(t, m) : solve(t, m));

@@ -18,6 +18,14 @@ int64_t most_sweeps(const InversePlan& plan, const Module& module);
 /// not_converged where a sequence still moved in the last of fewer sweeps than the module has positions. changes [B]: by how much.
 Status check_rest(size_t flow, const InversePlan& plan, const Module& module, const float* changes, int64_t B);
 
+/// An ancestral draw of a whole flow. The noise u is that of its values.
+struct StageDraw {
+    View uniform;    // [B*N,c] of mixture_cdf
+    View seeds;      // [B] i64
+    View positions;  // [N,P,B] i32: of mixture_rosenblatt
+    AncestralDraw way;
+};
+
 class StageInverse {
  public:
     StageInverse(const FlowShape& shape, const FlowWeights& weights, size_t flow, Context& context);
@@ -25,15 +33,15 @@ class StageInverse {
     /// u [B*N,c] f64 is the flow's noise; h [B*N,c] f64 receives its input, but where it is fixed, where it has it already. Forward: h is
     /// given, u received.
     struct Task {
-        View prefix;  // [B*m,c]
-        View u, h;    // [B*N,c]
-        View failed;  // [N * B * searches] of every module what uncouple counts
-        View sweeps;  // [B] i32 +=
-        View fixed;   // [B,N] u8 in the flow's order, or absent
-        float*
-            changes;  // [N,B] host: at a module's first position what its last sweep changed, when the run is through
+        View prefix;     // [B*m,c]
+        View u, h;       // [B*N,c]
+        View failed;     // [N * B * searches] of every module what uncouple counts
+        View sweeps;     // [B] i32 +=
+        View fixed;      // [B,N] u8 in the flow's order, or absent
+        float* changes;  // [N,B] host: by how much a module's last sweep moved each sequence, at its first position
         InversePlan plan;
-        double grid = 0;  // of what is received
+        const StageDraw* draw = nullptr;  // instead of an inverse; sequentially
+        double grid = 0;                  // of what is received
         bool forward = false;
     };
     Status run(const Task& task);
@@ -48,6 +56,7 @@ class StageInverse {
     Status put(const Task& task, const Module& module, const View& next);
     View state_of(const Task& task, const Module& module) const;
     Status anything(const View& change);
+    Status draw(const Task& task, const Module& module, const View& x, const View& next);
     Status map(const Task& task, const Module& module);
     Status solve(const Task& task, const Module& module);
     Status sweep_until_rest(const Task& task, const Module& module);

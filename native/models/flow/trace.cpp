@@ -41,7 +41,7 @@ class Tracer {
             NOEMA_TRY(prefix_means(s_, ids, w_.mean, prefix, c_));
         }
         c_.fetch(h, out_.states[first].data());
-        for (size_t l = first; l < w_.flows.size(); ++l) NOEMA_TRY(step(l, prefix, h));
+        for (size_t l = first; l < static_cast<size_t>(out_.to); ++l) NOEMA_TRY(step(l, prefix, h));
         return {};
     }
 
@@ -97,11 +97,17 @@ Status flow_trace(Engine& engine, const FlowConfig& config, const FlowWeights& w
     NOEMA_TRY(check_pass(config, batch, latents));
     const FlowShape shape = shape_of(config, batch, precision);
     FlowTokens tokens(batch);
-    const size_t first = static_cast<size_t>(latents.level);
+    const int64_t L = static_cast<int64_t>(config.flows.size());
+    if (out.to < 0) out.to = L;
+    if (out.to < latents.level || out.to > L)
+        return Status::error(Code::invalid_argument, "from level %lld to %lld: expected up to %lld",
+                             static_cast<long long>(latents.level), static_cast<long long>(out.to),
+                             static_cast<long long>(L));
+    const size_t first = static_cast<size_t>(latents.level), last = static_cast<size_t>(out.to);
     out.states.assign(config.flows.size() + 1, {});
-    for (size_t l = first; l < out.states.size(); ++l) out.states[l].resize(shape.rows() * shape.c());
+    for (size_t l = first; l <= last; ++l) out.states[l].resize(shape.rows() * shape.c());
     NOEMA_TRY(engine.execute([&](Context& c) { return Tracer(shape, w, out, c).run(latents, tokens); }, cancelled));
-    for (size_t l = first; l < out.states.size(); ++l)
+    for (size_t l = first; l <= last; ++l)
         if (!std::all_of(out.states[l].begin(), out.states[l].end(), [](double x) { return std::isfinite(x); }))
             return Status::error(Code::non_finite, "the state at level %zu holds a NaN or an infinity", l);
     return {};

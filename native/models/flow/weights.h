@@ -158,6 +158,17 @@ struct CouplingGradients {
 Status couple_backward(const Coupling& coupling, const View& g, const View& h, const StageGradients& gradients,
                        const CouplingGradients& d, Context& context);
 
+/// The noise of one draw, position for position: [R,c] normal, and of mixture_cdf [R,c] uniform in (0, 1). Of mixture_rosenblatt what `sample`
+/// asks for, once per token of a row: [P,R].
+struct CouplingDraw {
+    View normal, uniform;
+    View seeds;      // [R] i64
+    View positions;  // [P,R] i32
+    AncestralDraw way;
+};
+/// h [R,c] f64, though no finer than f32, drawn from the mixtures that the head makes of g [R,C].
+Status draw_from(const Coupling& coupling, const View& g, const CouplingDraw& draw, const View& h, Context& context);
+
 /// Wide states [R,c] through a coupling: h with couple(h) = u, or `forward` u, by the very same steps. What is found is rounded to `grid`.
 /// failed counts scalars whose search did not converge: [c,R] for mixture_cdf, whose scalars are found one after the other,
 /// [R * units] else; unused by affine flows and forward. Optional.

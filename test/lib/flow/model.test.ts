@@ -63,6 +63,52 @@ test("every way of inverting gives the same tokens; auto picks one of them", asy
   engine.dispose();
 });
 
+test("an ancestral draw: alike in a batch, whatever the plan of the flow that is drawn from; what cannot be drawn from is refused", async (t) => {
+  const { engine, model } = await open();
+  const options = { prompt: "abc", maxTokens: 12, seed: 9 };
+  const { ids } = await model.generate({ ...options, ancestral: true });
+  t.deepEqual((await model.generate({ ...options, ancestral: true, inversion: "jacobi" })).ids, ids);
+  const batch = await model.generateBatch({ prompts: ["xyz", "abc"], maxTokens: 12, seed: 8, ancestral: true });
+  t.deepEqual(batch[1]!.ids, ids);
+  // The flow nearest the noise is mixture-cdf: its weights are no vocabulary's.
+  const refused = (own: object, expected: object) => t.throwsAsync(async () => model.generate(own), expected);
+  await refused({ ancestral: true, temperature: 0.5 }, { code: "ERR_UNSUPPORTED", message: /only mixture-rosenblatt/ });
+  await refused({ topK: 3 }, { code: "ERR_UNSUPPORTED", message: /only mixture-rosenblatt/ });
+  await refused({ topP: 0.5, ancestral: false }, { message: /ancestral: expected true with topK or topP/ });
+  await refused({ topP: 0 }, { message: /topP: expected a number above 0 to 1/ });
+  await refused({ ancestral: 1 }, { message: /ancestral: expected true or false/ });
+  engine.dispose();
+});
+
+test("a mixture of tokens that faces the noise: its weights are cut and tempered", async (t) => {
+  const flows = [
+    { kind: "affine", direction: "reverse", numLayers: 1 },
+    { kind: "mixture-rosenblatt", direction: "forward", numLayers: 1 },
+  ] as const;
+  const { options } = await fixture({ ...tinyFlow, flow: { latentSize: 4, flows: [...flows] }, steps: 10 });
+  await trained(options);
+  await using engine = await createEngine({ threads: 1 });
+  await using model = await engine.load(options.run, { family: "flow" });
+  const asked = { prompt: "abc", maxTokens: 16, seed: 2 };
+  const likeliest = await model.generate({ ...asked, topK: 1 });
+  t.deepEqual((await model.generate({ ...asked, ancestral: true, temperature: 0 })).ids, likeliest.ids);
+  t.deepEqual((await model.generate({ ...asked, topP: 1e-6 })).ids, likeliest.ids);
+  t.notDeepEqual((await model.generate({ ...asked, ancestral: true })).ids, likeliest.ids);
+  const text = await noema(
+    "generate",
+    options.run,
+    "--prompt",
+    "abc",
+    "--max-tokens",
+    "16",
+    "--seed",
+    "2",
+    "--top-k",
+    "1",
+  );
+  t.is(text.out.trimEnd(), likeliest.text.trimEnd());
+});
+
 test("events: what is committed is the text", async (t) => {
   const { engine, model } = await open();
   const generation = model.generate({ prompt: "ab", maxTokens: 6 });

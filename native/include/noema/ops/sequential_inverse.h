@@ -14,8 +14,8 @@
 // The grouped head of mixture_cdf is evaluated scalar by scalar: hidden_i = gelu(context_i + features_i y[j < i]), then
 // out_i hidden_i, then the scalar's own search, then its features.
 //
-// One pass over the weights per position, without allocation; between positions it looks at stream.cancelled and returns
-// aborted. A sequence's result does not depend on the others, nor on the number of threads.
+// One pass over the weights per position, without allocation; between positions (on a device: some of them) it looks at
+// stream.cancelled and returns aborted. A sequence's result does not depend on the others, nor on the number of threads.
 //
 // Where the backend has an arrangement of its own (Backend::packed_bytes), these weights must be in it: the blocks' for
 // `precision`; input, head.weight and head.context for f32. Others have no such weights (a trainer's change too often): they

@@ -1,0 +1,38 @@
+#include "affine.h"
+
+#include "common/normal.h"
+#include "common/states.h"
+#include "sequential_body.h"
+
+namespace noema::cuda {
+
+namespace {
+
+/// A thread per scalar.
+struct AffineCoupling {
+    struct Arguments {};
+
+    static __device__ __forceinline__ void run(const SequentialArguments& p, const Arguments&, int n) {
+        const int threads = static_cast<int>(gridDim.x) * kSequentialThreads;
+        for (int at = static_cast<int>(blockIdx.x) * kSequentialThreads + static_cast<int>(threadIdx.x); at < p.B * p.c;
+             at += threads) {
+            const int b = at / p.c, i = at - b * p.c;
+            const float* made = p.made + static_cast<int64_t>(b) * p.made_columns + i;
+            const double log_scale = soft_clipped(static_cast<double>(__ldcg(made)));
+            const float shift = __ldcg(made + p.c);
+            const int64_t place = p.place(b, n) + i;
+            if (p.forward)
+                p.u[place] = on_grid(affine_noise(p.h[place], log_scale, shift), p.grid);
+            else if (!p.is_fixed(b, n))
+                p.h[place] = on_grid(affine_state(p.u[place], log_scale, shift), p.grid);
+        }
+    }
+};
+
+}  // namespace
+
+Status launch_sequential(const SequentialLaunch& launched, const Stream& stream) {
+    return launch_with<AffineCoupling>(launched, {}, stream);
+}
+
+}  // namespace noema::cuda
