@@ -36,7 +36,7 @@ export interface LoadOptions {
   /** How weights are held. Default: "f32". "bf16" takes half the memory and is faster where the processor has it. */
   precision?: Precision;
   /** Refuses a model of another family. */
-  family?: Family;
+  family?: LoadedFamily;
 }
 
 interface ModelsByFamily {
@@ -44,8 +44,10 @@ interface ModelsByFamily {
   flow: FlowModel;
   autoregressive: AutoregressiveModel;
 }
+/** Families whose checkpoints become models. */
+type LoadedFamily = Family & keyof ModelsByFamily;
 /** A model of some family: `family` says which. */
-export type AnyModel = ModelsByFamily[Family];
+export type AnyModel = ModelsByFamily[LoadedFamily];
 
 export interface DeviceInfo {
   kind: "cpu" | "cuda";
@@ -100,7 +102,7 @@ export class Engine extends Handle {
   }
 
   /** Loads a checkpoint folder. With `family`, a model of another family is refused, and the type is known. */
-  async load<F extends Family>(folder: string, options: LoadOptions & { family: F }): Promise<ModelsByFamily[F]>;
+  async load<F extends LoadedFamily>(folder: string, options: LoadOptions & { family: F }): Promise<ModelsByFamily[F]>;
   async load(folder: string, options?: LoadOptions): Promise<AnyModel>;
   async load(folder: string, options: LoadOptions = {}): Promise<AnyModel> {
     this.check();
@@ -135,6 +137,10 @@ export class Engine extends Handle {
       const { config } = ofFamily(checkpoint, "autoregressive");
       const native = await this.#native.loadAutoregressive(config, tensors, precision);
       return new AutoregressiveModel({ ...parts, config, native });
+    }
+    if (checkpoint.layout.family === "thought") {
+      const message = `${checkpoint.folder}: models of the thought family are only verified in this version`;
+      throw new NoemaError("ERR_UNSUPPORTED", message, { folder: checkpoint.folder });
     }
     const { config } = ofFamily(checkpoint, "masked");
     return new MaskedModel({ ...parts, config, native: await this.#native.loadMasked(config, tensors, precision) });

@@ -15,6 +15,7 @@ export const RngStream = {
   shuffle: 5,
   remask: 6,
   latent: 7,
+  thought: 8,
 } as const;
 export type RngStream = (typeof RngStream)[keyof typeof RngStream];
 

@@ -114,6 +114,10 @@ struct Figures {
     double peer = 0;                                    // seconds of the peer's best call; 0 when there is none
     double evaluations = 0;                             // of a mixture in a call; 0 when the case does not say
     double share() const { return best > 0 ? floor / best : 0; }
+    /// Of the time that reading alone allows, whatever the bound.
+    double share_of_reading(const Work& w) const {
+        return best > 0 && byte_rate > 0 ? w.bytes * w.passes / byte_rate / best : 0;
+    }
 };
 
 Figures measure(const Case& c, const Settings& settings);

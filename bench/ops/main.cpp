@@ -95,7 +95,9 @@ void print_row(const C& c, const Figures& f) {
                 f.threads, f.best * 1e6, f.median * 1e6, c.work.flops / f.best * 1e-9,
                 c.work.bytes * c.work.passes / f.best * 1e-9, c.work.exps / f.best * 1e-9, f.bound.c_str(),
                 100 * f.share());
-    if (c.work.passes > 1) std::printf("%-52s %.2f us per pass\n", "", f.best * 1e6 / c.work.passes);
+    if (c.work.passes > 1)
+        std::printf("%-52s %.2f us per pass, %.1f%% of the streaming bound\n", "", f.best * 1e6 / c.work.passes,
+                    100 * f.share_of_reading(c.work));
     print_evaluations(c, f);
     if (f.peer > 0) std::printf("%-52s peer %.2f us, we take %.2f times as long\n", "", f.peer * 1e6, f.best / f.peer);
 }
@@ -111,9 +113,11 @@ void write_json_row(FILE* out, const C& c, const Figures& f, bool first) {
     std::fprintf(out,
                  "\"calls\": %lld, \"best_seconds\": %.4e, \"median_seconds\": %.4e, \"flops\": %.6e, \"bytes\": %.6e, "
                  "\"exps\": %.6e, \"ceiling_flops\": %.4e, \"ceiling_bytes\": %.4e, \"ceiling_exps\": %.4e, "
-                 "\"bound\": \"%s\", \"share\": %.4f, \"peer_seconds\": %.4e, \"evaluations\": %.4e}",
+                 "\"bound\": \"%s\", \"share\": %.4f, \"share_of_reading\": %.4f, \"peer_seconds\": %.4e, "
+                 "\"evaluations\": %.4e}",
                  static_cast<long long>(f.calls), f.best, f.median, c.work.flops, c.work.bytes * c.work.passes,
-                 c.work.exps, f.flop_rate, f.byte_rate, f.exp_rate, f.bound.c_str(), f.share(), f.peer, f.evaluations);
+                 c.work.exps, f.flop_rate, f.byte_rate, f.exp_rate, f.bound.c_str(), f.share(),
+                 f.share_of_reading(c.work), f.peer, f.evaluations);
 }
 
 int run(const Options& o) {

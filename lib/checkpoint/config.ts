@@ -76,16 +76,43 @@ export interface FlowConfig {
   flows: FlowStage[];
 }
 
-export type ModelConfig = MaskedConfig | FlowConfig | AutoregressiveConfig;
+/** How a sequence's latents are fitted: the fast loop's settings. */
+export interface Inference {
+  steps: number;
+  /** The rates that the schedule goes between. */
+  learningRate: [number, number];
+  schedule: "linear" | "cosine" | "constant";
+  /** Where the posterior's log-variance starts. */
+  logVarianceInit: number;
+  /** A draw for every step, or one for all. */
+  noise: "resample" | "shared";
+  /** The log-variance stays where it started. */
+  constantLogVariance: boolean;
+}
+
+/** A decoder guided by latents that are fitted to each sequence (Latent Thought Models). */
+export interface ThoughtConfig extends Omit<TransformerConfig, "numKvHeads"> {
+  layout: "noema-thought";
+  /** Keys that a position sees, itself included. */
+  attentionWindow: number;
+  /** N, of all layers together. */
+  numLatents: number;
+  /** Begins every sequence, so that its first token is predicted, too. */
+  bosTokenId: number;
+  inference: Inference;
+}
+
+export type ModelConfig = MaskedConfig | FlowConfig | AutoregressiveConfig | ThoughtConfig;
 
 /** Every family's config. */
 export interface FamilyConfigs {
   masked: MaskedConfig;
   flow: FlowConfig;
   autoregressive: AutoregressiveConfig;
+  thought: ThoughtConfig;
 }
 export type Family = keyof FamilyConfigs;
-export const families: readonly Family[] = ["masked", "flow", "autoregressive"];
+export const families: readonly Family[] = ["masked", "flow", "autoregressive", "thought"];
 
 export interface ConfigFile {
   readonly path: string;
@@ -138,6 +165,14 @@ export function number(config: ConfigFile, key: string, { min, max }: Range): nu
   const value = given(config, key);
   if (typeof value === "number" && value >= min && value <= max) return value;
   throw badValue(config, key, `a number ${min} .. ${max}`);
+}
+
+/** One of these words. */
+export function oneOf<T extends string>(config: ConfigFile, key: string, names: readonly T[]): T {
+  const value = given(config, key);
+  const found = names.find((name) => name === value);
+  if (found !== undefined) return found;
+  throw badValue(config, key, `one of ${names.map((name) => `"${name}"`).join(", ")}`);
 }
 
 export function boolean(config: ConfigFile, key: string): boolean {

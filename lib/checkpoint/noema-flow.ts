@@ -12,6 +12,7 @@ import {
   type FlowStage,
   integer,
   number,
+  oneOf,
   optionalInteger,
 } from "./config.js";
 import type { Layout, TensorSpec } from "./layout.js";
@@ -23,13 +24,6 @@ const CHANNELS = 4096;
 const MAF = { min: 1, max: 4096 };
 const MAF_FEATURES = { min: 1, max: 256 };
 const READOUT = { min: 1, max: 1 << 16 };
-
-function oneOf<T extends string>(config: ConfigFile, key: string, names: readonly T[]): T {
-  const value = config.values[key];
-  const found = names.find((name) => name === value);
-  if (found === undefined) throw badValue(config, key, `one of ${names.map((name) => `"${name}"`).join(", ")}`);
-  return found;
-}
 
 function parseStage(config: ConfigFile, channels: number): FlowStage {
   const readoutHiddenSize = optionalInteger(config, "readout_hidden_size", READOUT);

@@ -2,16 +2,18 @@
 
 import { NoemaError } from "../errors.js";
 import { describe } from "../json.js";
-import type { AutoregressiveConfig, ConfigFile, FlowConfig, MaskedConfig } from "./config.js";
+import type { AutoregressiveConfig, ConfigFile, FlowConfig, MaskedConfig, ThoughtConfig } from "./config.js";
 import type { Layout } from "./layout.js";
 import { llada } from "./llada.js";
 import { noemaAutoregressive } from "./noema-autoregressive.js";
 import { noemaFlow } from "./noema-flow.js";
+import { noemaThought } from "./noema-thought.js";
 
 export const layouts: readonly Layout[] = [
   llada, //
   noemaFlow,
   noemaAutoregressive,
+  noemaThought,
 ];
 
 /** Which kind of config each describes. */
@@ -19,6 +21,7 @@ interface LayoutsByName {
   llada: Layout<MaskedConfig>;
   "noema-flow": Layout<FlowConfig>;
   "noema-autoregressive": Layout<AutoregressiveConfig>;
+  "noema-thought": Layout<ThoughtConfig>;
 }
 
 /** The layout that recognises this config.json. */

@@ -226,10 +226,16 @@ function checkOthers(options: TrainOptions): void {
   checkFamily(options);
 }
 
+/** @internal */
+export function notTrained(): NoemaError {
+  return new NoemaError("ERR_UNSUPPORTED", "train: models of the thought family are not trained in this version");
+}
+
 function checkFamily({ family, flow, init }: TrainOptions): void {
   if (family === undefined) return;
   if (typeof family !== "string") throw wrong("family", family, `one of ${families.join(", ")}`);
   if (!families.includes(family)) throw unknownOption(family, families, "family");
+  if (family === "thought") throw notTrained();
   if (flow !== undefined && family !== "flow") throw wrong("family", family, '"flow", for flow describes such a model');
   if (flow === undefined && family === "flow" && init === undefined)
     throw wrong("flow", flow, "the stack of a fresh flow model");

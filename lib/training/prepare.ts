@@ -2,6 +2,7 @@
 
 import { mkdir, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
+import type { ModelConfig, ThoughtConfig } from "../checkpoint/config.js";
 import { ioError, writeAll, writeAtomically } from "../files.js";
 import type { NativeEngine, NativeTrainer } from "../native/addon.js";
 import type { Tokenizer } from "../tokenizer/tokenizer.js";
@@ -15,10 +16,12 @@ import { MaskedObjective } from "./masked/objective.js";
 import { checkPrompts, textSampler } from "./masked/samples.js";
 import { MetricsLog } from "./metrics.js";
 import type { Objective } from "./objective.js";
-import { resolveOptions, type TrainOptions } from "./options.js";
+import { notTrained, resolveOptions, type TrainOptions } from "./options.js";
 
 import { Session } from "./session.js";
 import { checkContinuation, loadState, readBuffer, type StateBuffer, type TrainingState } from "./state.js";
+
+type TrainableConfig = Exclude<ModelConfig, ThoughtConfig>;
 
 /** What training needs of an engine. */
 export interface TrainingEngine {
@@ -39,7 +42,7 @@ export async function openSession(engine: TrainingEngine, options: TrainOptions)
   const settings = resolveOptions(options);
   await prepareFolder(options.run);
   const tokenizer = await openTokenizer(options);
-  const config = await configOf(options, settings, tokenizer);
+  const config = trainable(await configOf(options, settings, tokenizer));
   const wanted = { settings, config, tokenizer: tokenizer.sha256 };
   const saved = await loadState(options.run);
   if (saved) checkContinuation(saved, wanted, options.changes);
@@ -82,8 +85,14 @@ async function writeRecipe({ signal: _, ...recipe }: TrainOptions): Promise<void
   await writeAtomically(join(recipe.run, "recipe.json"), (handle) => writeAll(handle, text));
 }
 
+/** Refuses models that this version does not train. */
+function trainable(config: ModelConfig): TrainableConfig {
+  if (config.layout !== "noema-thought") return config;
+  throw notTrained();
+}
+
 interface Opening {
-  state: TrainingState;
+  state: TrainingState & { config: TrainableConfig };
   resumed: boolean;
   owned: Closable[];
   tokenizer: Tokenizer;

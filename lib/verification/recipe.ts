@@ -1,8 +1,8 @@
 /** How verification recomputes arrays: a recipe per kind of case, each yielding what it computed. */
 
-import type { FlowConfig, MaskedConfig, ModelConfig } from "../checkpoint/config.js";
+import type { FlowConfig, MaskedConfig, ModelConfig, ThoughtConfig } from "../checkpoint/config.js";
 import type { Layout } from "../checkpoint/layout.js";
-import type { NativeFlowModel, NativeMaskedModel, NativeTrainer } from "../native/addon.js";
+import type { NativeFlowModel, NativeMaskedModel, NativeThoughtModel, NativeTrainer } from "../native/addon.js";
 import type { Golden } from "./golden.js";
 
 interface Loaded<F extends string, Native, Config extends ModelConfig> {
@@ -13,8 +13,9 @@ interface Loaded<F extends string, Native, Config extends ModelConfig> {
 }
 export type MaskedCase = Loaded<"masked", NativeMaskedModel, MaskedConfig>;
 export type FlowCase = Loaded<"flow", NativeFlowModel, FlowConfig>;
+export type ThoughtCase = Loaded<"thought", NativeThoughtModel, ThoughtConfig>;
 /** The checkpoint next to the expectations. */
-export type LoadedCase = MaskedCase | FlowCase;
+export type LoadedCase = MaskedCase | FlowCase | ThoughtCase;
 
 /** What a recipe says of one array. */
 export type Outcome =

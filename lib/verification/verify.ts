@@ -14,6 +14,7 @@ import { flowArrays } from "./flow-arrays.js";
 import { Golden } from "./golden.js";
 import { modelArrays } from "./model-arrays.js";
 import type { LoadedCase, Outcome, Recipe } from "./recipe.js";
+import { thoughtArrays } from "./thought-arrays.js";
 import { compare, toleranceOf } from "./tolerance.js";
 
 /** What became of one array. */
@@ -49,7 +50,7 @@ export interface VerifyOptions {
   addon?: Addon;
 }
 
-const recipes: readonly Recipe[] = [modelArrays, flowArrays, decodingTraces, convTraces, convOp];
+const recipes: readonly Recipe[] = [modelArrays, flowArrays, thoughtArrays, decodingTraces, convTraces, convOp];
 
 export async function verify(folder: string, options: VerifyOptions = {}): Promise<VerificationReport> {
   const golden = await Golden.open(folder);
@@ -81,6 +82,10 @@ async function load(folder: string, engine: ReturnType<Addon["createEngine"]>): 
   if (checkpoint.layout.family === "flow") {
     const { config, layout } = ofFamily(checkpoint, "flow");
     return { family: "flow", config, layout, native: await engine.loadFlow(config, list, "f32") };
+  }
+  if (checkpoint.layout.family === "thought") {
+    const { config, layout } = ofFamily(checkpoint, "thought");
+    return { family: "thought", config, layout, native: await engine.loadThought(config, list, "f32") };
   }
   const { config, layout } = ofFamily(checkpoint, "masked");
   return { family: "masked", config, layout, native: await engine.loadMasked(config, list, "f32") };

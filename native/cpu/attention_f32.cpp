@@ -163,34 +163,6 @@ void pack_transposed(const HeadRows& from, void* to) {
     }
 }
 
-/// 2^(x factor) for x <= 0, 0 where that is below 2^-126; NaN stays NaN. With n the nearest integer to x factor, read
-/// off the low bits of a sum with 1.5 2^23, it is 2^n times the minimax polynomial of degree 5 on [-1/2, 1/2] (error
-/// 9e-8); 2^n is multiplied by adding n to the exponent's bits.
-template <class D>
-struct Exp2 {
-    using V = hn::Vec<D>;
-    V factor, lowest;
-
-    explicit HWY_INLINE Exp2(float f) : factor(hn::Set(D(), f)), lowest(hn::Set(D(), -126.0f / f)) {}
-
-    HWY_INLINE V operator()(V x) const {
-        const D d;
-        const hn::RebindToSigned<D> di;
-        const V magic = hn::Set(d, 12582912.0f);
-        const V z = hn::MulAdd(x, factor, magic);
-        const V f = hn::MulSub(x, factor, hn::Sub(z, magic));
-        V y = hn::MulAdd(hn::Set(d, 1.3264727197e-3f), f, hn::Set(d, 9.6715126396e-3f));
-        y = hn::MulAdd(y, f, hn::Set(d, 5.5507337433e-2f));
-        y = hn::MulAdd(y, f, hn::Set(d, 2.4022242085e-1f));
-        y = hn::MulAdd(y, f, hn::Set(d, 6.9314697760e-1f));
-        y = hn::MulAdd(y, f, hn::Set(d, 1.0f));
-        const auto bits = hn::Add(hn::BitCast(di, y), hn::ShiftLeft<23>(hn::BitCast(di, z)));
-        return hn::IfThenZeroElse(hn::Lt(x, lowest), hn::BitCast(d, bits));
-    }
-};
-
-constexpr float kLog2E = 1.44269504088896341f;
-
 HWY_INLINE void multiply_row(float* row, float factor, int64_t n) {
     const DF d;
     for (int64_t c = 0; c < n; c += kLanes) hn::StoreU(hn::Mul(hn::LoadU(d, row + c), hn::Set(d, factor)), d, row + c);

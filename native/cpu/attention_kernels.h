@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "cpu/cpu.h"
+#include "cpu/tasks.h"
 
 namespace noema::cpu {
 
@@ -141,19 +142,5 @@ VisibleBlock visible_block(const KeyRun* runs, int64_t rows, int64_t n);
 
 /// Sets the scores that a row does not see to -inf, whose weight is 0.
 void hide_scores(const KeyRun* runs, const VisibleBlock& visible, int64_t n, float* scores);
-
-/// A worker's memory is named once, in Scratch::lay_out(shape, take): the same lines measure it and cut it.
-template <class Scratch, class Shape>
-size_t scratch_bytes(const Shape& shape) {
-    size_t bytes = 0;
-    Scratch().lay_out(shape, [&]<class T>(T*&, int64_t n) { bytes += workspace_bytes<T>(n); });
-    return bytes;
-}
-template <class Scratch, class Shape>
-Scratch cut_scratch(const Shape& shape, Workspace memory) {
-    Scratch scratch;
-    scratch.lay_out(shape, [&]<class T>(T*& part, int64_t n) { part = memory.take<T>(n); });
-    return scratch;
-}
 
 }  // namespace noema::cpu

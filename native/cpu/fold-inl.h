@@ -37,20 +37,28 @@ HWY_INLINE hn::Vec<hn::CappedTag<float, 4>> fold_to_four([[maybe_unused]] D d, h
 }
 #endif
 
-/// Lanes of each of four vectors folded to one value: to[i] from v[i].
+#if HWY_TARGET != HWY_SCALAR
+/// Lanes of each of four vectors folded to one value: lane i of the result from v[i].
 template <class Fold>
-HWY_INLINE void fold_four(const VF (&v)[4], Fold fold, float* to) {
-#if HWY_TARGET == HWY_SCALAR
-    for (int i = 0; i < 4; ++i) to[i] = hn::GetLane(v[i]);
-    (void)fold;
-#else
+HWY_INLINE hn::Vec<hn::CappedTag<float, 4>> folded_four(const VF (&v)[4], Fold fold) {
     const DF d;
     const hn::Repartition<uint64_t, DF> dw;
     const VF ab = fold(hn::InterleaveLower(d, v[0], v[1]), hn::InterleaveUpper(d, v[0], v[1]));
     const VF ce = fold(hn::InterleaveLower(d, v[2], v[3]), hn::InterleaveUpper(d, v[2], v[3]));
     const VF low = hn::BitCast(d, hn::InterleaveLower(dw, hn::BitCast(dw, ab), hn::BitCast(dw, ce)));
     const VF high = hn::BitCast(d, hn::InterleaveUpper(dw, hn::BitCast(dw, ab), hn::BitCast(dw, ce)));
-    hn::StoreU(fold_to_four(d, fold(low, high), fold), hn::CappedTag<float, 4>(), to);
+    return fold_to_four(d, fold(low, high), fold);
+}
+#endif
+
+/// The same: to[i] from v[i].
+template <class Fold>
+HWY_INLINE void fold_four(const VF (&v)[4], Fold fold, float* to) {
+#if HWY_TARGET == HWY_SCALAR
+    for (int i = 0; i < 4; ++i) to[i] = hn::GetLane(v[i]);
+    (void)fold;
+#else
+    hn::StoreU(folded_four(v, fold), hn::CappedTag<float, 4>(), to);
 #endif
 }
 

@@ -17,13 +17,15 @@ struct BlockProduct {
     int64_t panels;
     int64_t steps;  // at most kBlockSteps
     bool first;     // sums are assigned, else continued
-    // Panels come from far and are read once: while some are multiplied the next are fetched. (Costs 5 % where they are near.)
-    bool fetch_next = false;
+    // Where panels come from far and are read once: what is read after these. While some are multiplied, those that follow are
+    // fetched. (Costs 5 % where they are near.)
+    const std::byte* next = nullptr;
 };
 
-/// From the group of panels that starts with panel n to the next, if that is to be fetched; else 0.
+/// From the group of panels that starts with panel n to what is read after it, if that is to be fetched; else 0.
 inline int64_t fetch_distance(const BlockProduct& p, int64_t n, int64_t group) {
-    return p.fetch_next && n + group < p.panels ? group * p.panel_bytes : 0;
+    if (!p.next) return 0;
+    return n + group < p.panels ? group * p.panel_bytes : p.next - (p.b + n * p.panel_bytes);
 }
 
 /// The kernel for a precision on the instruction set in force, and how it wants its rows.

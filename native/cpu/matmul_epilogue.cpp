@@ -23,25 +23,48 @@ HWY_INLINE VF activated(VF y, Activation activation) {
     return y;
 }
 
-void finish_block_simd(const Matmul& p, const BlockResult& block) {
-    const int64_t n = block.column;
-    const float* bias = p.bias ? p.bias.as<float>() + n : nullptr;
+/// c = finish(sum, the sum's row, load, its place in the row) for all of a block.
+template <class Finish>
+HWY_INLINE void each_sum(const Matmul& p, const BlockResult& block, const Finish& finish) {
     for (int64_t r = 0; r < block.rows; ++r) {
         const int64_t m = block.row + r;
         const float* sums = block.sums + r * block.pitch;
-        const float* gate = p.gate ? p.gate.at<float>(m) + n : nullptr;
-        const float* residual = p.residual ? p.residual.at<float>(m) + n : nullptr;
-        float* c = p.c.at<float>(m) + n;
-        for_each_vector(block.columns, [&](auto load, auto store, int64_t) HWY_ATTR {
-            VF y = load(sums);
-            if (bias) y = hn::Add(y, load(bias));
-            y = activated(y, p.activation);
-            if (gate) y = hn::Mul(silu(load(gate)), y);
-            if (residual) y = hn::Add(y, load(residual));
-            if (p.accumulate) y = hn::Add(y, load(c));
-            store(y, c);
-        });
+        float* c = p.c.at<float>(m) + block.column;
+        for_each_vector(block.columns,
+                        [&](auto load, auto store, int64_t) HWY_ATTR { store(finish(load(sums), m, load), c); });
     }
+}
+
+HWY_INLINE const float* row_at(const View& v, int64_t m, const BlockResult& block) {
+    return v.at<float>(m) + block.column;
+}
+
+/// Whatever the epilogue has.
+void finish_any(const Matmul& p, const BlockResult& block) {
+    const float* bias = p.bias ? p.bias.as<float>() + block.column : nullptr;
+    each_sum(p, block, [&](VF y, int64_t m, auto load) HWY_ATTR {
+        if (bias) y = hn::Add(y, load(bias));
+        y = activated(y, p.activation);
+        if (p.gate) y = hn::Mul(silu(load(row_at(p.gate, m, block))), y);
+        if (p.residual) y = hn::Add(y, load(row_at(p.residual, m, block)));
+        if (p.accumulate) y = hn::Add(y, load(row_at(p.c, m, block)));
+        return y;
+    });
+}
+
+/// A product of few rows is short, and most have nothing or one thing to add: those ask no questions at every vector.
+void finish_block_simd(const Matmul& p, const BlockResult& block) {
+    const bool other = p.bias || p.activation != Activation::none || p.accumulate;
+    if (other || (p.gate && p.residual)) return finish_any(p, block);
+    if (p.gate)
+        return each_sum(p, block, [&](VF y, int64_t m, auto load) HWY_ATTR {
+            return hn::Mul(silu(load(row_at(p.gate, m, block))), y);
+        });
+    if (p.residual)
+        return each_sum(p, block, [&](VF y, int64_t m, auto load) HWY_ATTR {
+            return hn::Add(y, load(row_at(p.residual, m, block)));
+        });
+    each_sum(p, block, [](VF y, int64_t, auto) HWY_ATTR { return y; });
 }
 
 }  // namespace

@@ -107,6 +107,48 @@ class RowUniforms {
 
 #endif
 
+struct NormalPair {
+    VF cosine, sine;
+};
+
+/// Box-Muller: sqrt(-2 log u) times the cosine and the sine of 2 pi v, u and v in (0, 1). The angle in quarter turns is a whole
+/// number, which swaps and negates, and a rest of at most half a one, exactly (Cephes' coefficients).
+HWY_INLINE NormalPair normal_pair(VF u, VF v) {
+    const DF d;
+    const hn::RebindToSigned<DF> di;
+    const VF radius = hn::Sqrt(hn::Mul(log_positive(u), hn::Set(d, -2.0f)));
+    const VF turns = hn::Mul(v, hn::Set(d, 4.0f)), whole = hn::Round(turns);
+    const VF angle = hn::Mul(hn::Sub(turns, whole), hn::Set(d, 1.57079632679f)), square = hn::Mul(angle, angle);
+    VF s = hn::MulAdd(hn::Set(d, -1.9515295891e-4f), square, hn::Set(d, 8.3321608736e-3f));
+    s = hn::MulAdd(s, square, hn::Set(d, -1.6666654611e-1f));
+    s = hn::MulAdd(hn::Mul(s, square), angle, angle);
+    VF c = hn::MulAdd(hn::Set(d, 2.443315711809948e-5f), square, hn::Set(d, -1.388731625493765e-3f));
+    c = hn::MulAdd(c, square, hn::Set(d, 4.166664568298827e-2f));
+    c = hn::MulAdd(c, square, hn::Set(d, -0.5f));
+    c = hn::MulAdd(c, square, hn::Set(d, 1.0f));
+    const auto quarter = hn::ConvertTo(di, whole), one = hn::Set(di, 1), two = hn::Set(di, 2);
+    const auto odd = hn::Eq(hn::And(hn::BitCast(di, quarter), one), one);
+    const auto swap = hn::RebindMask(d, odd);
+    const auto c_sign = hn::BitCast(d, hn::ShiftLeft<30>(hn::And(hn::Add(quarter, one), two)));
+    const auto s_sign = hn::BitCast(d, hn::ShiftLeft<30>(hn::And(quarter, two)));
+    return {hn::Mul(radius, hn::Xor(hn::IfThenElse(swap, s, c), c_sign)),
+            hn::Mul(radius, hn::Xor(hn::IfThenElse(swap, c, s), s_sign))};
+}
+
+/// Standard normals (noema/rng.h) of consecutive lanes of one row; `first` as RowUniforms has it.
+HWY_INLINE void normals_of(const RowUniforms& uniforms, uint32_t first, VF& low, VF& high) {
+    uniforms.next(first, low, high);
+#if HWY_TARGET == HWY_SCALAR
+    const NormalPair pair = normal_pair(low, high);
+    low = pair.cosine;
+    high = pair.sine;
+#else
+    const NormalPair pair = normal_pair(hn::OddEven(hn::DupEven(high), low), hn::OddEven(high, hn::DupOdd(low)));
+    low = hn::OddEven(hn::DupEven(pair.sine), pair.cosine);
+    high = hn::OddEven(pair.sine, hn::DupOdd(pair.cosine));
+#endif
+}
+
 }  // namespace noema::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 

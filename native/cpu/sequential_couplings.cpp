@@ -1,4 +1,5 @@
 // Each coupling by its own op, on one worker's share of a position.
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 
@@ -86,7 +87,7 @@ class Uncoupling {
     }
 
     void mixture_rosenblatt() const {
-        const ComponentTable& table = *t_.table;
+        const ComponentTable& table = t_.table;
         const View tokens = view(x_.found, DType::f64, R_, table.d);
         const View logits = view(const_cast<float*>(made(0)), DType::f32, R_, table.K);
         const WideMemory memory{reinterpret_cast<double*>(x_.search), table.K, table.d};
@@ -121,19 +122,43 @@ class Uncoupling {
 
     /// Scalar i's: out_i gelu(context_i + features_i y[scalars before i]) + bias_i.
     void make_parameters(int64_t i) const {
-        const int64_t E = head_.E, M = head_.M, width = 3 * head_.K;
-        const View &features = head_.features, &out = head_.out;
-        for (int64_t r = 0; r < R_; ++r)
-            multiply_rows_by({row_of(features, i * M), features.dtype, features.stride[0], M, i * E,
-                              x_.features + r * (s_.c - 1) * E, made(r) + i * M, x_.hidden + r * M});
-        const View hidden = view(x_.hidden, DType::f32, R_, M);
-        gelu_entry().run({.x = hidden, .y = hidden}, Stream(), {});
-        for (int64_t r = 0; r < R_; ++r)
-            multiply_rows_by({row_of(out, i * width), out.dtype, out.stride[0], width, M, x_.hidden + r * M,
-                              head_.out_bias.as<float>() + i * width, x_.parameters + r * width});
+        const int64_t E = head_.E, M = head_.M, width = 3 * head_.K, pitch = CouplingScratch::sum_columns(head_);
+        const std::byte* features = t_.panels.features + GroupedPanels::features_at(head_, i);
+        const std::byte* out = t_.panels.out + GroupedPanels::out_at(head_, i);
+        for (int64_t r = 0; r < R_; ++r) std::copy_n(made(r) + i * M, M, x_.sums + r * pitch);
+        multiply({features, out, i * E, M, x_.features, (s_.c - 1) * E, false});
+        const View hidden = view(x_.hidden, DType::f32, R_, M), made = view(x_.parameters, DType::f32, R_, width);
+        finish_block({.c = hidden, .activation = Activation::gelu_erf}, {x_.sums, pitch, 0, R_, 0, M});
+        multiply({out, features + divide_up(M, kPanelColumns) * i * E * kStepBytes, M, width, x_.hidden, M, true});
+        View bias = head_.out_bias;
+        bias.data = bias.as<float>() + i * width;
+        finish_block({.c = made, .bias = bias}, {x_.sums, pitch, 0, R_, 0, width});
     }
-    static const std::byte* row_of(const View& v, int64_t row) {
-        return static_cast<const std::byte*>(v.data) + row * v.stride[0] * static_cast<int64_t>(dtype_size(v.dtype));
+
+    struct ScalarProduct {
+        const std::byte *panels, *next;  // and what is read after them
+        int64_t K, columns;
+        const float* rows;
+        int64_t pitch;
+        bool first;  // sums are assigned, else continued
+    };
+    void multiply(const ScalarProduct& p) const {
+        const BlockKernel kernel = block_kernel(Precision::f32);
+        const Factor rows{p.rows, DType::f32, p.pitch, true, R_, p.K};
+        for (int64_t s = 0; s < p.K; s += kBlockSteps) {
+            const int64_t steps = std::min(kBlockSteps, p.K - s);
+            pack_rows(rows, kernel.rows, {0, R_, s, steps}, x_.rows);
+            kernel.multiply({.a = x_.rows,
+                             .b = p.panels + s * kStepBytes,
+                             .panel_bytes = p.K * kStepBytes,
+                             .sums = x_.sums,
+                             .pitch = CouplingScratch::sum_columns(head_),
+                             .rows = R_,
+                             .panels = divide_up(p.columns, kPanelColumns),
+                             .steps = steps,
+                             .first = p.first && s == 0,
+                             .next = s + steps < p.K ? p.panels + (s + steps) * kStepBytes : p.next});
+        }
     }
 
     /// What is fixed stays, and nothing was sought. Units of one position may belong to several workers.
@@ -154,6 +179,18 @@ class Uncoupling {
 };
 
 }  // namespace
+
+void GroupedPanels::pack(const InverseHead& head, Share scalars) const {
+    const auto pack_part = [](const View& v, int64_t row, int64_t rows, int64_t K, std::byte* to) {
+        const std::byte* data =
+            static_cast<const std::byte*>(v.data) + row * v.stride[0] * static_cast<int64_t>(dtype_size(v.dtype));
+        pack_panels({data, v.dtype, v.stride[0], true, rows, K}, Packing::f32, {0, rows, 0, K}, to, K * kStepBytes);
+    };
+    for (int64_t i = scalars.first; i < scalars.last; ++i) {
+        pack_part(head.features, i * head.M, head.M, i * head.E, features + features_at(head, i));
+        pack_part(head.out, i * 3 * head.K, 3 * head.K, head.M, out + out_at(head, i));
+    }
+}
 
 size_t CouplingScratch::bytes_of_search(const SequentialInverse& p) {
     const InverseSizes s(p);

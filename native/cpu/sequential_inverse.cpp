@@ -14,6 +14,7 @@
 
 #include "cpu/attention_kernels.h"
 #include "cpu/cpu.h"
+#include "cpu/reading.h"
 
 namespace noema::cpu {
 
@@ -30,10 +31,8 @@ InverseSizes::InverseSizes(const SequentialInverse& p)
 
 namespace {
 
-/// Panels whose sums are made together. While some are multiplied, kernels of several rows fetch the next: only the first come late.
+/// Panels whose sums are made together.
 constexpr int64_t kGroupPanels = 32, kGroupColumns = kGroupPanels * kPanelColumns;
-/// What is asked for ahead of a step: of as many panels as a single row streams at a time.
-constexpr int64_t kStreams = 8, kFirstLines = 8;
 
 /// Memory of all workers.
 struct Shared {
@@ -46,10 +45,12 @@ struct Shared {
     float* gate;           // [B,F]
     float* up;             // [B,F], then silu(gate) up
     float* made;           // [B,made]
+    GroupedPanels panels;  // mixture_cdf's
     ComponentTable table;  // mixture_rosenblatt's
 
     template <class Take>
-    void lay_out(const InverseSizes& s, const Take& take) {
+    void lay_out(const SequentialInverse& p, const Take& take) {
+        const InverseSizes s(p);
         take(barrier, 1);
         take(stop, 1);
         take(angles, s.N * s.D);
@@ -59,6 +60,7 @@ struct Shared {
         take(gate, s.B * s.F);
         take(up, s.B * s.F);
         take(made, s.B * s.made);
+        panels.lay_out(p, take);
     }
 };
 
@@ -73,17 +75,19 @@ size_t bytes_of_rows(const SequentialInverse& p, const InverseSizes& s) {
 }
 
 struct Scratch {
-    std::byte* rows;  // packed
-    float* before;    // [B,c] the position before, as the body reads it
-    float* normed;    // [B,C]
-    float* sums;      // [B,kGroupColumns]
-    float* query;     // [D]
-    float* weights;   // of the positions that a query sees
+    Stretch* reading;  // of one position: input, then q k v o gate up down of every layer, then the head's
+    std::byte* rows;   // packed
+    float* before;     // [B,c] the position before, as the body reads it
+    float* normed;     // [B,C]
+    float* sums;       // [B,kGroupColumns]
+    float* query;      // [D]
+    float* weights;    // of the positions that a query sees
     CouplingScratch coupling;
 
     template <class Take>
     void lay_out(const SequentialInverse& p, const Take& take) {
         const InverseSizes s(p);
+        take(reading, 7 * p.layers + 2);
         take(rows, static_cast<int64_t>(bytes_of_rows(p, s)));
         take(before, s.B * s.c);
         take(normed, s.B * s.C);
@@ -97,15 +101,24 @@ struct Scratch {
 class Worker {
  public:
     Worker(const SequentialInverse& p, const Shared& shared, const Scratch& scratch, int worker, int team)
-        : p_(p), s_(p), all_(shared), own_(scratch), worker_(worker), team_(team) {}
+        : p_(p),
+          s_(p),
+          all_(shared),
+          own_(scratch),
+          worker_(worker),
+          team_(team),
+          owns_heads_(s_.H % team == 0 && s_.D % kPanelColumns == 0) {
+        plan_reading();
+    }
 
     void run(const Stream& stream) {
         round_given();
+        if (p_.head.kind == CouplingKind::mixture_cdf) all_.panels.pack(p_.head, share(s_.c));
         for (int64_t n = 0; n < s_.N; ++n) {
             lift(n);
-            for (int64_t i = 0; i < p_.layers; ++i) block(i, n);
+            for (int64_t i = 0; i < p_.layers; ++i) block(p_.blocks[i], n);
             make();
-            uncouple_position({p_, all_.made, &all_.table, n, share(s_.B * s_.units)}, own_.coupling);
+            uncouple_position({p_, all_.made, all_.table, all_.panels, n, share(s_.B * s_.units)}, own_.coupling);
             // One worker asks, all are told.
             if (worker_ == 0 && n + 1 < s_.N) *all_.stop = stream.is_cancelled();
             meet();
@@ -114,27 +127,45 @@ class Worker {
     }
 
  private:
-    void meet() const { all_.barrier->wait(all_.barrier->arrive(team_)); }
-    /// Meanwhile asks for the first lines of what this worker reads next, panels of `next` from `first` on: until those are there the
-    /// hardware does not know what to fetch.
-    void meet_before(const Weight& next, Precision precision, int64_t first) const {
-        const uint32_t arrival = all_.barrier->arrive(team_);
-        const int64_t panel_bytes = panel_steps(next.view.shape[1], panel_packing(precision)) * kStepBytes;
-        const int64_t panels = std::min(kStreams, divide_up(next.view.shape[0], kPanelColumns) - first);
-        const std::byte* b = static_cast<const std::byte*>(next.packed) + first * panel_bytes;
-        for (int64_t line = 0; line < kFirstLines; ++line)
-            for (int64_t i = 0; i < panels; ++i) __builtin_prefetch(b + i * panel_bytes + line * kStepBytes);
-        all_.barrier->wait(arrival);
-    }
-    void meet_before(const Weight& next, Precision precision) const {
-        meet_before(next, precision, share(divide_up(next.view.shape[0], kPanelColumns)).first);
-    }
     Share share(int64_t count) const { return {count, worker_, team_}; }
     View rows(float* data, int64_t columns) const { return view(data, DType::f32, s_.B, columns); }
     View qkv(int64_t part) const {
         View v = rows(all_.qkv + part * s_.C, s_.C);
         v.stride[0] = 3 * s_.C;
         return v;
+    }
+
+    /// multiply() takes one stretch after the other.
+    void plan_reading() {
+        const auto read = [&](const Weight& weight, Precision precision, Share panels) {
+            own_.reading[stretches_++] = {&weight, precision, panels.first, panels.size()};
+        };
+        const auto of = [&](const Weight& weight) { return share(divide_up(weight.view.shape[0], kPanelColumns)); };
+        const MakingProduct head = making_product(p_.head);
+        read(p_.input, Precision::f32, of(p_.input));
+        for (int64_t i = 0; i < p_.layers; ++i) {
+            const InverseBlock& w = p_.blocks[i];
+            int64_t part = 0;
+            for (const Weight* weight : {&w.q, &w.k, &w.v}) read(*weight, p_.precision, share_of_qkv(part++));
+            for (const Weight* weight : {&w.o, &w.gate, &w.up, &w.down}) read(*weight, p_.precision, of(*weight));
+        }
+        read(head.weight, Precision::f32, of(head.weight));
+    }
+
+    /// Whose heads are a worker's own needs nobody before attention. Else q, k and v are cut as one, into more even shares.
+    Share share_of_qkv(int64_t part) const {
+        const int64_t each = divide_up(s_.C, kPanelColumns);
+        if (owns_heads_) return share(each);
+        Share panels = share(3 * each);
+        panels.first = std::clamp<int64_t>(panels.first - part * each, 0, each);
+        panels.last = std::clamp<int64_t>(panels.last - part * each, 0, each);
+        return panels;
+    }
+
+    void meet() {
+        const uint32_t arrival = all_.barrier->arrive(team_);
+        ahead_.ask(kFirstLines);
+        all_.barrier->wait(arrival, [&] { ahead_.ask(kLinesPerLook); });
     }
 
     /// Products in bf16 read keys and values rounded; those that are given are rounded once, those to come as they are written.
@@ -151,72 +182,74 @@ class Worker {
         for (int64_t b = 0; b < s_.B && n > 0; ++b)
             std::copy_n(p_.h.at<const double>(b, n - 1), s_.c, own_.before + b * s_.c);
         pack(n ? own_.before : p_.start.as<float>(), n ? s_.c : 0, s_.c, Precision::f32);
-        multiply(p_.input, {.c = rows(all_.x, s_.C), .bias = p_.input_bias});
+        multiply({.c = rows(all_.x, s_.C), .bias = p_.input_bias});
         for (int64_t b = 0; b < s_.B && worker_ == 0; ++b) *p_.failed.at<int32_t>(b, n) = 0;
-        meet_before_block(0);
-    }
-
-    void meet_before_block(int64_t layer) const {
-        if (layer == p_.layers) return meet_before(making_product(p_.head).weight, Precision::f32);
-        const InverseBlock& w = p_.blocks[layer];
-        const int64_t each = divide_up(s_.C, kPanelColumns), first = share(3 * each).first;
-        const Weight* weights[] = {&w.q, &w.k, &w.v};
-        meet_before(*weights[std::min<int64_t>(first / each, 2)], p_.precision, first % each);
-    }
-
-    void block(int64_t layer, int64_t n) {
-        const InverseBlock& w = p_.blocks[layer];
-        norm(w.attention_norm, p_.precision);
-        multiply_all({&w.q, &w.k, &w.v}, {qkv(0), qkv(1), qkv(2)});
         meet();
-        attend(w, n);
-        meet_before(w.o, p_.precision);
-        const View x = rows(all_.x, s_.C), gate = rows(all_.gate, s_.F), up = rows(all_.up, s_.F);
-        pack(all_.attention, s_.C, s_.C, p_.precision);
-        multiply(w.o, {.c = x, .residual = x});
-        meet_before(w.gate, p_.precision);
-        norm(w.mlp_norm, p_.precision);
-        const Share panels = share(divide_up(s_.F, kPanelColumns));
-        for (int64_t i = panels.first; i < panels.last; i += kGroupPanels) {
-            const int64_t count = std::min(kGroupPanels, panels.last - i);
-            multiply_panels(w.gate, {.c = gate}, i, count);
-            multiply_panels(w.up, {.c = up, .gate = gate}, i, count);
-        }
-        meet_before(w.down, p_.precision);
-        pack(all_.up, s_.F, s_.F, p_.precision);
-        multiply(w.down, {.c = x, .residual = x});
-        meet_before_block(layer + 1);
     }
 
-    void attend(const InverseBlock& w, int64_t n) const {
-        const int64_t D = s_.D, stride = w.keys.stride[1];
-        const Share heads = share(s_.B * s_.H);
-        for (int64_t i = heads.first; i < heads.last; ++i) {
-            const int64_t b = i / s_.H, h = i % s_.H;
-            const float* q = all_.qkv + b * 3 * s_.C + h * D;
-            attend_newest({.q = q,
-                           .k = q + s_.C,
-                           .v = q + 2 * s_.C,
-                           .angles = all_.angles + n * D,
-                           .keys = w.keys.at<float>(b, 0, h),
-                           .values = w.values.at<float>(b, 0, h),
-                           .stride = stride,
-                           .position = p_.position + n,
-                           .D = D,
-                           .scale = 1.0f / std::sqrt(static_cast<float>(D)),
-                           .rounding = p_.precision == Precision::bf16,
-                           .query = own_.query,
-                           .weights = own_.weights,
-                           .out = all_.attention + b * s_.C + h * D});
-        }
+    void block(const InverseBlock& w, int64_t n) {
+        const View x = rows(all_.x, s_.C), gate = rows(all_.gate, s_.F), up = rows(all_.up, s_.F);
+        norm(w.attention_norm, p_.precision);
+        for (int64_t part = 0; part < 3; ++part) multiply({.c = qkv(part)});
+        if (!owns_heads_) meet();
+        attend(w, n);
+        meet();
+        pack(all_.attention, s_.C, s_.C, p_.precision);
+        multiply({.c = x, .residual = x});
+        meet();
+        norm(w.mlp_norm, p_.precision);
+        multiply({.c = gate});
+        multiply({.c = up, .gate = gate});
+        meet();
+        pack(all_.up, s_.F, s_.F, p_.precision);
+        multiply({.c = x, .residual = x});
+        meet();
     }
 
     /// What the head makes of a position.
     void make() {
-        const MakingProduct head = making_product(p_.head);
         norm(p_.norm, Precision::f32);
-        multiply(head.weight, {.c = rows(all_.made, s_.made), .bias = head.bias});
+        multiply({.c = rows(all_.made, s_.made), .bias = making_product(p_.head).bias});
         meet();
+    }
+
+    /// A worker's own heads of all sequences, or its share of all heads of all sequences.
+    void attend(const InverseBlock& w, int64_t n) {
+        const Share heads = owns_heads_ ? share(s_.H) : Share(s_.H, 0, 1);
+        const Share pairs = owns_heads_ ? Share(s_.B * heads.size(), 0, 1) : share(s_.B * s_.H);
+        const auto head = [&](int64_t i) { return head_at(w, n, i / heads.size(), heads.first + i % heads.size()); };
+        for (int64_t i = pairs.first; i < pairs.last; ++i) {
+            if (i + 1 < pairs.last) fetch_cached(head(i + 1));
+            attend_newest(head(i));
+            ahead_.ask(kLinesPerHead);
+        }
+    }
+
+    CachedHead head_at(const InverseBlock& w, int64_t n, int64_t b, int64_t h) const {
+        const int64_t D = s_.D;
+        const float* q = all_.qkv + b * 3 * s_.C + h * D;
+        return {.q = q,
+                .k = q + s_.C,
+                .v = q + 2 * s_.C,
+                .angles = all_.angles + n * D,
+                .keys = w.keys.at<float>(b, 0, h),
+                .values = w.values.at<float>(b, 0, h),
+                .stride = w.keys.stride[1],
+                .position = p_.position + n,
+                .D = D,
+                .scale = 1.0f / std::sqrt(static_cast<float>(D)),
+                .rounding = p_.precision == Precision::bf16,
+                .query = own_.query,
+                .weights = own_.weights,
+                .out = all_.attention + b * s_.C + h * D};
+    }
+
+    /// The weights went by since the caches were read.
+    static void fetch_cached(const CachedHead& h) {
+        constexpr int64_t kLine = kStepBytes / static_cast<int64_t>(sizeof(float));
+        for (const float* row : {h.keys, h.values})
+            for (int64_t j = 0; j <= h.position; ++j, row += h.stride)
+                for (int64_t c = 0; c < h.D; c += kLine) __builtin_prefetch(row + c, 0, 2);
     }
 
     /// Packs rms_norm(x).
@@ -230,49 +263,64 @@ class Worker {
     /// The rows of the products that follow.
     void pack(const float* from, int64_t pitch, int64_t K, Precision precision) {
         kernel_ = block_kernel(precision);
-        steps_ = panel_steps(K, kernel_.panels);
+        const int64_t steps = panel_steps(K, kernel_.panels);
         const Factor a{from, DType::f32, pitch, true, s_.B, K};
-        for (int64_t s = 0; s < steps_; s += kBlockSteps)
-            pack_rows(a, kernel_.rows, {0, s_.B, s, std::min(kBlockSteps, steps_ - s)}, rows_at(s));
+        for (int64_t s = 0; s < steps; s += kBlockSteps)
+            pack_rows(a, kernel_.rows, {0, s_.B, s, std::min(kBlockSteps, steps - s)}, rows_at(s));
     }
     std::byte* rows_at(int64_t step) const { return own_.rows + step / kBlockSteps * s_.B * row_pitch(kernel_.rows); }
 
-    /// This worker's share of a product's columns; `to` is its epilogue.
-    void multiply(const Weight& weight, const Matmul& to) const {
-        const Share panels = share(divide_up(weight.view.shape[0], kPanelColumns));
-        multiply_panels(weight, to, panels.first, panels.size());
+    /// The reading's next stretch times the rows packed last; `to` is the epilogue.
+    void multiply(const Matmul& to) {
+        const Stretch& stretch = own_.reading[next_];
+        next_ = next_ + 1 < stretches_ ? next_ + 1 : 0;
+        const std::byte* following = own_.reading[next_].data();
+        for (int64_t i = 0; i < stretch.panels; i += kGroupPanels) {
+            const int64_t panels = std::min(kGroupPanels, stretch.panels - i);
+            const std::byte* data = stretch.data() + i * stretch.panel_bytes();
+            const bool last = i + panels == stretch.panels;
+            multiply_panels(stretch, {data, last ? following : data + panels * stretch.panel_bytes(), panels});
+            const int64_t column = (stretch.first + i) * kPanelColumns;
+            finish_block(to, {own_.sums, kGroupColumns, 0, s_.B, column,
+                              std::min(stretch.weight->view.shape[0] - column, panels * kPanelColumns)});
+        }
+        ahead_ = Ahead(own_.reading[next_], s_.B);
     }
 
-    /// Three products of equal size, as if they were one: a share's panels lie next to each other in as few of them as can be.
-    void multiply_all(const Weight* const (&weights)[3], const View (&to)[3]) const {
-        const int64_t each = divide_up(s_.C, kPanelColumns);
-        const Share panels = share(3 * each);
-        for (int64_t i = panels.first; i < panels.last;) {
-            const int64_t part = i / each, end = std::min(panels.last, (part + 1) * each);
-            multiply_panels(*weights[part], {.c = to[part]}, i - part * each, end - i);
-            i = end;
+    struct Group {
+        const std::byte *data, *next;
+        int64_t panels;
+    };
+    void multiply_panels(const Stretch& stretch, const Group& group) const {
+        const int64_t steps = stretch.steps();
+        for (int64_t s = 0; s < steps; s += kBlockSteps) {
+            const std::byte* data = group.data + s * kStepBytes;
+            kernel_.multiply({.a = rows_at(s),
+                              .b = data,
+                              .panel_bytes = stretch.panel_bytes(),
+                              .sums = own_.sums,
+                              .pitch = kGroupColumns,
+                              .rows = s_.B,
+                              .panels = group.panels,
+                              .steps = std::min(kBlockSteps, steps - s),
+                              .first = s == 0,
+                              .next = s + kBlockSteps < steps ? data + kBlockSteps * kStepBytes : group.next});
         }
     }
 
-    void multiply_panels(const Weight& weight, const Matmul& to, int64_t first, int64_t panels) const {
-        const int64_t panel_bytes = steps_ * kStepBytes, N = weight.view.shape[0];
-        for (int64_t i = first; i < first + panels; i += kGroupPanels) {
-            const int64_t count = std::min(kGroupPanels, first + panels - i), column = i * kPanelColumns;
-            const std::byte* b = static_cast<const std::byte*>(weight.packed) + i * panel_bytes;
-            for (int64_t s = 0; s < steps_; s += kBlockSteps)
-                kernel_.multiply({rows_at(s), b + s * kStepBytes, panel_bytes, own_.sums, kGroupColumns, s_.B, count,
-                                  std::min(kBlockSteps, steps_ - s), s == 0, true});
-            finish_block(to, {own_.sums, kGroupColumns, 0, s_.B, column, std::min(N - column, count * kPanelColumns)});
-        }
-    }
+    /// Lines asked for at once: before a wait, at every look at who has come, after every head. L3 gives a core about two lines per
+    /// nanosecond.
+    static constexpr int64_t kFirstLines = 64, kLinesPerLook = 8, kLinesPerHead = 32;
 
     const SequentialInverse& p_;
     const InverseSizes s_;
     const Shared& all_;
     const Scratch own_;
     const int worker_, team_;
-    BlockKernel kernel_{};  // of the rows that were packed last
-    int64_t steps_ = 0;
+    const bool owns_heads_;
+    int64_t stretches_ = 0, next_ = 0;  // the reading
+    Ahead ahead_;                       // of its next
+    BlockKernel kernel_{};              // of the rows that were packed last
 };
 
 int team_of(const Stream& stream) {
@@ -307,7 +355,7 @@ struct Plan {
         const View& mean = p.head.mean;
         if (p.head.kind == CouplingKind::mixture_rosenblatt)
             table = ComponentTable::bytes(mean.shape[0], mean.shape[1]);
-        shared = scratch_bytes<Shared>(s);
+        shared = scratch_bytes<Shared>(p);
         own = scratch_bytes<Scratch>(p);
         angles = workspace_bytes<float>(s.D) + rope_entry().workspace(rope_of(p, s, nullptr, nullptr), stream);
     }
@@ -327,7 +375,7 @@ Status inverse(const SequentialInverse& p, const Stream& stream, Workspace memor
     if (stream.is_cancelled()) return cancelled();
     const Plan plan(p, stream);
     const int team = team_of(stream);
-    Shared shared = cut_scratch<Shared>(InverseSizes(p), take_bytes(memory, plan.shared));
+    Shared shared = cut_scratch<Shared>(p, take_bytes(memory, plan.shared));
     shared.barrier = new (shared.barrier) SpinBarrier();
     *shared.stop = 0;
     if (plan.table) shared.table = component_table(p.head.mean, p.head.log_sigma, stream, memory);

@@ -1,6 +1,8 @@
 // What the files of sequential_inverse share.
 #pragma once
 
+#include <algorithm>
+
 #include "cpu/component_table.h"
 #include "cpu/matmul_block.h"
 #include "cpu/spin_barrier.h"
@@ -31,18 +33,6 @@ constexpr int64_t room_for_weights(int64_t positions) {
 
 /// x[0..n) to bf16 and back, in place.
 void round_row(float* x, int64_t n);
-
-/// y[r] = start[r] + weight[r] · x, in f32: the rows of a matrix too small to be packed.
-struct RowProducts {
-    const std::byte* weight;  // [rows, K]
-    DType dtype;              // f32 or bf16
-    int64_t pitch;            // elements
-    int64_t rows, K;
-    const float* x;
-    const float* start;
-    float* y;
-};
-void multiply_rows_by(const RowProducts& p);
 
 // --- one worker's part of the loop (sequential_inverse.cpp) --------------------------------------------------------------
 
@@ -75,6 +65,27 @@ inline MakingProduct making_product(const InverseHead& head) {
 
 // --- a coupling at one position (sequential_couplings.cpp) ------------------------------------------------
 
+/// mixture_cdf's matrices of every scalar i, features_i [M,i*E] and out_i [3K,M], one after the other as products want them.
+struct GroupedPanels {
+    std::byte *features, *out;
+
+    template <class Take>
+    void lay_out(const SequentialInverse& p, const Take& take) {
+        const bool grouped = p.head.kind == CouplingKind::mixture_cdf;
+        const int64_t c = grouped ? p.u.shape[2] : 0;
+        take(features, features_at(p.head, c));
+        take(out, out_at(p.head, c));
+    }
+    static int64_t features_at(const InverseHead& h, int64_t i) {
+        return divide_up(h.M, kPanelColumns) * (i * (i - 1) / 2 * h.E) * kStepBytes;
+    }
+    static int64_t out_at(const InverseHead& h, int64_t i) {
+        return i * divide_up(3 * h.K, kPanelColumns) * h.M * kStepBytes;
+    }
+    /// A share of the scalars'.
+    void pack(const InverseHead& head, Share scalars) const;
+};
+
 /// A worker's memory for it.
 struct CouplingScratch {
     double* found;       // [B,c]
@@ -84,6 +95,8 @@ struct CouplingScratch {
     float* features;     // [B,(c-1)*E]
     float* hidden;       // [B,M]
     float* parameters;   // [B,3K]
+    std::byte* rows;     // B of a product, packed, a block of steps
+    float* sums;         // [B,sum_columns()] of a product
     std::byte* search;   // what the coupling's own op asks for
     size_t search_bytes;
 
@@ -101,6 +114,11 @@ struct CouplingScratch {
         take(of_scalar, s.B);
         take(hidden, s.B * h.M);
         take(parameters, s.B * 3 * h.K);
+        take(rows, s.B * row_pitch(Packing::f32));
+        take(sums, s.B * sum_columns(h));
+    }
+    static int64_t sum_columns(const InverseHead& h) {
+        return divide_up(std::max(h.M, 3 * h.K), kPanelColumns) * kPanelColumns;
     }
     static size_t bytes_of_search(const SequentialInverse& p);
 };
@@ -109,7 +127,8 @@ struct CouplingScratch {
 struct CouplingTask {
     const SequentialInverse& p;
     const float* made;
-    const ComponentTable* table;  // mixture_rosenblatt's
+    const ComponentTable& table;  // mixture_rosenblatt's
+    const GroupedPanels& panels;  // mixture_cdf's
     int64_t n;
     Share units;
 };

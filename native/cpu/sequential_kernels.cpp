@@ -1,6 +1,5 @@
-// What sequential_inverse computes beside packed products: attention of one query per head over its cache, and products with
-// matrices that are too small to be packed. Unlike the op attention, which packs keys for many queries, it reads each key
-// and value once, as it lies.
+// What sequential_inverse computes beside products: attention of one query per head over its cache. Unlike the op attention, which
+// packs keys for many queries, it reads each key and value once, as it lies.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "cpu/sequential_kernels.cpp"
 #include <hwy/foreach_target.h>
@@ -20,7 +19,6 @@ namespace noema::cpu::HWY_NAMESPACE {
 namespace {
 
 constexpr int64_t kLanes = static_cast<int64_t>(hn::MaxLanes(DF()));
-constexpr int64_t kMostLanes = 16;
 
 void turn(const float* x, const float* angles, float* y, int64_t P) {
     for_each_vector(P, [&](auto load, auto store, int64_t) HWY_ATTR {
@@ -45,36 +43,66 @@ void enter_caches(const CachedHead& h) {
     round_values(value, h.D);
 }
 
-/// weights[j] = query · key j. Four keys at a time: their sums over lanes become one.
-void score(const CachedHead& h, int64_t n) {
-    for (int64_t j = 0; j < n; j += 4) {
-        const float* key[4];
-        VF sums[4];
-        float four[4];
-        HWY_UNROLL(4)
-        for (int i = 0; i < 4; ++i) {
-            key[i] = h.keys + std::min(j + i, n - 1) * h.stride;
-            sums[i] = hn::Zero(DF());
-        }
-        for_each_vector(h.D, [&](auto load, auto, int64_t) HWY_ATTR {
-            const VF q = load(h.query);
-            HWY_UNROLL(4)
-            for (int i = 0; i < 4; ++i) sums[i] = hn::MulAdd(q, load(key[i]), sums[i]);
-        });
-        fold_four(sums, Plus(), four);
-        std::memcpy(h.weights + j, four, sizeof(float) * static_cast<size_t>(std::min<int64_t>(4, n - j)));
+/// query · keys j .. j+3, each a sum over lanes; the last key stands for those beyond.
+HWY_INLINE void multiply_keys(const CachedHead& h, int64_t n, int64_t j, VF (&sums)[4]) {
+    const float* key[4];
+    HWY_UNROLL(4)
+    for (int i = 0; i < 4; ++i) {
+        key[i] = h.keys + std::min(j + i, n - 1) * h.stride;
+        sums[i] = hn::Zero(DF());
     }
+    for_each_vector(h.D, [&](auto load, auto, int64_t) HWY_ATTR {
+        const VF q = load(h.query);
+        HWY_UNROLL(4)
+        for (int i = 0; i < 4; ++i) sums[i] = hn::MulAdd(q, load(key[i]), sums[i]);
+    });
+}
+
+/// Scores of keys [j, j + lanes of d); of those behind n, whatever.
+#if HWY_TARGET == HWY_SCALAR
+HWY_INLINE VF scores_from(DF, const CachedHead& h, int64_t n, int64_t j) {
+    VF sums[4];
+    multiply_keys(h, n, j, sums);
+    return sums[0];
+}
+#else
+template <class D>
+HWY_INLINE hn::Vec<D> scores_from(D d, const CachedHead& h, int64_t n, int64_t j) {
+    if constexpr (hn::MaxLanes(D()) > 4) {
+        const hn::Half<D> half;
+        const int64_t middle = j + static_cast<int64_t>(hn::MaxLanes(half));
+        const auto lower = scores_from(half, h, n, j);
+        return hn::Combine(d, middle < n ? scores_from(half, h, n, middle) : hn::Zero(half), lower);
+    } else {
+        VF sums[4];
+        multiply_keys(h, n, j, sums);
+        return folded_four(sums, Plus());
+    }
+}
+#endif
+
+/// weights[j] = query · key j, -inf behind n; gives the largest of each lane. A vector is stored whole: one that is made of pieces is
+/// not there to be loaded until all of them have left the core.
+HWY_INLINE VF score(const CachedHead& h, int64_t n) {
+    const DF d;
+    const VF least = hn::Set(d, -HUGE_VALF);
+    VF most = least;
+    for (int64_t j = 0; j < room_for_weights(n); j += kLanes) {
+        const VF inside = j < n ? scores_from(d, h, n, j) : least;
+        const VF s =
+            hn::IfThenElse(hn::FirstN(d, static_cast<size_t>(std::clamp<int64_t>(n - j, 0, kLanes))), inside, least);
+        most = hn::Max(most, s);
+        hn::Store(s, d, h.weights + j);
+    }
+    return most;
 }
 
 /// Scores become exp(scale (score - most)); their sum is that of the weights before they are rounded, as in attention.
-float soften(const CachedHead& h, int64_t n) {
+HWY_INLINE float soften(const CachedHead& h, int64_t n, VF most) {
     const DF d;
-    const int64_t whole = room_for_weights(n);
-    std::fill(h.weights + n, h.weights + whole, -HUGE_VALF);
-    VF most = hn::Set(d, -HUGE_VALF), sum = hn::Zero(d);
-    for (int64_t j = 0; j < whole; j += kLanes) most = hn::Max(most, hn::Load(d, h.weights + j));
-    const VF top = hn::Set(d, max_of(most)), scale = hn::Set(d, h.scale);
-    for (int64_t j = 0; j < whole; j += kLanes) {
+    VF sum = hn::Zero(d);
+    const VF top = hn::MaxOfLanes(d, most), scale = hn::Set(d, h.scale);
+    for (int64_t j = 0; j < room_for_weights(n); j += kLanes) {
         const VF w = exp_nonpositive(hn::Mul(hn::Sub(hn::Load(d, h.weights + j), top), scale));
         sum = hn::Add(sum, w);
         hn::Store(h.rounding ? round_to_bf16(w) : w, d, h.weights + j);
@@ -120,61 +148,11 @@ void weigh_rest(const CachedHead& h, int64_t n, int64_t c, float factor) {
 void attend(const CachedHead& h) {
     const int64_t n = h.position + 1;
     enter_caches(h);
-    score(h, n);
-    const float factor = 1.0f / soften(h, n);
+    const float factor = 1.0f / soften(h, n, score(h, n));
     int64_t c = 0;
     for (; c + 4 * kLanes <= h.D; c += 4 * kLanes) weigh_values<4>(h, n, c, factor);
     for (; c + kLanes <= h.D; c += kLanes) weigh_values<1>(h, n, c, factor);
     if (c < h.D) weigh_rest(h, n, c, factor);
-}
-
-HWY_INLINE VF load_row(const float* p) {
-    return hn::LoadU(DF(), p);
-}
-HWY_INLINE VF load_row(const uint16_t* p) {  // bf16, the upper half of an f32
-    const hn::Rebind<uint16_t, DF> dh;
-    const hn::RebindToUnsigned<DF> du;
-    return hn::BitCast(DF(), hn::ShiftLeft<16>(hn::PromoteTo(du, hn::LoadU(dh, p))));
-}
-
-template <class T>
-HWY_INLINE VF load_rest(const T* p, int64_t n) {
-    alignas(64) T rest[kMostLanes] = {};
-    std::memcpy(rest, p, sizeof(T) * static_cast<size_t>(n));
-    return load_row(rest);
-}
-
-/// Four rows at a time, as keys above.
-template <class T>
-void multiply_rows_of(const RowProducts& p) {
-    const int64_t whole = p.K / kLanes * kLanes;
-    const VF x_rest = whole < p.K ? load_n(DF(), p.x + whole, static_cast<size_t>(p.K - whole)) : hn::Zero(DF());
-    for (int64_t r = 0; r < p.rows; r += 4) {
-        const T* row[4];
-        VF sums[4];
-        float four[4];
-        HWY_UNROLL(4)
-        for (int i = 0; i < 4; ++i) {
-            row[i] = reinterpret_cast<const T*>(p.weight) + std::min(r + i, p.rows - 1) * p.pitch;
-            sums[i] = hn::Zero(DF());
-        }
-        for (int64_t k = 0; k < whole; k += kLanes) {
-            const VF x = hn::LoadU(DF(), p.x + k);
-            HWY_UNROLL(4)
-            for (int i = 0; i < 4; ++i) sums[i] = hn::MulAdd(x, load_row(row[i] + k), sums[i]);
-        }
-        for (int i = 0; i < 4 && whole < p.K; ++i)
-            sums[i] = hn::MulAdd(x_rest, load_rest(row[i] + whole, p.K - whole), sums[i]);
-        fold_four(sums, Plus(), four);
-        for (int64_t i = 0; i < std::min<int64_t>(4, p.rows - r); ++i) p.y[r + i] = p.start[r + i] + four[i];
-    }
-}
-
-void multiply_rows(const RowProducts& p) {
-    if (p.dtype == DType::bf16)
-        multiply_rows_of<uint16_t>(p);
-    else
-        multiply_rows_of<float>(p);
 }
 
 }  // namespace
@@ -187,7 +165,6 @@ namespace noema::cpu {
 namespace {
 HWY_EXPORT(attend);
 HWY_EXPORT(round_values);
-HWY_EXPORT(multiply_rows);
 }  // namespace
 
 void attend_newest(const CachedHead& head) {
@@ -196,10 +173,6 @@ void attend_newest(const CachedHead& head) {
 
 void round_row(float* x, int64_t n) {
     HWY_DYNAMIC_DISPATCH(round_values)(x, n);
-}
-
-void multiply_rows_by(const RowProducts& p) {
-    HWY_DYNAMIC_DISPATCH(multiply_rows)(p);
 }
 
 }  // namespace noema::cpu

@@ -108,6 +108,34 @@ HWY_INLINE VF exp_within(VF x) {
     return hn::Mul(y, power_of_two(n));
 }
 
+/// 2^(x factor) for x <= 0, 0 where that is below 2^-126; NaN stays NaN. With n the nearest integer to x factor, read
+/// off the low bits of a sum with 1.5 2^23, it is 2^n times the minimax polynomial of degree 5 on [-1/2, 1/2] (error
+/// 9e-8); 2^n is multiplied by adding n to the exponent's bits.
+template <class D>
+struct Exp2 {
+    using V = hn::Vec<D>;
+    V factor, lowest;
+
+    explicit HWY_INLINE Exp2(float f) : factor(hn::Set(D(), f)), lowest(hn::Set(D(), -126.0f / f)) {}
+
+    HWY_INLINE V operator()(V x) const {
+        const D d;
+        const hn::RebindToSigned<D> di;
+        const V magic = hn::Set(d, 12582912.0f);
+        const V z = hn::MulAdd(x, factor, magic);
+        const V f = hn::MulSub(x, factor, hn::Sub(z, magic));
+        V y = hn::MulAdd(hn::Set(d, 1.3264727197e-3f), f, hn::Set(d, 9.6715126396e-3f));
+        y = hn::MulAdd(y, f, hn::Set(d, 5.5507337433e-2f));
+        y = hn::MulAdd(y, f, hn::Set(d, 2.4022242085e-1f));
+        y = hn::MulAdd(y, f, hn::Set(d, 6.9314697760e-1f));
+        y = hn::MulAdd(y, f, hn::Set(d, 1.0f));
+        const auto bits = hn::Add(hn::BitCast(di, y), hn::ShiftLeft<23>(hn::BitCast(di, z)));
+        return hn::IfThenZeroElse(hn::Lt(x, lowest), hn::BitCast(d, bits));
+    }
+};
+
+constexpr float kLog2E = 1.44269504088896341f;
+
 /// log(x) for positive normal x (Cephes' coefficients): relative error of about 1 ulp, also next to 1.
 HWY_INLINE VF log_positive(VF x) {
     const DF d;

@@ -19,9 +19,12 @@ class SpinBarrier {
         phase_.notify_all();
         return now;
     }
-    void wait(uint32_t arrival) {
+    /// `meanwhile`, a few nanoseconds of it, is done again and again until the others are here.
+    template <class Meanwhile>
+    void wait(uint32_t arrival, const Meanwhile& meanwhile) {
         for (int i = 0; i < kSpins; ++i) {
             if (phase_.load(std::memory_order_acquire) != arrival) return;
+            meanwhile();
             relax();
         }
         // Others may need this core to arrive.

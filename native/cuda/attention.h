@@ -77,6 +77,18 @@ __device__ __forceinline__ float4 load_quad(const float* row, int column, int D,
     return x;
 }
 
+__device__ __forceinline__ void store_quad(float* row, int column, int D, bool quads, float4 x) {
+    if (column >= D) return;
+    if (quads) {
+        *reinterpret_cast<float4*>(row + column) = x;
+        return;
+    }
+    row[column] = x.x;
+    if (column + 1 < D) row[column + 1] = x.y;
+    if (column + 2 < D) row[column + 2] = x.z;
+    if (column + 3 < D) row[column + 3] = x.w;
+}
+
 /// Two neighbours of a row of D, `column` even.
 __device__ __forceinline__ void store_pair(float* row, int column, int D, bool pairs, float2 x) {
     if (column >= D) return;

@@ -9,6 +9,7 @@
 
 #include "noema/flow_model.h"
 #include "noema/masked_model.h"
+#include "noema/thought_model.h"
 
 namespace noema::napi {
 
@@ -18,7 +19,7 @@ class Runtime;
 struct AddonData {
     Napi::FunctionReference error_class;  // NoemaError of lib/errors.ts
     Napi::FunctionReference engine, cancellation, masked_model, masked_session, masked_trainer, flow_model,
-        flow_trainer;
+        flow_trainer, thought_model, thought_trainer;
 };
 
 AddonData& addon_data(Napi::Env env);
@@ -87,6 +88,8 @@ Napi::Value define_masked_session(Napi::Env env);
 Napi::Value define_masked_trainer(Napi::Env env);
 Napi::Value define_flow_model(Napi::Env env);
 Napi::Value define_flow_trainer(Napi::Env env);
+Napi::Value define_thought_model(Napi::Env env);
+Napi::Value define_thought_trainer(Napi::Env env);
 
 using RuntimePointer = std::shared_ptr<Runtime>;
 Napi::Object new_masked_model(Napi::Env env, RuntimePointer runtime, std::shared_ptr<MaskedModel> model);
@@ -94,5 +97,7 @@ Napi::Object new_masked_session(Napi::Env env, RuntimePointer runtime, std::shar
 Napi::Object new_masked_trainer(Napi::Env env, RuntimePointer runtime, std::shared_ptr<MaskedTrainer> trainer);
 Napi::Object new_flow_model(Napi::Env env, RuntimePointer runtime, std::shared_ptr<FlowModel> model);
 Napi::Object new_flow_trainer(Napi::Env env, RuntimePointer runtime, std::shared_ptr<FlowTrainer> trainer);
+Napi::Object new_thought_model(Napi::Env env, RuntimePointer runtime, std::shared_ptr<ThoughtModel> model);
+Napi::Object new_thought_trainer(Napi::Env env, RuntimePointer runtime, std::shared_ptr<ThoughtTrainer> trainer);
 
 }  // namespace noema::napi

@@ -69,6 +69,23 @@ FlowConfig read_flow_config(const Arguments& a) {
     return c;
 }
 
+ThoughtConfig read_thought_config(const Arguments& a) {
+    constexpr int64_t most = int64_t{1} << 31;
+    ThoughtConfig c;
+    c.vocab_size = a.integer("vocabSize", 1, most);
+    c.hidden_size = a.integer("hiddenSize", 1, most);
+    c.num_layers = a.integer("numLayers", 1, most);
+    c.num_heads = a.integer("numHeads", 1, most);
+    c.intermediate_size = a.integer("intermediateSize", 1, most);
+    c.max_positions = a.integer("maxPositions", 1, most);
+    c.attention_window = a.integer("attentionWindow", 1, most);
+    c.num_latents = a.integer("numLatents", 1, most);
+    c.rope_theta = a.number("ropeTheta");
+    c.rms_norm_eps = static_cast<float>(a.number("rmsNormEps"));
+    c.tied_embeddings = a.boolean_or("tiedEmbeddings", false);
+    return c;
+}
+
 class EngineHandle : public Napi::ObjectWrap<EngineHandle> {
  public:
     explicit EngineHandle(const Napi::CallbackInfo& info) : Napi::ObjectWrap<EngineHandle>(info) {
@@ -86,7 +103,8 @@ class EngineHandle : public Napi::ObjectWrap<EngineHandle> {
              InstanceMethod("dispose", &EngineHandle::dispose),
              InstanceMethod("loadMasked", &EngineHandle::load_masked),
              InstanceMethod("loadAutoregressive", &EngineHandle::load_autoregressive),
-             InstanceMethod("loadFlow", &EngineHandle::load_flow)});
+             InstanceMethod("loadFlow", &EngineHandle::load_flow),
+             InstanceMethod("loadThought", &EngineHandle::load_thought)});
     }
 
  private:
@@ -121,6 +139,10 @@ class EngineHandle : public Napi::ObjectWrap<EngineHandle> {
 
     Napi::Value load_flow(const Napi::CallbackInfo& info) {
         return load<FlowModel>(info, "loadFlow", read_flow_config, new_flow_model);
+    }
+
+    Napi::Value load_thought(const Napi::CallbackInfo& info) {
+        return load<ThoughtModel>(info, "loadThought", read_thought_config, new_thought_model);
     }
 
     /// (config, tensors, precision): a promise of the model.

@@ -1,4 +1,5 @@
 #include "handle.h"
+#include "progress.h"
 
 namespace noema::napi {
 
@@ -90,28 +91,6 @@ Napi::Value to_object(Napi::Env env, const DecodeStep& request, const DecodeResu
     return out;
 }
 
-/// Tells JavaScript how far a plan has come, without queueing more than one message.
-class Progress : public std::enable_shared_from_this<Progress> {
- public:
-    Progress(std::shared_ptr<Runtime> runtime, Napi::Function listener)
-        : runtime_(std::move(runtime)), listener_(Napi::Persistent(listener)) {}
-
-    void raise(int64_t steps) {
-        steps_.store(steps);
-        if (queued_.exchange(true)) return;
-        runtime_->post([self = shared_from_this()](Napi::Env env) {
-            self->queued_.store(false);
-            self->listener_.Call({Napi::Number::New(env, static_cast<double>(self->steps_.load()))});
-        });
-    }
-
- private:
-    std::shared_ptr<Runtime> runtime_;
-    Napi::FunctionReference listener_;
-    std::atomic<int64_t> steps_{0};
-    std::atomic<bool> queued_{false};
-};
-
 class SessionHandle : public Handle<SessionHandle, DecodeSession> {
  public:
     using Handle::Handle;
@@ -148,16 +127,15 @@ class SessionHandle : public Handle<SessionHandle, DecodeSession> {
         const Arguments a(info, "run");
         const auto plan = std::make_shared<std::vector<DecodeStep>>(read_plan(a));
         const auto edit = std::make_shared<Edit>(read_edit(a));
-        std::shared_ptr<Progress> progress;
-        if (a.has("onSteps")) {
-            if (!a.value("onSteps").IsFunction()) a.refuse("onSteps", "a function");
-            progress = std::make_shared<Progress>(runtime(), a.value("onSteps").As<Napi::Function>());
-        }
+        const auto progress = Progress<int64_t>::read(
+            a, "onSteps", runtime(), [](Napi::Env env, const Napi::FunctionReference& listener, int64_t steps) {
+                listener.Call({Napi::Number::New(env, static_cast<double>(steps))});
+            });
         auto out = std::make_shared<DecodeResult>();
         const auto work = [=](Engine& engine, const std::atomic<bool>* cancelled) {
             NOEMA_TRY(session->set(edit->rows, edit->ids));
             return session->run(engine, *plan, *out, cancelled, [&](int64_t steps) {
-                if (progress) progress->raise(steps);
+                if (progress) progress->raise([=](int64_t& latest) { latest = steps; });
             });
         };
         return runtime()->submit(info.Env(),

@@ -122,6 +122,8 @@ Napi::Object make_exports(Napi::Env env, Napi::Object exports) {
     keep(data->masked_trainer, define_masked_trainer(env));
     keep(data->flow_model, define_flow_model(env));
     keep(data->flow_trainer, define_flow_trainer(env));
+    keep(data->thought_model, define_thought_model(env));
+    keep(data->thought_trainer, define_thought_trainer(env));
     exports.Set("initialise", Napi::Function::New(env, initialise));
     exports.Set("info", Napi::Function::New(env, describe));
     exports.Set("forceIsa", Napi::Function::New(env, force_isa));

@@ -169,11 +169,13 @@ void Runtime::settle(Napi::Env env, Pending& pending) {
     if (--self->in_flight_ == 0 && self->to_javascript_) napi_unref_threadsafe_function(env, self->to_javascript_);
     if (self->stopped_ && pending.status.code == Code::aborted)
         pending.status = Status::error(Code::disposed, "the engine was disposed while this was running");
-    if (!pending.status.ok()) {
-        pending.deferred.Reject(make_error(env, pending.status).Value());
-        return;
-    }
     try {
+        if (!pending.status.ok()) {
+            const Napi::Error error = make_error(env, pending.status);
+            if (job.partial) error.Value().Set("partial", job.partial(env));
+            pending.deferred.Reject(error.Value());
+            return;
+        }
         pending.deferred.Resolve(job.value ? job.value(env) : env.Undefined());
     } catch (const Napi::Error& error) {
         pending.deferred.Reject(error.Value());

@@ -17,6 +17,8 @@ struct Job {
     std::function<Status(Engine&, const std::atomic<bool>*)> work;
     std::function<Napi::Value(Napi::Env)> value;
     std::shared_ptr<std::atomic<bool>> cancelled;
+    /// What work that failed or was cancelled leaves behind: set on the error as `partial`.
+    std::function<Napi::Value(Napi::Env)> partial = nullptr;
 };
 
 class Runtime : public std::enable_shared_from_this<Runtime> {

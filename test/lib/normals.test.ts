@@ -15,6 +15,25 @@ test("normal: mean, deviation, fourth moment, no neighbours alike", (t) => {
   t.true(values.every(Number.isFinite));
 });
 
+test("the normals that posterior_update draws", (t) => {
+  const place = { stream: RngStream.thought, step: 5 };
+  const values = fillNormals(new Rng(7), place, new Float32Array(8200));
+  // The same numbers as in test/ops/posterior_update.cpp.
+  const known: [number, number][] = [
+    [0, -0.8334973454475403],
+    [1, 0.4536256790161133],
+    [2, -0.07972877472639084],
+    [3, -0.2129797637462616],
+    [4, 1.5971965789794922],
+    [4095, -0.8268605470657349],
+    [4096, -1.741309404373169],
+    [4097, -1.1739437580108643],
+    [8191, 0.5575200319290161],
+    [8199, 1.0723812580108643],
+  ];
+  for (const [i, value] of known) t.true(Math.abs(values[i]! - value) < 1e-6, `draw ${i}`);
+});
+
 test("more draws start with fewer; seeds, streams and rows differ; a scale scales", (t) => {
   t.deepEqual(draws(10_001).subarray(0, 5000), draws(5000));
   t.notDeepEqual(draws(100, 4), draws(100));

@@ -111,6 +111,7 @@ function fakeEngine(options: FakeOptions, log: FakeLog, backend: string): Native
     loadMasked: async () => fakeModel(options, log),
     loadFlow: notMasked,
     loadAutoregressive: notMasked,
+    loadThought: notMasked,
     dispose: () => {
       log.enginesFreed++;
     },

@@ -27,7 +27,7 @@ export const smallConfig: MaskedConfig = {
 };
 
 /** Uniform values around 0 (matrices) or 1 (norms). */
-function weights(shape: readonly number[], row: number): Float32Array {
+export function smallWeights(shape: readonly number[], row: number): Float32Array {
   const bits = new Uint32Array(shape.reduce((product, n) => product * n, 1));
   new Rng(11).fill(bits, { stream: RngStream.init, row });
   const center = shape.length === 1 ? 1 : 0;
@@ -37,7 +37,7 @@ function weights(shape: readonly number[], row: number): Float32Array {
 export async function writeSmallModel(): Promise<string> {
   const folder = join(await mkdtemp(join(tmpdir(), "noema-small-")), "model");
   const specs = layoutNamed("llada").tensors(smallConfig);
-  const tensors = new Map(specs.map(({ canonical, shape }, row) => [canonical, weights(shape, row)]));
+  const tensors = new Map(specs.map(({ canonical, shape }, row) => [canonical, smallWeights(shape, row)]));
   await writeCheckpoint(folder, { config: smallConfig, tensors, files: [tokenizerPath] });
   return folder;
 }

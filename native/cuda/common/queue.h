@@ -28,8 +28,8 @@ struct Repeats {
 
 struct Queue {
     cudaStream_t stream = nullptr;
-    Repeats repeats;
     cudaEvent_t marks[2] = {};  // common/pace.h
+    Repeats repeats;
     DeviceTraits device;
     Cublaslt* cublaslt = nullptr;  // common/cublaslt.h; null where there is none
 };

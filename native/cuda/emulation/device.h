@@ -336,6 +336,12 @@ inline void sin_cos_pi(double x, double& sine, double& cosine) {
     sine = std::sin(rest);
     cosine = std::cos(rest);
 }
+inline void sin_cos_pi(float x, float& sine, float& cosine) {
+    double s, c;
+    sin_cos_pi(static_cast<double>(x), s, c);
+    sine = static_cast<float>(s);
+    cosine = static_cast<float>(c);
+}
 
 // --- shared memory ---------------------------------------------------------------------------------------------------
 

@@ -47,6 +47,9 @@ __device__ __forceinline__ float fast_exp2(float x) {
 __device__ __forceinline__ void sin_cos_pi(double x, double& sine, double& cosine) {
     sincospi(x, &sine, &cosine);
 }
+__device__ __forceinline__ void sin_cos_pi(float x, float& sine, float& cosine) {
+    sincospif(x, &sine, &cosine);
+}
 
 // --- shared memory ---------------------------------------------------------------------------------------------------
 

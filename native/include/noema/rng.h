@@ -16,7 +16,8 @@ enum class RngStream : uint32_t {
     init = 4,
     shuffle = 5,
     remask = 6,
-    latent = 7
+    latent = 7,
+    thought = 8
 };
 
 struct Philox {
@@ -49,6 +50,11 @@ constexpr Philox rng_block(uint64_t seed, RngStream stream, uint32_t step, uint3
 constexpr float to_uniform(uint32_t bits) {
     return (static_cast<float>(bits >> 9) + 0.5f) * (1.0f / 8388608.0f);
 }
+
+/// Standard normals (lib/normals.ts): draw i of a (seed, stream, step) is element i % kNormalRow of row i / kNormalRow, whose
+/// elements 2 j and 2 j + 1 are Box-Muller's pair of its uniforms u, v at lanes 2 j and 2 j + 1: sqrt(-2 log u) times the cosine
+/// and the sine of 2 pi v.
+constexpr int64_t kNormalRow = 4096;
 
 constexpr float rng_uniform(uint64_t seed, RngStream stream, uint32_t step, uint32_t row, uint32_t lane) {
     return to_uniform(rng_block(seed, stream, step, row, lane / 4).x[lane % 4]);

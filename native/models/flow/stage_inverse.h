@@ -33,12 +33,13 @@ class StageInverse {
     /// u [B*N,c] f64 is the flow's noise; h [B*N,c] f64 receives its input, but where it is fixed, where it has it already. Forward: h is
     /// given, u received.
     struct Task {
-        View prefix;     // [B*m,c]
-        View u, h;       // [B*N,c]
-        View failed;     // [N * B * searches] of every module what uncouple counts
-        View sweeps;     // [B] i32 +=
-        View fixed;      // [B,N] u8 in the flow's order, or absent
-        float* changes;  // [N,B] host: by how much a module's last sweep moved each sequence, at its first position
+        View prefix;  // [B*m,c]
+        View u, h;    // [B*N,c]
+        View failed;  // [N * B * searches] of every module what uncouple counts
+        View sweeps;  // [B] i32 +=
+        View fixed;   // [B,N] u8 in the flow's order, or absent
+        float*
+            changes;  // [N,B] host: at a module's first position what its last sweep changed, when the run is through
         InversePlan plan;
         const StageDraw* draw = nullptr;  // instead of an inverse; sequentially
         double grid = 0;                  // of what is received
@@ -53,10 +54,10 @@ class StageInverse {
     Status read(const Task& task, const Module& module, const View& x);
     Status start(const Task& task, const Module& module);
     Status propose(const Task& task, const Module& module, const View& next);
+    Status draw(const Task& task, const Module& module, const View& x, const View& next);
     Status put(const Task& task, const Module& module, const View& next);
     View state_of(const Task& task, const Module& module) const;
     Status anything(const View& change);
-    Status draw(const Task& task, const Module& module, const View& x, const View& next);
     Status map(const Task& task, const Module& module);
     Status solve(const Task& task, const Module& module);
     Status sweep_until_rest(const Task& task, const Module& module);

@@ -22,6 +22,7 @@ Status linear_input_gradient(const Weight& weight, const View& d_y, const View& 
 
 Status linear_weight_gradient(const View& d_y, const View& x, const View& d_weight, Precision precision,
                               Context& context) {
+    if (!d_weight) return {};
     return matmul({.a = d_y, .b = x, .c = d_weight, .precision = precision, .transpose_a = true, .accumulate = true},
                   context);
 }

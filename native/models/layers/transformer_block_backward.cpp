@@ -3,19 +3,22 @@
 
 namespace noema {
 
-namespace {
-
-Status mlp_backward(const BlockShape& s, const BlockWeights& w, const BlockActivations& a, const BlockGradients& g,
-                    const View& d_x, Context& c) {
+Status mlp_backward(const BlockPass& p, const View& d_x, Context& c) {
+    const BlockShape& s = p.shape;
+    const BlockWeights& w = p.weights;
+    const BlockActivations& a = p.kept;
+    const BlockGradients& g = p.gradients;
     ArenaScope scope(*c.arena);
     const DType t = d_x.dtype;
     const View n = c.arena->tensor(t, s.rows(), s.C), d_n = c.arena->tensor(t, s.rows(), s.C);
     const View inner = c.arena->tensor(t, s.rows(), s.F), d_gate = c.arena->tensor(t, s.rows(), s.F);
     const View d_up = c.arena->tensor(t, s.rows(), s.F);
 
-    // x_out = x_mid + down(inner); inner is computed again rather than kept.
-    NOEMA_TRY(swiglu({.gate = a.gate, .up = a.up, .y = inner}, c));
-    NOEMA_TRY(linear_weight_gradient(d_x, inner, g.down, s.precision, c));
+    // x_out = x_cross + down(inner); inner is computed again rather than kept.
+    if (g.down) {
+        NOEMA_TRY(swiglu({.gate = a.gate, .up = a.up, .y = inner}, c));
+        NOEMA_TRY(linear_weight_gradient(d_x, inner, g.down, s.precision, c));
+    }
     const View d_inner = inner;
     NOEMA_TRY(linear_input_gradient(w.down, d_x, d_inner, false, s.precision, c));
 
@@ -23,14 +26,16 @@ Status mlp_backward(const BlockShape& s, const BlockWeights& w, const BlockActiv
     NOEMA_TRY(swiglu_backward({.gate = a.gate, .up = a.up, .d_y = d_inner, .d_gate = d_gate, .d_up = d_up}, c));
 
     // gate = Wg n, up = Wu n; n is computed again.
-    NOEMA_TRY(rms_norm({.x = a.x_mid, .weight = w.mlp_norm, .y = n, .epsilon = s.epsilon}, c));
-    NOEMA_TRY(linear_weight_gradient(d_gate, n, g.gate, s.precision, c));
-    NOEMA_TRY(linear_weight_gradient(d_up, n, g.up, s.precision, c));
+    if (g.gate || g.up) {
+        NOEMA_TRY(rms_norm({.x = a.x_cross, .weight = w.mlp_norm, .y = n, .epsilon = s.epsilon}, c));
+        NOEMA_TRY(linear_weight_gradient(d_gate, n, g.gate, s.precision, c));
+        NOEMA_TRY(linear_weight_gradient(d_up, n, g.up, s.precision, c));
+    }
     NOEMA_TRY(linear_input_gradient(w.gate, d_gate, d_n, false, s.precision, c));
     NOEMA_TRY(linear_input_gradient(w.up, d_up, d_n, true, s.precision, c));
 
-    // n = rms_norm(x_mid); the residual path already holds d_x.
-    return rms_norm_backward({.x = a.x_mid,
+    // n = rms_norm(x_cross); the residual path already holds d_x.
+    return rms_norm_backward({.x = a.x_cross,
                               .weight = w.mlp_norm,
                               .inv_rms = a.inv_rms2,
                               .d_y = d_n,
@@ -40,8 +45,13 @@ Status mlp_backward(const BlockShape& s, const BlockWeights& w, const BlockActiv
                              c);
 }
 
-Status attention_part_backward(const BlockShape& s, const BlockWeights& w, const BlockActivations& a,
-                               const BlockGradients& g, const View& d_x, Context& c) {
+namespace {
+
+Status attention_part_backward(const BlockPass& p, const View& d_x, Context& c) {
+    const BlockShape& s = p.shape;
+    const BlockWeights& w = p.weights;
+    const BlockActivations& a = p.kept;
+    const BlockGradients& g = p.gradients;
     ArenaScope scope(*c.arena);
     const DType t = d_x.dtype;
     const View n = c.arena->tensor(t, s.rows(), s.C), d_n = c.arena->tensor(t, s.rows(), s.C);
@@ -70,7 +80,7 @@ Status attention_part_backward(const BlockShape& s, const BlockWeights& w, const
     NOEMA_TRY(rope({.x = d_k, .y = d_k, .theta = s.rope_theta, .inverse = true}, c));
 
     // q = Wq n, k = Wk n, v = Wv n; n is computed again.
-    NOEMA_TRY(rms_norm({.x = a.x, .weight = w.attention_norm, .y = n, .epsilon = s.epsilon}, c));
+    if (g.q || g.k || g.v) NOEMA_TRY(rms_norm({.x = a.x, .weight = w.attention_norm, .y = n, .epsilon = s.epsilon}, c));
     NOEMA_TRY(linear_weight_gradient(as_rows(d_q), n, g.q, s.precision, c));
     NOEMA_TRY(linear_weight_gradient(as_rows(d_k), n, g.k, s.precision, c));
     NOEMA_TRY(linear_weight_gradient(as_rows(d_v), n, g.v, s.precision, c));
@@ -93,8 +103,10 @@ Status attention_part_backward(const BlockShape& s, const BlockWeights& w, const
 
 Status block_backward(const BlockShape& s, const BlockWeights& w, const BlockActivations& a, const BlockGradients& g,
                       const View& d_x, Context& c) {
-    NOEMA_TRY(mlp_backward(s, w, a, g, d_x, c));
-    return attention_part_backward(s, w, a, g, d_x, c);
+    const BlockPass pass{s, w, a, g};
+    NOEMA_TRY(mlp_backward(pass, d_x, c));
+    if (s.M > 0) NOEMA_TRY(cross_backward(pass, d_x, c));
+    return attention_part_backward(pass, d_x, c);
 }
 
 }  // namespace noema

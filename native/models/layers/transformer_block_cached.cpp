@@ -62,4 +62,59 @@ Status block_forward_cached(const BlockShape& s, const BlockWeights& w, const Bl
     return block_mlp(s, w, x, c);
 }
 
+// --- a window, of which every sequence sees its own part --------------------------------------------------------------------
+
+namespace {
+
+Status attend_window(const BlockShape& s, const BlockWeights& w, const WindowCache& cache, const NextPosition& next,
+                     const View& x, Context& c) {
+    ArenaScope scope(*c.arena);
+    const auto room = [&] { return c.arena->tensor(DType::f32, s.B, s.T, s.H, s.D); };
+    const View n = c.arena->tensor(DType::f32, s.rows(), s.C), out = room();
+    BlockActivations a;
+    a.q = room(), a.k = room(), a.v = room();
+    NOEMA_TRY(rms_norm({.x = x, .weight = w.attention_norm, .y = n, .epsilon = s.epsilon}, c));
+    NOEMA_TRY(linear(w.q, n, as_rows(a.q), {}, s.precision, c));
+    NOEMA_TRY(linear(w.k, n, as_rows(a.k), {}, s.precision, c));
+    NOEMA_TRY(linear(w.v, n, as_rows(a.v), {}, s.precision, c));
+    for (const View& t : {a.q, a.k})
+        NOEMA_TRY(rope({.x = t, .y = t, .positions = next.positions, .theta = s.rope_theta}, c));
+    NOEMA_TRY(cache.store(a, next.places, c));
+    NOEMA_TRY(attention({.q = a.q,
+                         .k = cache.k,
+                         .v = cache.v,
+                         .out = out,
+                         .mask = {.key_end = next.seen},
+                         .scale = attention_scale(s),
+                         .precision = s.precision},
+                        c));
+    return linear(w.o, as_rows(out), x, x, s.precision, c);
+}
+
+}  // namespace
+
+Status WindowCache::store(const BlockActivations& from, const View& places, Context& c) const {
+    NOEMA_TRY(scatter({.x = as_rows(from.k), .rows = places, .y = as_rows(k)}, c));
+    return scatter({.x = as_rows(from.v), .rows = places, .y = as_rows(v)}, c);
+}
+
+Status block_forward_filling(const BlockShape& s, const BlockWeights& w, const WindowCache& cache, const View& places,
+                             const View& x, Context& c) {
+    {
+        ArenaScope scope(*c.arena);
+        const BlockActivations a = transient_activations(s, x, *c.arena);
+        NOEMA_TRY(keep_attention(s, w, a, c));
+        NOEMA_TRY(cache.store(a, places, c));
+    }
+    if (cache.latents.keys) NOEMA_TRY(block_cross(s, w, cache.latents, x, c));
+    return block_mlp(s, w, x, c);
+}
+
+Status block_forward_windowed(const BlockShape& s, const BlockWeights& w, const WindowCache& cache,
+                              const NextPosition& next, const View& x, Context& c) {
+    NOEMA_TRY(attend_window(s, w, cache, next, x, c));
+    if (cache.latents.keys) NOEMA_TRY(block_cross(s, w, cache.latents, x, c));
+    return block_mlp(s, w, x, c);
+}
+
 }  // namespace noema

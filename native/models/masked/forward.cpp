@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "models/batch_checks.h"
 #include "models/masked/weights.h"
 
 namespace noema {
@@ -31,19 +32,8 @@ BlockShape block_shape(const MaskedConfig& c, const MaskedBatch& b, const Attent
 }
 
 Status check_batch(const MaskedConfig& c, const MaskedBatch& b) {
-    if (b.B < 1 || b.T < 1)
-        return Status::error(Code::invalid_argument, "a batch of %lld sequences of %lld positions is empty",
-                             static_cast<long long>(b.B), static_cast<long long>(b.T));
-    if (b.B > INT32_MAX / b.T)
-        return Status::error(Code::invalid_argument, "%lld sequences of %lld positions are more rows than 2^31",
-                             static_cast<long long>(b.B), static_cast<long long>(b.T));
-    if (b.T > c.max_positions)
-        return Status::error(Code::prompt_too_long, "%lld positions exceed the model's %lld",
-                             static_cast<long long>(b.T), static_cast<long long>(c.max_positions));
-    for (int64_t i = 0; i < b.B * b.T; ++i)
-        if (b.ids[i] < 0 || b.ids[i] >= c.vocab_size)
-            return Status::error(Code::invalid_argument, "ids[%lld] is %d, expected 0 to %lld",
-                                 static_cast<long long>(i), b.ids[i], static_cast<long long>(c.vocab_size - 1));
+    NOEMA_TRY(check_batch_size(b.B, b.T, c.max_positions));
+    NOEMA_TRY(check_ids("ids", b.ids, b.B * b.T, c.vocab_size));
     for (int64_t i = 0; i < b.B; ++i) {
         const int64_t start = b.key_start ? b.key_start[i] : 0, end = b.key_end ? b.key_end[i] : b.T;
         if (start < 0 || end > b.T || start > end)
@@ -52,14 +42,6 @@ Status check_batch(const MaskedConfig& c, const MaskedBatch& b) {
                                  static_cast<long long>(start), static_cast<long long>(end), static_cast<long long>(i),
                                  static_cast<long long>(b.T));
     }
-    return {};
-}
-
-Status check_targets(const MaskedConfig& config, const int32_t* targets, int64_t R) {
-    for (int64_t r = 0; r < R; ++r)
-        if (targets[r] >= config.vocab_size)
-            return Status::error(Code::invalid_argument, "targets[%lld] is %d, expected at most %lld",
-                                 static_cast<long long>(r), targets[r], static_cast<long long>(config.vocab_size - 1));
     return {};
 }
 

@@ -1,3 +1,4 @@
+#include "models/batch_checks.h"
 #include "models/masked/weights.h"
 #include "models/weight_store.h"
 
@@ -68,7 +69,7 @@ Status MaskedModel::logits(Engine& engine, const MaskedBatch& batch, float* logi
 Status MaskedModel::losses(Engine& engine, const MaskedBatch& batch, const int32_t* targets, int64_t excluded_id,
                            float* losses, const std::atomic<bool>* cancelled) const {
     NOEMA_TRY(check_batch(config_, batch));
-    NOEMA_TRY(check_targets(config_, targets, batch.B * batch.T));
+    NOEMA_TRY(check_targets(targets, batch.B * batch.T, config_.vocab_size));
     return masked_losses(engine, config_, *weights_, batch, targets, excluded_id, precision_, losses, cancelled);
 }
 

@@ -1,5 +1,6 @@
 #include <cmath>
 
+#include "models/batch_checks.h"
 #include "models/masked/weights.h"
 
 namespace noema {
@@ -24,7 +25,7 @@ Status MaskedTrainer::accumulate(Engine& engine, const MaskedBatch& batch, const
     const MaskedConfig& config = model_->config();
     const int64_t R = batch.B * batch.T;
     NOEMA_TRY(check_batch(config, batch));
-    NOEMA_TRY(check_targets(config, objective.targets, R));
+    NOEMA_TRY(check_targets(objective.targets, R, config.vocab_size));
     const MaskedWeights weights = this->weights(TrainerBuffer::parameter);
     const MaskedGradients gradients =
         bind_gradients(config, [&](const std::string& name) { return view_of(TrainerBuffer::gradient, name); });
@@ -46,7 +47,7 @@ Status MaskedTrainer::losses(Engine& engine, const MaskedBatch& batch, const int
     const TrainerBuffer source = average ? TrainerBuffer::average : TrainerBuffer::parameter;
     if (!has(source)) return Status::error(Code::invalid_argument, "the trainer keeps no average");
     NOEMA_TRY(check_batch(model_->config(), batch));
-    NOEMA_TRY(check_targets(model_->config(), targets, batch.B * batch.T));
+    NOEMA_TRY(check_targets(targets, batch.B * batch.T, model_->config().vocab_size));
     return masked_losses(engine, model_->config(), weights(source), batch, targets, excluded_id, model_->precision(),
                          losses, cancelled);
 }

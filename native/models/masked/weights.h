@@ -3,25 +3,13 @@
 
 #include <functional>
 
-#include "models/layers/transformer_block.h"
+#include "models/layers/block_roles.h"
 #include "noema/masked_model.h"
 
 namespace noema {
 
-struct MaskedWeights {
-    Weight embed;  // [V,C]
-    std::vector<BlockWeights> blocks;
-    View norm;    // [C]
-    Weight head;  // [V,C]; the embedding when tied
-};
-
-/// The same roles for gradients.
-struct MaskedGradients {
-    View embed;
-    std::vector<BlockGradients> blocks;
-    View norm;
-    View head;
-};
+struct MaskedWeights : LanguageModelWeights {};
+struct MaskedGradients : LanguageModelGradients {};
 
 /// Fills the roles by looking every canonical name up.
 MaskedWeights bind_weights(const MaskedConfig& config, const std::function<Weight(const std::string&)>& find);
@@ -39,7 +27,6 @@ BatchViews upload_batch(const MaskedBatch& batch, Context& context);
 
 /// Refuses ids outside the vocabulary, impossible sizes and key ranges, before any work.
 Status check_batch(const MaskedConfig& config, const MaskedBatch& batch);
-Status check_targets(const MaskedConfig& config, const int32_t* targets, int64_t R);
 
 /// One forward pass to the final norm: hidden [B*T, C]. `observe`, when set, sees the embedding, every block's residual stream
 /// and the final norm.
