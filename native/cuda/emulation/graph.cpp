@@ -145,10 +145,6 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) {
     return stream->launched.empty() ? stream->failed : cudaErrorNotReady;
 }
 
-cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
-    *status = stream->capturing ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
-    return cudaSuccess;
-}
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
     if (stream->capturing) return cudaErrorInvalidValue;
     stream->capturing = new EmulatedGraph;
@@ -181,7 +177,7 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* 
 cudaError_t cudaStreamGetCaptureInfo(cudaStream_t stream, cudaStreamCaptureStatus* status, unsigned long long* id,
                                      cudaGraph_t* graph, const cudaGraphNode_t** dependencies,
                                      const cudaGraphEdgeData** edges, size_t* count) {
-    cudaStreamIsCapturing(stream, status);
+    *status = stream->capturing ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
     if (id) *id = 0;
     if (graph) *graph = stream->capturing;
     if (dependencies) *dependencies = &stream->tail;

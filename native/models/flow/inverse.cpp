@@ -216,11 +216,9 @@ Status check_job(const FlowShape& s, const FlowInversion& job) {
 /// Modules of one flow that a recording may hold, each of some hundred kernels.
 constexpr size_t kMostRecordedModules = 64;
 
-/// Whether the device does all of it by itself, in no more work than is worth keeping. A recorded sequential inverse could not be cancelled
-/// on its way: beside one, the sweeps of other flows are graphs of their own, which cost little next to it.
+/// Whether the device does all of it by itself, in no more work than is worth keeping. A recorded sequential inverse (or draw) could not
+/// be cancelled on its way: beside one, the sweeps of other flows are graphs of their own, which cost little next to it.
 bool is_recordable(const FlowShape& s, const FlowInversion& job, const Backend& backend) {
-    if (job.range.ancestral)
-        return false;  // its settings are those of kernels: a recording for each would seldom be used again
     for (int64_t l = job.range.to; l < job.range.from; ++l) {
         const InversePlan plan = plan_of(job, l);
         if (plan.method == InverseMethod::sequential || modules_of(plan, s.N).size() > kMostRecordedModules)
