@@ -1,11 +1,15 @@
 /** The thought family's native calls, as lib will use them: progress, what is left of calls that end early, training. */
 
+import { join } from "node:path";
 import test, { type ExecutionContext } from "ava";
 import type { ThoughtConfig } from "../../lib/checkpoint/config.js";
+import { writeCheckpoint } from "../../lib/checkpoint/folder.js";
 import { noemaThought } from "../../lib/checkpoint/noema-thought.js";
+import { createEngine } from "../../lib/engine.js";
 import type { ContinueResult, FitResult, NativeFit, NativeThoughtModel } from "../../lib/native/addon.js";
 import { loadAddon } from "../../lib/native/load.js";
 import { smallWeights } from "../support/small-model.js";
+import { sharedFolder } from "./temporary.js";
 
 const config: ThoughtConfig = {
   layout: "noema-thought",
@@ -145,4 +149,15 @@ test("odd arguments are refused by name", async (t) => {
   refused(() => model.fit({ ...batch(), draws: z, fit }), /draws/);
   refused(() => model.fit({ ...batch(), fit: { ...fit, schedule: "up" as "linear" } }), /schedule is up/);
   refused(() => model.forward({ ...batch(), length: 9, z }), /ids/);
+});
+
+test("a checkpoint of the family is written, read back and, so far, no model of the public face", async (t) => {
+  const folder = join(sharedFolder(), "thought");
+  const tensors = noemaThought.tensors(config).map(({ canonical, shape }, row): [string, Float32Array] => {
+    return [canonical, smallWeights(shape, row)];
+  });
+  await writeCheckpoint(folder, { config, tensors: new Map(tensors), files: [] });
+  await using engine = await createEngine({ device: "cpu", threads: 1 });
+  t.is((await engine.estimate(folder)).parameters, (await load()).info().parameters);
+  await t.throwsAsync(engine.load(folder), { code: "ERR_UNSUPPORTED", message: /thought/ });
 });

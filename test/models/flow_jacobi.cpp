@@ -182,7 +182,7 @@ TEST_CASE("flow: a device's sweeps can be cancelled between two of them, and the
     }
 }
 
-// A recording runs to its end: what takes long and looks for the owner's cancelling between launches is none.
+// A sequential inverse looks for the owner's cancelling between its launches; a recording of it could not.
 TEST_CASE("flow: beside a sequential inverse a device's sweeps are no recording, and find the same") {
     const FlowConfig config = two_flows();
     for (const std::string& name : devices()) {

@@ -253,7 +253,7 @@ TEST_CASE("thought: ten steps of training, the same bits on one thread and on th
     const std::vector<double> one = trajectory("cpu", 1), reference = trajectory("reference", 1);
     CHECK(one == trajectory("cpu", 3));
     // Made by the reference backend.
-    const double pinned[] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
+    const double pinned[] = {3.78902, 3.45337, 3.19821, 2.99274, 2.72788, 2.50798, 2.35552, 2.21728, 2.04131, 1.84567};
     for (int i = 0; i < 10; ++i) {
         CHECK_MESSAGE(std::fabs(one[i] - pinned[i]) <= 1e-4 * pinned[i], i, ": ", one[i]);
         CHECK_MESSAGE(std::fabs(reference[i] - pinned[i]) <= 3e-5 * pinned[i], i, ": ", reference[i]);

@@ -216,13 +216,15 @@ Status check_job(const FlowShape& s, const FlowInversion& job) {
 /// Modules of one flow that a recording may hold, each of some hundred kernels.
 constexpr size_t kMostRecordedModules = 64;
 
-/// Whether the device does all of it by itself, in no more work than is worth keeping. A recorded sequential inverse (or draw) could not
-/// be cancelled on its way: beside one, the sweeps of other flows are graphs of their own, which cost little next to it.
+/// Whether the device does all of it by itself, in no more work than is worth keeping. The sequential inverse in one op keeps pace with its
+/// host, so that it can be cancelled on its way; a recording of it could not.
 bool is_recordable(const FlowShape& s, const FlowInversion& job, const Backend& backend) {
+    if (job.range.ancestral)
+        return false;  // its settings are those of kernels: a recording for each would seldom be used again
     for (int64_t l = job.range.to; l < job.range.from; ++l) {
         const InversePlan plan = plan_of(job, l);
-        if (plan.method == InverseMethod::sequential || modules_of(plan, s.N).size() > kMostRecordedModules)
-            return false;
+        const bool fused = plan.method == InverseMethod::sequential && backend.ops.sequential_inverse.run;
+        if (fused || modules_of(plan, s.N).size() > kMostRecordedModules) return false;
     }
     return backend.begin_repeat != nullptr;
 }
@@ -232,6 +234,7 @@ Recipe recipe_of(const FlowShape& s, const FlowInversion& job) {
     for (int64_t l = job.range.to; l < job.range.from; ++l) {
         const InversePlan p = plan_of(job, l);
         for (const int64_t value : {p.modules, p.sweeps}) recipe.add(value);
+        recipe.add(p.method);
         recipe.add(p.tolerance);
         recipe.add(p.from_zeros);
     }
