@@ -95,9 +95,10 @@ void print_row(const C& c, const Figures& f) {
                 f.threads, f.best * 1e6, f.median * 1e6, c.work.flops / f.best * 1e-9,
                 c.work.bytes * c.work.passes / f.best * 1e-9, c.work.exps / f.best * 1e-9, f.bound.c_str(),
                 100 * f.share());
-    if (c.work.passes > 1)
-        std::printf("%-52s %.2f us per pass, %.1f%% of the streaming bound\n", "", f.best * 1e6 / c.work.passes,
-                    100 * f.share_of_reading(c.work));
+    if (c.work.passes > 1) std::printf("%-52s %.2f us per pass", "", f.best * 1e6 / c.work.passes);
+    if (c.work.passes > 1 && c.work.bytes > 0)
+        std::printf(", %.1f%% of the streaming bound", 100 * f.share_of_reading(c.work));
+    if (c.work.passes > 1) std::printf("\n");
     print_evaluations(c, f);
     if (f.peer > 0) std::printf("%-52s peer %.2f us, we take %.2f times as long\n", "", f.peer * 1e6, f.best / f.peer);
 }

@@ -60,7 +60,7 @@ export interface FitResult {
   z: Float32Array;
   /** [B] taken. */
   steps: Int32Array;
-  /** steps + 1 times [B], nats over scored targets: before each step, and of the z handed on (cross-entropy: with `score`). */
+  /** Nats over scored targets, [B] each: of every step taken, then of the z handed on (cross-entropy: with `score`). */
   crossEntropy: Float32Array[];
   kl: Float32Array[];
   trace?: {

@@ -32,6 +32,14 @@ KeyRun seen_keys(const AttentionMask& mask, int64_t b, int64_t first, int64_t la
     return seen;
 }
 
+/// One run over all that some rows see.
+static KeyRun run_over(const KeyRun* runs, int64_t rows) {
+    KeyRun all{INT64_MAX, 0};
+    for (int64_t r = 0; r < rows; ++r)
+        if (runs[r].low < runs[r].high) all = {std::min(all.low, runs[r].low), std::max(all.high, runs[r].high)};
+    return all;
+}
+
 HeadRows key_rows(const View& v, int64_t b, int64_t g, int64_t n, const KeyRun& seen) {
     const int64_t start = n * kKeys;
     return {v.as<float>() + b * v.stride[0] + start * v.stride[1] + g * v.stride[2], v.stride[1],
@@ -89,7 +97,7 @@ Plan plan_of(const AttentionShape& s) {
 /// What a worker needs for one task. Counted and cut by the same lines.
 struct Scratch {
     float *queries, *out, *max, *sum, *keys, *values, *scores, *weights;
-    KeyRun* runs;
+    KeyRun *runs, *block_runs;
 
     template <class Take>
     void lay_out(const Plan& plan, const Take& take) {
@@ -103,6 +111,7 @@ struct Scratch {
         take(scores, kQueries * kKeys);
         take(weights, kQueries * kKeys);
         take(runs, rows);
+        take(block_runs, rows / kQueries + 1);
     }
 };
 
@@ -133,7 +142,8 @@ class Task {
         load_queries();
         for (int64_t n = seen_.low / kKeys; n * kKeys < seen_.high; ++n) {
             load_keys(n);
-            for (int64_t row = 0; row < rows_; row += kQueries) block(row, n);
+            for (int64_t row = 0; row < rows_; row += kQueries)
+                if (sees(row, n)) block(row, n);
         }
         for (int64_t h = 0; h < s_.group; ++h)
             for (int64_t i = 0; i < queries_; ++i) finish(h, i);
@@ -145,6 +155,14 @@ class Task {
     void find_runs() {
         seen_ = seen_keys(p_.mask, place_.b, place_.first, place_.last, s_.Tk, x_.runs);
         for (int64_t h = 1; h < s_.group; ++h) std::copy_n(x_.runs, queries_, x_.runs + h * queries_);
+        for (int64_t row = 0; row < rows_; row += kQueries)
+            x_.block_runs[row / kQueries] = run_over(x_.runs + row, std::min(kQueries, rows_ - row));
+    }
+
+    /// Whether any row of the block at `row` sees a key of block n.
+    bool sees(int64_t row, int64_t n) const {
+        const KeyRun run = x_.block_runs[row / kQueries];
+        return run.low < (n + 1) * kKeys && run.high > n * kKeys;
     }
 
     void load_queries() {

@@ -49,6 +49,7 @@ void read_chunk(const CrossAttention& p, const CrossAttentionShape& s, const Scr
         for (int64_t h = 0; h < s.H; ++h) {
             const PackedLatents keys{x.keys + h * s.head(), s.M, s.D, s.padded_D()};
             const PackedLatents values{x.values + h * s.head(), s.M, s.D, s.padded_D()};
+            fetch_next_block(p.q, b, t, h);
             const TokenRows q = token_rows(p.q, b, t, h, std::min(kBlockTokens, last - t));
             HWY_DYNAMIC_DISPATCH(read_latents)
             (q, keys, values, x.weights, p.out.at<float>(b, t, h), p.out.stride[1]);

@@ -50,6 +50,15 @@ inline TokenRows token_rows(const View& v, int64_t b, int64_t t, int64_t h, int6
     return {v.at<float>(b, t, h), v.stride[1], count};
 }
 
+/// Asks for the rows of the block behind the one at t. A head's rows are short and lie far apart, which the processor's own
+/// prefetchers follow badly: from memory a pass takes a tenth to a half longer without, from the caches a fifteenth less.
+/// (Always inlined: GCC takes a call of what only prefetches for one without effect, and drops it.)
+[[gnu::always_inline]] inline void fetch_next_block(const View& v, int64_t b, int64_t t, int64_t h) {
+    constexpr int64_t kLine = 64 / sizeof(float);
+    for (int64_t i = t + kBlockTokens; i < std::min(t + 2 * kBlockTokens, v.shape[1]); ++i)
+        for (int64_t c = 0; c < v.shape[3]; c += kLine) __builtin_prefetch(v.at<float>(b, i, h) + c, 0, 2);
+}
+
 /// A block of one head's tokens, for backward. Absent results are null.
 struct HeadBlock {
     TokenRows q, d_out;

@@ -77,6 +77,7 @@ class Gradients {
             for (int64_t h = 0; h < s_.H; ++h) {
                 const int64_t at = h * s_.head(), sums = index * s_.heads() + at;
                 const int64_t count = std::min(kBlockTokens, last - t);
+                for (const View* rows : {&p_.q, &p_.d_out}) fetch_next_block(*rows, b, t, h);
                 HWY_DYNAMIC_DISPATCH(head_gradients)
                 ({token_rows(p_.q, b, t, h, count),
                   token_rows(p_.d_out, b, t, h, count),

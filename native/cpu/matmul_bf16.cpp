@@ -46,7 +46,7 @@ inline __attribute__((always_inline)) void micro(const Micro& t) {
         __m512i column[P];
 #pragma GCC unroll 16
         for (int v = 0; v < P; ++v) {
-            if constexpr (fetch) __builtin_prefetch(b + v * t.panel_bytes + t.ahead, 0, 2);
+            if constexpr (fetch) __builtin_prefetch(b + v * t.panel_bytes + t.ahead, 0, 3);
             column[v] = _mm512_load_si512(b + v * t.panel_bytes);
         }
 #pragma GCC unroll 16

@@ -69,7 +69,7 @@ HWY_INLINE void micro_f32(const Micro& t) {
         for (int v = 0; v < V; ++v) {
             const std::byte* line = b + (v / kVectors) * t.panel_bytes;
             if constexpr (fetch)
-                if (v % kVectors == 0) __builtin_prefetch(line + t.ahead, 0, 2);
+                if (v % kVectors == 0) __builtin_prefetch(line + t.ahead, 0, 3);
             column[v] = hn::Load(d, reinterpret_cast<const float*>(line) + (v % kVectors) * kLanes);
         }
 #pragma GCC unroll 16
@@ -108,7 +108,7 @@ HWY_INLINE void micro_widened(const Micro& t) {
             for (int v = 0; v < V; ++v) {
                 const std::byte* line = b + (v / kVectors) * t.panel_bytes;
                 if constexpr (fetch)
-                    if (v % kVectors == 0 && odd == 0) __builtin_prefetch(line + t.ahead, 0, 2);
+                    if (v % kVectors == 0 && odd == 0) __builtin_prefetch(line + t.ahead, 0, 3);
                 const auto pair = hn::Load(du, reinterpret_cast<const uint32_t*>(line) + (v % kVectors) * kLanes);
                 column[v] = hn::BitCast(d, odd ? hn::And(pair, hn::Set(du, 0xFFFF0000u)) : hn::ShiftLeft<16>(pair));
             }

@@ -1,8 +1,12 @@
 // A team of threads goes through all positions in one parallel_for: every worker runs the same program and has its share of every step,
 // the panels of a product, the heads of an attention, the sequences of a search; between steps they meet at a barrier. Norms and the
-// packing of rows, which are small beside the weights, are done by every worker for itself: that saves a barrier each.
+// packing of rows, which are small beside the weights, are done by every worker for itself: that saves a barrier each. So does attention
+// where a worker's share of q, k and v is whole heads, as many as anybody's.
 //
 //   lift | q k v | attention | o | gate up | down | ... | head | search
+//
+// The weights are all there is to read, and no arithmetic should wait for them: while a worker waits or attends, it asks for what it
+// reads next (reading.h), and kernels of several rows fetch each group of panels while they multiply the one before.
 //
 // A step's pieces are cut by shape, and each is computed by one worker in one order.
 #include "cpu/sequential_inverse.h"
@@ -217,10 +221,15 @@ class Worker {
     void attend(const InverseBlock& w, int64_t n) {
         const Share heads = owns_heads_ ? share(s_.H) : Share(s_.H, 0, 1);
         const Share pairs = owns_heads_ ? Share(s_.B * heads.size(), 0, 1) : share(s_.B * s_.H);
-        const auto head = [&](int64_t i) { return head_at(w, n, i / heads.size(), heads.first + i % heads.size()); };
         for (int64_t i = pairs.first; i < pairs.last; ++i) {
-            if (i + 1 < pairs.last) fetch_cached(head(i + 1));
-            attend_newest(head(i));
+            const auto head = [&](int64_t j) {
+                return head_at(w, n, j / heads.size(), heads.first + j % heads.size());
+            };
+            const CachedHead next = head(std::min(i + 1, pairs.last - 1));
+            CachedHead now = head(i);
+            now.next_keys = next.keys;
+            now.next_values = next.values;
+            attend_newest(now);
             ahead_.ask(kLinesPerHead);
         }
     }
@@ -234,6 +243,8 @@ class Worker {
                 .angles = all_.angles + n * D,
                 .keys = w.keys.at<float>(b, 0, h),
                 .values = w.values.at<float>(b, 0, h),
+                .next_keys = nullptr,
+                .next_values = nullptr,
                 .stride = w.keys.stride[1],
                 .position = p_.position + n,
                 .D = D,
@@ -242,14 +253,6 @@ class Worker {
                 .query = own_.query,
                 .weights = own_.weights,
                 .out = all_.attention + b * s_.C + h * D};
-    }
-
-    /// The weights went by since the caches were read.
-    static void fetch_cached(const CachedHead& h) {
-        constexpr int64_t kLine = kStepBytes / static_cast<int64_t>(sizeof(float));
-        for (const float* row : {h.keys, h.values})
-            for (int64_t j = 0; j <= h.position; ++j, row += h.stride)
-                for (int64_t c = 0; c < h.D; c += kLine) __builtin_prefetch(row + c, 0, 2);
     }
 
     /// Packs rms_norm(x).

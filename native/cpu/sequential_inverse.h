@@ -14,9 +14,10 @@ namespace noema::cpu {
 
 /// One head of one sequence at its newest position: that position's key and value enter the caches, then its query reads them.
 struct CachedHead {
-    const float *q, *k, *v;  // [D] before rope
-    const float* angles;     // [D]: D/2 cosines, D/2 sines
-    float *keys, *values;    // this head's rows of the caches, `stride` apart, of position 0
+    const float *q, *k, *v;                // [D] before rope
+    const float* angles;                   // [D]: D/2 cosines, D/2 sines
+    float *keys, *values;                  // this head's rows of the caches, `stride` apart, of position 0
+    const float *next_keys, *next_values;  // of the head attended next, or its own
     int64_t stride;
     int64_t position;  // the newest
     int64_t D;

@@ -43,6 +43,11 @@ void enter_caches(const CachedHead& h) {
     round_values(value, h.D);
 }
 
+/// A line that the next head reads where this one reads `from_first`: with arithmetic in between, the caches have time to deliver.
+HWY_INLINE void fetch_for_next(const float* next, int64_t from_first) {
+    __builtin_prefetch(next + from_first, 0, 2);
+}
+
 /// query · keys j .. j+3, each a sum over lanes; the last key stands for those beyond.
 HWY_INLINE void multiply_keys(const CachedHead& h, int64_t n, int64_t j, VF (&sums)[4]) {
     const float* key[4];
@@ -51,10 +56,13 @@ HWY_INLINE void multiply_keys(const CachedHead& h, int64_t n, int64_t j, VF (&su
         key[i] = h.keys + std::min(j + i, n - 1) * h.stride;
         sums[i] = hn::Zero(DF());
     }
-    for_each_vector(h.D, [&](auto load, auto, int64_t) HWY_ATTR {
+    for_each_vector(h.D, [&](auto load, auto, int64_t c) HWY_ATTR {
         const VF q = load(h.query);
         HWY_UNROLL(4)
-        for (int i = 0; i < 4; ++i) sums[i] = hn::MulAdd(q, load(key[i]), sums[i]);
+        for (int i = 0; i < 4; ++i) {
+            fetch_for_next(h.next_keys, key[i] - h.keys + c);
+            sums[i] = hn::MulAdd(q, load(key[i]), sums[i]);
+        }
     });
 }
 
@@ -123,6 +131,8 @@ HWY_INLINE void weigh_values(const CachedHead& h, int64_t n, int64_t c, float fa
         const VF w0 = hn::Set(d, h.weights[j]), w1 = hn::Set(d, h.weights[j + 1]);
         HWY_UNROLL(4)
         for (int i = 0; i < V; ++i) {
+            fetch_for_next(h.next_values, row - h.values + i * kLanes);
+            fetch_for_next(h.next_values, row - h.values + h.stride + i * kLanes);
             even[i] = hn::MulAdd(w0, hn::LoadU(d, row + i * kLanes), even[i]);
             odd[i] = hn::MulAdd(w1, hn::LoadU(d, row + h.stride + i * kLanes), odd[i]);
         }

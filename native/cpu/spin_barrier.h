@@ -2,6 +2,8 @@
 // dispatch. For loops that hold a team from their first step to their last.
 #pragma once
 
+#include <sched.h>
+
 #include <atomic>
 #include <cstdint>
 
@@ -25,14 +27,17 @@ class SpinBarrier {
         for (int i = 0; i < kSpins; ++i) {
             if (phase_.load(std::memory_order_acquire) != arrival) return;
             meanwhile();
-            relax();
+            // Others may need this core to arrive: where threads are more than cores, spinning on takes longer than the work.
+            if (i >= kPatience && i % kPatience == 0)
+                sched_yield();
+            else
+                relax();
         }
-        // Others may need this core to arrive.
         phase_.wait(arrival, std::memory_order_acquire);
     }
 
  private:
-    static constexpr int kSpins = 2000;
+    static constexpr int kSpins = 2000, kPatience = 250;
 
     static void relax() {
 #if defined(__x86_64__)

@@ -77,6 +77,7 @@ test("progress, and what a fit that is cancelled leaves", async (t) => {
   const partial = await left<FitResult>(t, "ERR_ABORTED", running);
   t.true(seen.length >= 1 && seen.every((steps) => steps % 2 === 0));
   t.true(partial.steps[0]! >= seen[0]!);
+  t.is(partial.kl.length, partial.steps[0]!);
   t.is(partial.mean.length, latents);
   t.true(partial.mean.every(Number.isFinite));
 });

@@ -11,12 +11,12 @@ using namespace noema::test;
 namespace {
 
 // A backend's functions have no argument that could say whose they are.
-std::atomic<int> waits, downloads;
+std::atomic<int> waits, downloads, recordings;
 const Backend* counted_device = nullptr;
 
-/// A device that counts how often the host waits for it.
+/// A device that counts how often the host waits for it, and what it records.
 Backend counted(const Backend& device) {
-    waits = downloads = 0;
+    waits = downloads = recordings = 0;
     counted_device = &device;
     Backend b = device;
     b.synchronize = [](const Stream& stream) {
@@ -26,6 +26,10 @@ Backend counted(const Backend& device) {
     b.download = [](void* host, const void* memory, size_t bytes, const Stream& stream) {
         ++downloads;
         return counted_device->download(host, memory, bytes, stream);
+    };
+    b.begin_recording = [](const Stream& stream) {
+        ++recordings;
+        return counted_device->begin_recording(stream);
     };
     return b;
 }
@@ -175,5 +179,23 @@ TEST_CASE("flow: a device's sweeps can be cancelled between two of them, and the
         CHECK(status.code == Code::aborted);
         CHECK(out.sweeps[0][0] < whole);
         CHECK(invert(engine, *model, text.batch, u, range).sweeps[0][0] == whole);
+    }
+}
+
+// A sequential inverse looks for the owner's cancelling between its launches; a recording of it could not.
+TEST_CASE("flow: beside a sequential inverse a device's sweeps are no recording, and find the same") {
+    const FlowConfig config = two_flows();
+    for (const std::string& name : devices()) {
+        INFO("device ", name);
+        const Backend device = counted(*find_backend(name.c_str()));
+        Backend looked_at = device;
+        looked_at.begin_repeat = nullptr;
+        Engine engine(device, 0), by_host(looked_at, 0);
+        InverseRange range = by_sweeps(config, 2);
+        invert_twice(engine, config, range);
+        CHECK(recordings == 1);
+        range.plans[1] = {};
+        check_same(invert_twice(engine, config, range), invert_twice(by_host, config, range));
+        CHECK(recordings == 1);
     }
 }

@@ -206,6 +206,7 @@ TEST_CASE("thought fit: a sequence at rest stays as it is") {
     const Posterior at_once = fitted(engine, *model, task);
     const auto first = static_cast<int32_t>(2 * kFitWindow - 1);
     CHECK(at_once.steps == std::vector<int32_t>{first, first, 0});
+    CHECK(at_once.kl.size() == first + 1);
     CHECK(at_once.mean == whole.mean[first]);
     CHECK(at_once.log_variance == whole.log_variance[first]);
     task.options.tolerance = 1e-12;
@@ -238,6 +239,7 @@ TEST_CASE("thought fit: cancelled half-way it hands over what there is; progress
         CHECK(model->fit(engine, task, part, &cancelled).code == Code::aborted);
         CHECK(told == std::vector<int64_t>{2, 4});
         CHECK(part.steps == std::vector<int32_t>{4, 4});
+        CHECK(part.kl.size() == 4);
         CHECK(part.mean == whole.mean[4]);
         CHECK(part.log_variance == whole.log_variance[4]);
     }

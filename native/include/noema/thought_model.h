@@ -99,8 +99,9 @@ struct FitTask {
 struct Posterior {
     std::vector<float> mean, log_variance, z;
     std::vector<int32_t> steps;  // [B] taken
-    std::vector<std::vector<float>> cross_entropy,
-        kl;  // of each step [B], and at z where that was scored: nats over scored targets
+    /// Nats over scored targets, [B] each: of every step taken (0 where a sequence was at rest), then of z (cross-entropy: where that was
+    /// scored). A fit that was cancelled has no z.
+    std::vector<std::vector<float>> cross_entropy, kl;
 };
 
 /// K fresh draws from a posterior after its fit: valid bounds, unlike the objective of the fit, whose draws the posterior has seen.

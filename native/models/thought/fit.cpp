@@ -47,10 +47,15 @@ Status check_history(const FitOptions& o, Course& course) {
     return {};
 }
 
-/// The history by steps; the last row is that of the z handed on.
-std::vector<std::vector<float>> by_step(const std::vector<float>& flat, int64_t B, int64_t steps) {
+/// The history by steps taken, and of the z handed on, where there is one.
+std::vector<std::vector<float>> by_step(const std::vector<float>& flat, const Course& course) {
+    const auto row = [&](int64_t s) {
+        return std::vector<float>(flat.begin() + s * course.B, flat.begin() + (s + 1) * course.B);
+    };
     std::vector<std::vector<float>> rows;
-    for (int64_t s = 0; s <= steps; ++s) rows.emplace_back(flat.begin() + s * B, flat.begin() + (s + 1) * B);
+    const int64_t taken = *std::max_element(course.steps.begin(), course.steps.end());
+    for (int64_t s = 0; s < taken; ++s) rows.push_back(row(s));
+    if (!course.handed_over) rows.push_back(row(static_cast<int64_t>(flat.size()) / course.B - 1));
     return rows;
 }
 
@@ -96,8 +101,8 @@ struct Attempt {
             return status;
         }
         out.steps = course.steps;
-        out.cross_entropy = by_step(course.cross_entropy, course.B, o.steps);
-        out.kl = by_step(course.kl, course.B, o.steps);
+        out.cross_entropy = by_step(course.cross_entropy, course);
+        out.kl = by_step(course.kl, course);
         return status;
     }
 };
