@@ -48,15 +48,15 @@ export type {
 export type { MaskedModel, MaskedModelInfo } from "./masked-model.js";
 export type { Model } from "./model.js";
 export type { BackendName, EngineStats, InversePlan, Precision } from "./native/addon.js";
+export type { FitOptions } from "./posterior/fit.js";
+export type { FitProgress } from "./posterior/infer.js";
+export type { FitCurve, Thought } from "./posterior/thought.js";
 export type { BatchOptions, GenerateOptions, InfillOptions, Prompt, RunOptions } from "./request.js";
 export type { Seed } from "./rng.js";
 export type { Look, LookOptions, Session, SessionOptions } from "./session.js";
-export type { FitOptions } from "./thought/fit.js";
-export type { FitProgress } from "./thought/infer.js";
 export type { ThoughtInspection } from "./thought/inspect.js";
 export type { InferOptions, ThoughtModel, ThoughtModelInfo } from "./thought/model.js";
 export type { ThoughtBatchOptions, ThoughtGenerateOptions } from "./thought/request.js";
-export type { FitCurve, Thought } from "./thought/thought.js";
 export type { DecodeOptions, DecodeStream, EncodeOptions, Tokenizer } from "./tokenizer/tokenizer.js";
 export { train } from "./train.js";
 export type { TimeSampling } from "./training/masked/corruption.js";

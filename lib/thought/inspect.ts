@@ -2,9 +2,9 @@
 
 import { sum } from "../evaluation/bound.js";
 import type { NativeCancellation } from "../native/addon.js";
-import type { ThoughtCore } from "./host.js";
-import { textBatch } from "./infer.js";
-import type { FitCurve, Thought } from "./thought.js";
+import type { ThoughtCore } from "../posterior/core.js";
+import { textBatch } from "../posterior/infer.js";
+import type { FitCurve, Thought } from "../posterior/thought.js";
 
 export interface ThoughtInspection {
   thought: Thought;

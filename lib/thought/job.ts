@@ -1,12 +1,12 @@
 /** Texts guided by thoughts: canvases of one shape are fitted, written, judged and thought over together. */
 
+import { begin, type Draft, judge, type Writing, write } from "../decoding/drafts.js";
 import { sequenceSeed } from "../evaluation/thought-bound.js";
 import type { FinishReason, GenerationEvent, GenerationResult, RefineEvent, Timing } from "../generation.js";
 import type { NativeCancellation } from "../native/addon.js";
 import { Rng } from "../rng.js";
-import { begin, type Draft, judge, type Writing, write } from "./drafts.js";
 import type { ThoughtHost } from "./host.js";
-import type { Manner, ThoughtCanvas } from "./request.js";
+import type { ThoughtCanvas, ThoughtManner } from "./request.js";
 
 type Emit = (at: number, event: GenerationEvent) => void;
 
@@ -46,14 +46,14 @@ class Outlet {
 export class ThoughtJob {
   readonly #host: ThoughtHost;
   readonly #canvases: readonly ThoughtCanvas[];
-  readonly #manner: Manner;
+  readonly #manner: ThoughtManner;
   readonly #cancellation: NativeCancellation;
   readonly #outlets: readonly Outlet[];
   #drafts: Draft[] = [];
   #ended = false;
 
   /** All canvases have prompts of one length and want as many tokens. */
-  constructor(host: ThoughtHost, canvases: readonly ThoughtCanvas[], manner: Manner) {
+  constructor(host: ThoughtHost, canvases: readonly ThoughtCanvas[], manner: ThoughtManner) {
     this.#host = host;
     this.#canvases = canvases;
     this.#manner = manner;

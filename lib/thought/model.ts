@@ -9,12 +9,13 @@ import { thoughtBounds } from "../evaluation/thought-bound.js";
 import type { Generation, GenerationResult } from "../generation.js";
 import { Model, type ModelInfo, type ModelParts } from "../model.js";
 import type { NativeThoughtModel } from "../native/addon.js";
+import { type FitOptions, fitSettings } from "../posterior/fit.js";
+import { type FitProgress, fitAll, fromPrior } from "../posterior/infer.js";
+import { between, Thought, type ThoughtSizes } from "../posterior/thought.js";
 import { type Prompt, promptIds, seedAt } from "../request.js";
 import type { Seed } from "../rng.js";
 import { BatchWork, SingleWork } from "../works.js";
-import { type FitOptions, fitSettings } from "./fit.js";
 import type { ThoughtHost } from "./host.js";
-import { type FitProgress, fitAll, fromPrior } from "./infer.js";
 import { look, type ThoughtInspection, withLayers } from "./inspect.js";
 import { ThoughtJob } from "./job.js";
 import {
@@ -26,7 +27,6 @@ import {
   thoughtGenerateOptions,
   thoughtLimits,
 } from "./request.js";
-import { between, Thought, type ThoughtSizes } from "./thought.js";
 
 export interface ThoughtModelInfo extends ModelInfo<ThoughtConfig> {
   family: "thought";

@@ -1,13 +1,13 @@
 /** What callers of a thought model's generate may ask for, checked. */
 
 import type { ThoughtConfig } from "../checkpoint/config.js";
+import type { Manner } from "../decoding/drafts.js";
 import { checkNames, checkNumber, checkSignal, invalid, sharedOptions } from "../decoding/options.js";
-import type { NativeFit } from "../native/addon.js";
+import { type FitOptions, fitSettings } from "../posterior/fit.js";
+import { Thought } from "../posterior/thought.js";
 import { type Limits, type Prompt, promptIds, seedAt, tokenCount } from "../request.js";
 import type { Seed } from "../rng.js";
 import type { Tokenizer } from "../tokenizer/tokenizer.js";
-import { type FitOptions, fitSettings } from "./fit.js";
-import { Thought } from "./thought.js";
 
 export interface ThoughtGenerateOptions {
   /** Default: empty, which writes a text from its start. */
@@ -51,15 +51,10 @@ const drawing = ["temperature", "topK", "topP", "seed", "signal"];
 export const thoughtGenerateOptions = ["prompt", "refine", ...shared, ...drawing];
 export const thoughtBatchOptions = ["prompts", ...shared, ...drawing];
 
-/** How texts are written, whatever their prompts. */
-export interface Manner {
-  fit: NativeFit;
-  thought: Thought | undefined;
-  priorScale: number;
-  refitEvery: number;
+/** How a call writes its texts, and how many it writes before it chooses. */
+export interface ThoughtManner extends Manner {
   rounds: number;
   candidates: number;
-  draw: { temperature: number; topK: number; topP: number };
   refine: boolean;
 }
 
@@ -80,7 +75,7 @@ export function mannerOf(
   options: ThoughtGenerateOptions | ThoughtBatchOptions,
   config: ThoughtConfig,
   allowed: readonly string[],
-): Manner {
+): ThoughtManner {
   checkNames(options, allowed, "generate");
   checkSignal(options.signal);
   const { refine = false, ...asked } = options as ThoughtGenerateOptions;

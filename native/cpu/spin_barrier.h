@@ -2,10 +2,9 @@
 // dispatch. For loops that hold a team from their first step to their last.
 #pragma once
 
-#include <sched.h>
-
 #include <atomic>
 #include <cstdint>
+#include <thread>
 
 namespace noema::cpu {
 
@@ -29,7 +28,7 @@ class SpinBarrier {
             meanwhile();
             // Others may need this core to arrive: where threads are more than cores, spinning on takes longer than the work.
             if (i >= kPatience && i % kPatience == 0)
-                sched_yield();
+                std::this_thread::yield();
             else
                 relax();
         }

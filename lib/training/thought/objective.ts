@@ -16,8 +16,8 @@ import type {
   NativeThoughtModel,
   NativeThoughtTrainer,
 } from "../../native/addon.js";
+import { fitSettings } from "../../posterior/fit.js";
 import { Rng } from "../../rng.js";
-import { fitSettings } from "../../thought/fit.js";
 import { HELD_OUT_SEED, type HeldOut, type Objective } from "../objective.js";
 import type { TrainSettings } from "../options.js";
 

@@ -1,13 +1,13 @@
 /** Texts of a thought model in training: a thought of the prompt, and what it leads to. */
 
-import { begin, write } from "../../thought/drafts.js";
-import type { ThoughtCore } from "../../thought/host.js";
-import { mannerOf } from "../../thought/request.js";
+import { begin, type Manner, write } from "../../decoding/drafts.js";
+import type { ThoughtCore } from "../../posterior/core.js";
+import { fitSettings } from "../../posterior/fit.js";
 import type { Codec } from "../masked/samples.js";
 import type { Objective } from "../objective.js";
 
 /** Some randomness: texts of different seeds are to differ. */
-const sampling = { temperature: 0.8 };
+const draw = { temperature: 0.8, topK: 0, topP: 1 };
 
 /** Writes texts with the model as it stands; `checkPrompts` has seen the prompts. The same seed, the same text. */
 export function thoughtSampler(
@@ -15,7 +15,8 @@ export function thoughtSampler(
   codec: Codec,
   { length }: { length: number },
 ): Objective["sample"] {
-  const manner = mannerOf(sampling, config, Object.keys(sampling));
+  const fit = fitSettings({}, config);
+  const manner: Manner = { fit, draw, thought: undefined, priorScale: 1, refitEvery: 0 };
   // These thoughts never leave the run, so whose they are is no question.
   const sizes = { latents: config.numLatents, width: config.hiddenSize, fingerprint: "" };
   const core = { native, config, sizes };

@@ -4,7 +4,7 @@ import type { Inference } from "../../checkpoint/config.js";
 import { checkNames } from "../../decoding/options.js";
 import { NoemaError, unknownOption } from "../../errors.js";
 import { isObject } from "../../json.js";
-import { fitSettings } from "../../thought/fit.js";
+import { fitSettings } from "../../posterior/fit.js";
 
 export interface ThoughtShape {
   /** N, latent vectors of all layers together: a multiple of the layers. Default: 8 per layer. */

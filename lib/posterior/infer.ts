@@ -4,7 +4,7 @@ import { nextTokens } from "../evaluation/likelihood.js";
 import type { FitResult, NativeCancellation, NativeFit } from "../native/addon.js";
 import { fillNormals } from "../normals.js";
 import { Rng, RngStream } from "../rng.js";
-import type { ThoughtCore } from "./host.js";
+import type { ThoughtCore } from "./core.js";
 import { Thought } from "./thought.js";
 
 /** How far a fit has come. */

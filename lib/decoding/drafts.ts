@@ -1,12 +1,11 @@
 /** Drafts: texts that thoughts guide, what they cost, and thinking again about them. */
 
 import { sequenceSeed } from "../evaluation/thought-bound.js";
-import type { NativeCancellation } from "../native/addon.js";
+import type { NativeCancellation, NativeFit } from "../native/addon.js";
+import type { ThoughtCore } from "../posterior/core.js";
+import { type FitTask, fitAll, fromPrior, textBatch } from "../posterior/infer.js";
+import type { Thought } from "../posterior/thought.js";
 import { Rng } from "../rng.js";
-import type { ThoughtCore } from "./host.js";
-import { type FitTask, fitAll, fromPrior, textBatch } from "./infer.js";
-import type { Manner } from "./request.js";
-import type { Thought } from "./thought.js";
 
 /** A text on its way: the prompt's, what was written after it, by which thought. */
 export interface Draft {
@@ -17,6 +16,18 @@ export interface Draft {
   tokens: number[];
   /** Nats per token of prompt and text: the bound with fresh draws. Unknown where nothing is compared. */
   bound: number;
+}
+
+/** How texts are written, whatever their prompts. */
+export interface Manner {
+  fit: NativeFit;
+  /** Guides all texts, instead of thoughts that are fitted to their prompts. */
+  thought: Thought | undefined;
+  /** Of the draw from the prior that guides a text without a prompt. */
+  priorScale: number;
+  /** New tokens after which a thought is fitted anew; 0: never. */
+  refitEvery: number;
+  draw: { temperature: number; topK: number; topP: number };
 }
 
 export interface Writing {
