@@ -389,8 +389,13 @@ export interface FlowInverse {
 }
 
 export interface NativeFlowTrainer extends NativeTrainer {
-  /** Adds gradients of sum weights * nelbo, the reconstruction weighted. Needs `noise`. Rejects with ERR_NON_FINITE like the masked one. */
-  accumulate(request: FlowBatch & { weights: Float32Array; reconstruction?: number }): Promise<FlowPass>;
+  /**
+   * Adds gradients of sum weights * nelbo, the reconstruction weighted; `beginnings` is the share of the stack's beginnings in it. Needs
+   * `noise`. Rejects with ERR_NON_FINITE like the masked one.
+   */
+  accumulate(
+    request: FlowBatch & { weights: Float32Array; reconstruction?: number; beginnings?: number },
+  ): Promise<FlowPass>;
   encode(request: FlowBatch & { source: "parameter" | "average"; states?: boolean }): Promise<FlowPass>;
   /** Adds the readouts' gradients, of sum over tokens and levels of weights [B, T - prefix] * cross-entropy. */
   accumulateReadouts(request: FlowBatch & { weights: Float32Array }): Promise<FlowReadings>;

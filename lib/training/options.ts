@@ -69,6 +69,11 @@ export const optionTable = {
   ema: number(0.999, [0, 0.9999999], "decay of the moving average of the weights; 0: none"),
   times: choice(timeSamplings, "low-variance", "masked models: how the times of a batch are drawn"),
   reconstruction: number(2, [1, 100], "flows: weight of the reconstruction at the start; it falls to 1"),
+  beginnings: number(
+    0,
+    [0, 0.99],
+    "flows: share of the stack's beginnings, each judged as a model of its own, in the objective",
+  ),
   reconstructionHalf: integer(1000, [1, MANY], "flows: steps in which what it has above 1 halves"),
   sigmaFloor: number(0.02, [0, 1], "flows: least deviation of a token's latents; the codebook's root mean square is 1"),
   prefixes: number(0.5, [0, 1], "flows: share of the native calls that are given a prefix of random length"),
@@ -82,6 +87,11 @@ export const optionTable = {
     ["last", "all"] as const,
     "last",
     "thought models: whether the decoder learns from the fitted draw, or from every step of the fast loop as well",
+  ),
+  fitSteps: integer(
+    0,
+    [0, 65536],
+    "thought models: most steps of the fast loop in training (held-out text gets the model's own); 0: the model's own",
   ),
   precision: choice(["bf16", "f32"] as const, "bf16", "of matrix products; weights and optimiser are f32"),
   seed: integer(0, [0, Number.MAX_SAFE_INTEGER], "of the initial weights, the order of the data and the masks"),

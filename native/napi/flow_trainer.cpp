@@ -43,8 +43,9 @@ class FlowTrainerHandle : public TrainingHandle<FlowTrainerHandle, FlowTrainer> 
         if (static_cast<int64_t>(state->weights.size()) != positions)
             a.refuse("weights", "one entry per modelled position, " + std::to_string(positions));
         const auto reconstruction = static_cast<float>(a.number_or("reconstruction", 1));
+        const auto beginnings = static_cast<float>(a.number_or("beginnings", 0));
         const auto work = [=](Engine& engine, const std::atomic<bool>* cancelled) {
-            const FlowObjective objective{state->weights.data(), reconstruction};
+            const FlowObjective objective{state->weights.data(), reconstruction, beginnings};
             return trainer->accumulate(engine, batch->batch, batch->source(), objective, state->pass, cancelled);
         };
         return runtime()->submit(

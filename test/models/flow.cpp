@@ -1,6 +1,7 @@
 // The flow family as a whole: promises that no single op can keep. Values themselves are judged by the golden checkpoints.
 #include <algorithm>
 #include <cmath>
+#include <map>
 
 #include "models/small_flow.h"
 #include "native/harness.h"
@@ -280,6 +281,57 @@ TEST_CASE("flow: frozen flows keep their values") {
         const bool trained = name.rfind("flows.2.", 0) == 0 || name.rfind("flows.3.", 0) == 0;
         CHECK_MESSAGE((now == before.values[i]) != trained, name);
     }
+}
+
+namespace {
+
+/// Gradients by name of the NELBO, of the parameters that `from` has, or the model's own.
+std::map<std::string, std::vector<float>> gradients(Engine& engine, const FlowConfig& config, const Text& text,
+                                                    float beginnings, FlowTrainer* from = nullptr) {
+    std::unique_ptr<FlowTrainer> trainer;
+    REQUIRE(FlowTrainer::create(engine, load(engine, config), false, trainer).ok());
+    const std::vector<float> weights(text.batch.B * text.batch.T / config.patch_size, 0.05f);
+    std::map<std::string, std::vector<float>> all;
+    for (const TensorSpec& spec : trainer->tensors()) {
+        std::vector<float>& values = all[spec.name];
+        values.resize(spec.size());
+        if (!from) continue;
+        REQUIRE(from->read(engine, TrainerBuffer::parameter, spec.name, values.data()).ok());
+        REQUIRE(trainer->write(engine, TrainerBuffer::parameter, spec.name, values.data()).ok());
+    }
+    FlowPass pass;
+    const FlowObjective objective{.weights = weights.data(), .reconstruction = 1.3f, .beginnings = beginnings};
+    REQUIRE(trainer->accumulate(engine, text.batch, {.noise = text.noise.data()}, objective, pass, nullptr).ok());
+    for (auto& [name, values] : all) REQUIRE(trainer->read(engine, TrainerBuffer::gradient, name, values.data()).ok());
+    return all;
+}
+
+}  // namespace
+
+TEST_CASE("flow: the beginnings of a stack are models of their own to the gradients") {
+    const FlowConfig config = small_flow_config();
+    const auto last = static_cast<float>(config.flows.size() - 1);
+    const float share = 0.4f;
+    Engine engine(*find_backend("cpu"), 2);
+    std::unique_ptr<FlowTrainer> whole;
+    REQUIRE(FlowTrainer::create(engine, load(engine, config), false, whole).ok());
+    const Text text(config, 2, 10);
+    auto expected = gradients(engine, config, text, 0);
+    for (auto& [name, values] : expected)
+        for (float& x : values) x *= 1 - share;
+    FlowConfig beginning = config;
+    while (beginning.flows.size() > 1) {
+        beginning.flows.pop_back();
+        for (const auto& [name, values] :
+             gradients(engine, beginning, text, 0.7f * (beginning.flows.size() == 1), whole.get()))
+            for (size_t i = 0; i < values.size(); ++i) expected[name][i] += share / last * values[i];
+    }
+    for (const auto& [name, values] : gradients(engine, config, text, share))
+        for (size_t i = 0; i < values.size(); ++i) {
+            const float wanted = expected[name][i];
+            CHECK_MESSAGE(std::fabs(values[i] - wanted) <= 2e-4f + 2e-4f * std::fabs(wanted), name, "[", i,
+                          "]: ", values[i], ", expected ", wanted);
+        }
 }
 
 TEST_CASE("flow: readouts: their gradients are right, and reach nothing else") {

@@ -22,7 +22,12 @@ export class FlowObjective extends FlowFamilyObjective implements Objective {
     let loss = 0;
     for (const { share, ...part } of this.batches.of(ids, step)) {
       const weights = new Float32Array(part.tokens / config.patchSize).fill(share);
-      const { nelbo } = await trainer.accumulate({ ...part.request, weights, reconstruction });
+      const { nelbo } = await trainer.accumulate({
+        ...part.request,
+        weights,
+        reconstruction,
+        beginnings: settings.beginnings,
+      });
       loss += share * sum(nelbo);
     }
     return loss;

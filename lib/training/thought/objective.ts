@@ -33,10 +33,12 @@ export class ThoughtObjective implements Objective {
   readonly kind = "upper";
   readonly #parts: ThoughtParts;
   readonly #fit: NativeFit;
+  readonly #training: NativeFit;
 
   constructor(parts: ThoughtParts) {
     this.#parts = parts;
     this.#fit = fitSettings({}, parts.config);
+    this.#training = { ...shortened(this.#fit, parts.settings.fitSteps), repeated: true };
   }
 
   get config(): ThoughtConfig {
@@ -62,7 +64,7 @@ export class ThoughtObjective implements Objective {
       const { excludedId: _, ...request } = nextTokens(part, length, config.bosTokenId);
       const weights = new Float32Array(part.length).fill(1 / tokens);
       const seeds = BigUint64Array.from({ length: request.batch }, (_, row) => sequenceSeed(rng, step, firstRow + row));
-      const fit = { ...this.#fit, repeated: true };
+      const fit = this.#training;
       const { tokenLoss, posterior } = await trainer.accumulate({ ...request, weights, seeds, fit, trajectory });
       loss += (sum(tokenLoss) + divergence(posterior!)) / tokens;
     }
@@ -99,6 +101,12 @@ export class ThoughtObjective implements Objective {
     this.#parts.trainer.dispose();
     this.#parts.model.dispose();
   }
+}
+
+/** With so many steps, where they are fewer. Log-variances go as far at every step, so they start as much nearer (ltm.md section 2.4). */
+export function shortened(fit: NativeFit, steps: number): NativeFit {
+  if (steps === 0 || steps >= fit.steps) return fit;
+  return { ...fit, steps, logVarianceInit: (fit.logVarianceInit * steps) / fit.steps };
 }
 
 /** KL of all posteriors from the prior: 1/2 sum(mean² + variance - log variance - 1). */

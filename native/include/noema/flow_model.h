@@ -186,6 +186,9 @@ struct FlowReadings {
 struct FlowObjective {
     const float* weights = nullptr;  // [B,N]
     float reconstruction = 1.0f;  // weight of -log p(x|z) alone: 2 -> 1 early in training lets token clusters separate
+    /// Share of the objective that is the mean NELBO of the stack's beginnings: its first flow as a model of its own, its first two,
+    /// and so on. Without it a flow before the strongest one has no reason to do anything.
+    float beginnings = 0.0f;
 };
 
 /// A flow model in training: gradients of the telescoped NELBO, through z with the noise fixed.

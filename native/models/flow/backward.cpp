@@ -2,11 +2,28 @@
 //
 //   sum over positions of weight * (log_sum - sum_{l < L-1} log_det_l - log_density_{L-1})
 //
-// the telescoped NELBO, in which log q(z|x) and the last flow's base density have cancelled (tarflowlm.md section 1).
+// the telescoped NELBO, in which log q(z|x) and the last flow's base density have cancelled (tarflowlm.md section 1); or of its mixture
+// with those of the stack's beginnings.
 #include "models/flow/weights.h"
 #include "models/views.h"
 
 namespace noema {
+
+namespace {
+
+/// -scale * weights, of every unit of a flow in its own order; none where the scale is 0.
+std::vector<float> by_unit(const FlowShape& s, const FlowStage& stage, const float* weights, float scale) {
+    const int64_t units = stage.kind == FlowKind::mixture_rosenblatt ? s.P() : 1;
+    std::vector<float> values;
+    if (scale == 0) return values;
+    for (int64_t i = 0; i < s.rows() * units; ++i) {
+        const int64_t row = i / units, n = row % s.N;
+        values.push_back(-scale * weights[stage.reverse ? row - n + s.N - 1 - n : row]);
+    }
+    return values;
+}
+
+}  // namespace
 
 FlowLesson::FlowLesson(const FlowShape& s, const FlowBatch& batch, const FlowLatents& latents,
                        const FlowObjective& objective)
@@ -18,13 +35,15 @@ FlowLesson::FlowLesson(const FlowShape& s, const FlowBatch& batch, const FlowLat
         // (reconstruction - 1) (-log N_x(z)), and log N_x(z) = -|eps|² / 2 - d log_sigma_x + constant.
         log_sigma.push_back(extra * static_cast<float>(s.d()) * weight);
     }
-    for (const FlowStage& stage : s.config.flows) {
-        const int64_t units = stage.kind == FlowKind::mixture_rosenblatt ? s.P() : 1;
-        std::vector<float>& values = likelihood.emplace_back();
-        for (int64_t i = 0; i < s.rows() * units; ++i) {
-            const int64_t row = i / units, n = row % s.N;
-            values.push_back(-objective.weights[stage.reverse ? row - n + s.N - 1 - n : row]);
-        }
+    const size_t L = s.config.flows.size(), beginnings = L - 1;
+    const float share = beginnings ? objective.beginnings : 0.0f;
+    // The log-determinant of a flow counts in all that go on after it, its density where it is the last.
+    for (size_t l = 0; l < L; ++l) {
+        const float ends = l == beginnings ? 1 - share : share / static_cast<float>(beginnings);
+        const float goes_on =
+            1 - share * static_cast<float>(l + 1) / static_cast<float>(std::max<size_t>(1, beginnings));
+        log_density.push_back(by_unit(s, s.config.flows[l], objective.weights, ends));
+        log_det.push_back(by_unit(s, s.config.flows[l], objective.weights, l == beginnings ? 0 : goes_on));
     }
 }
 
@@ -48,7 +67,7 @@ class Gradients {
     }
     Status encode(FlowLesson& lesson, FlowPass& out);
     Status step(size_t l, const View& h, FlowPass& out);
-    Status step_backward(size_t l, const View& d_h, std::vector<float>& likelihood);
+    Status step_backward(size_t l, const View& d_h, FlowLesson& lesson);
     Status codebook_backward(const View& d_z, FlowLesson& lesson);
 
     const FlowShape& s_;
@@ -118,7 +137,7 @@ Status Gradients::forward(FlowLesson& lesson, FlowPass& out) {
 }
 
 /// d_h [B*N,c]: the gradient of h^(l+1) in text order on entry (of the last flow: not looked at), of h^(l) on return.
-Status Gradients::step_backward(size_t l, const View& d_h, std::vector<float>& likelihood) {
+Status Gradients::step_backward(size_t l, const View& d_h, FlowLesson& lesson) {
     ArenaScope scope(*c_.arena);
     const bool reverse = s_.config.flows[l].reverse, last = l + 1 == L(), tied = !w_.flows[l].mean;
     const StageActivations& a = kept_[l];
@@ -131,7 +150,8 @@ Status Gradients::step_backward(size_t l, const View& d_h, std::vector<float>& l
         NOEMA_TRY(reorder_backward(
             {.d_y = text(d_h), .d_x = text(d.upstream.u), .channels = mixing(s_, l), .reverse = reverse}, c_));
     }
-    (last ? d.upstream.log_density : d.upstream.log_det) = upload(likelihood);
+    if (!lesson.log_density[l].empty()) d.upstream.log_density = upload(lesson.log_density[l]);
+    if (!lesson.log_det[l].empty()) d.upstream.log_det = upload(lesson.log_det[l]);
 
     // u, likelihood = coupling(ordered; head(g))
     const bool table = s_.config.flows[l].kind == FlowKind::mixture_rosenblatt && (!tied || stage_ == 0);
@@ -186,7 +206,7 @@ Status Gradients::backward(FlowLesson& lesson) {
         d_prefix_ = c_.arena->tensor(DType::f32, s_.B * s_.m, s_.c());
         NOEMA_TRY(c_.clear(d_prefix_));
     }
-    for (size_t l = L(); l-- > stage_;) NOEMA_TRY(step_backward(l, d_h, lesson.likelihood[l]));
+    for (size_t l = L(); l-- > stage_;) NOEMA_TRY(step_backward(l, d_h, lesson));
     return stage_ == 0 ? codebook_backward(d_h, lesson) : Status{};
 }
 

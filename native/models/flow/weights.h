@@ -209,10 +209,11 @@ struct FlowLesson {
     FlowLesson(const FlowShape& shape, const FlowBatch& batch, const FlowLatents& latents,
                const FlowObjective& objective);
     FlowTokens tokens;
-    const float* noise;                          // [B*N*P,d]
-    std::vector<std::vector<float>> likelihood;  // L: the gradient of a flow's likelihood, its rows in its own order
-    std::vector<float> log_sum;                  // [B*N*P] the gradient of log_sum
-    std::vector<float> log_sigma;                // [B*N*P] what over-weighting the reconstruction asks of log_sigma
+    const float* noise;  // [B*N*P,d]
+    std::vector<std::vector<float>> log_density,
+        log_det;                   // L: a flow's gradients, its rows in its own order; empty: none
+    std::vector<float> log_sum;    // [B*N*P] the gradient of log_sum
+    std::vector<float> log_sigma;  // [B*N*P] what over-weighting the reconstruction asks of log_sigma
 };
 /// Forward and backward: adds the gradients of the flows from `stage` on, and of the codebook when that is 0.
 Status flow_gradients(const FlowShape& shape, const FlowWeights& weights, const FlowGradients& gradients,

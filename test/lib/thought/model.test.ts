@@ -3,6 +3,7 @@ import { join } from "node:path";
 import test from "ava";
 import { createEngine, type Engine, evaluate, type ThoughtModel, type TrainOptions } from "../../../lib/index.js";
 import { readMetrics } from "../../../lib/training/metrics.js";
+import { shortened } from "../../../lib/training/thought/objective.js";
 import { noema } from "../../support/command.js";
 import { scratch } from "../training/scratch.js";
 import { fixture, trained } from "../training/tiny-run.js";
@@ -167,4 +168,18 @@ test("scoring: fresh draws, tighter by importance; a context is fitted, not paid
   t.is(text.out, `${own.text}\n`);
   t.regex((await noema("generate", folder, "--prompt", "a", "--exit", "1")).error, /"exit" is for flow models/);
   engine.dispose();
+});
+
+test("a shortened fit starts as much nearer to the prior's variance", (t) => {
+  const fit = {
+    steps: 16,
+    firstRate: 0.3,
+    lastRate: 0.34,
+    schedule: "linear",
+    noise: "resample",
+    logVarianceInit: -4,
+  } as const;
+  t.like(shortened(fit, 4), { steps: 4, logVarianceInit: -1, firstRate: 0.3 });
+  t.is(shortened(fit, 0), fit);
+  t.is(shortened(fit, 20), fit);
 });
