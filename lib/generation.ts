@@ -36,6 +36,8 @@ export interface RefineEvent {
   confidence: Float32Array;
   /** Of a flow: which state was read, L (base noise) to 0 (the text). */
   level?: number;
+  /** Of a thought model's draft, which another may replace: after how many rounds of rethinking it is the best. */
+  round?: number;
 }
 
 export interface FinishEvent {

@@ -1,6 +1,6 @@
 /**
- * A canvas as styled text: given tokens bold, masks as dim blocks, tokens decided since the last frame in colour. A flow's drafts are
- * dim text.
+ * A canvas as styled text: given tokens bold, masks as dim blocks, tokens decided since the last frame in colour. Drafts of flows
+ * and of thoughts are dim text.
  */
 
 import type { RefineEvent } from "../generation.js";
@@ -26,8 +26,8 @@ export class Painter {
     this.#styles = { given: bold, plain: (text) => text, fresh: green, mask: dim, draft: dim };
   }
 
-  frame({ ids, mask, level }: RefineEvent): Chunk[] {
-    const undecided = level === undefined ? "mask" : "draft";
+  frame({ ids, mask, level, round }: RefineEvent): Chunk[] {
+    const undecided = level === undefined && round === undefined ? "mask" : "draft";
     const before = this.#before;
     this.#before = mask;
     this.#prompt = [...ids.slice(0, this.#promptTokens)];

@@ -43,6 +43,13 @@ class Outlet {
   }
 }
 
+/** A text so far, all of it decided. */
+function canvasOf(tokens: readonly number[], step: number): RefineEvent {
+  const ids = Int32Array.from(tokens);
+  const confidence = new Float32Array(ids.length).fill(1);
+  return { type: "refine", step, ids, mask: new Uint8Array(ids.length), confidence };
+}
+
 export class ThoughtJob {
   readonly #host: ThoughtHost;
   readonly #canvases: readonly ThoughtCanvas[];
@@ -118,16 +125,18 @@ export class ThoughtJob {
     for (const at of this.#canvases.keys()) {
       const own = best.slice(at * candidates, (at + 1) * candidates);
       const { prompt, tokens } = own.reduce((a, b) => (b.bound < a.bound ? b : a));
-      const ids = Int32Array.from([...prompt, ...tokens]);
-      const mask = new Uint8Array(ids.length).fill(1, prompt.length);
-      const confidence = new Float32Array(ids.length).fill(1);
-      emit(at, { type: "refine", step, ids, mask, confidence } satisfies RefineEvent);
+      const ids = [...prompt, ...tokens];
+      emit(at, { ...canvasOf(ids, step), mask: new Uint8Array(ids.length).fill(1, prompt.length), round: step });
     }
   }
 
   #stream(at: number, tokens: readonly number[], emit: Emit): void {
-    const event = this.#outlets[at]!.commit(this.#ownOf(tokens), false);
+    const own = this.#ownOf(tokens);
+    const event = this.#outlets[at]!.commit(own, false);
     if (event) emit(at, event);
+    if (!this.#manner.refine || own.length === 0) return;
+    const { ids } = this.#outlets[at]!;
+    emit(at, canvasOf([...this.#canvases[at]!.prompt, ...ids], ids.length));
   }
 
   /** Without the token that ends a text. */

@@ -35,7 +35,7 @@ export interface ThoughtGenerateOptions {
   topK?: number;
   /** From the likeliest tokens of this mass. Default: 1. */
   topP?: number;
-  /** Also report every draft as a refine event. */
+  /** Also report the text as it grows, or, with rounds or drafts, the best draft so far, as refine events. */
   refine?: boolean;
   /** Fixes the output. Default: 0. */
   seed?: Seed;

@@ -108,6 +108,12 @@ test("a text depends on its seed alone; thinking more, again and in many ways", 
   const batch = await model.generateBatch({ prompts: ["xyz", "abc"], maxTokens: 12, seed: 4 });
   t.deepEqual(batch[1]!.ids, alone.ids);
   const drafts: number[] = [];
+  const grown: number[][] = [];
+  for await (const event of model.generate({ ...options, refine: true }))
+    if (event.type === "refine") grown.push(Array.from(event.ids));
+  // How many tokens come at a time is the machine's affair.
+  t.true(grown.length > 0 && grown.every((ids, i) => i === 0 || ids.length > grown[i - 1]!.length));
+  t.deepEqual(grown.at(-1)!.slice(-alone.ids.length), Array.from(alone.ids));
   const rethought = model.generate({ ...options, rounds: 2, drafts: 2, refine: true });
   for await (const event of rethought) if (event.type === "refine") drafts.push(event.step);
   t.deepEqual(drafts, [0, 1, 2]);
