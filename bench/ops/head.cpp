@@ -11,7 +11,7 @@ using namespace noema::bench;
 
 namespace {
 
-enum class What { row_stats, sample, nucleus, loss, gradients };
+enum class What { row_stats, sample, nucleus, loss, input_gradient, gradients };
 
 struct Shape {
     int64_t R, C, V;
@@ -56,13 +56,13 @@ double lse_of(const std::vector<double>& logits) {
     return std::log(sum);
 }
 
-/// Of the last row: its log-sum-exp, and with gradients eight columns of d_hidden.
+/// Of the last row: its log-sum-exp, and with a gradient eight columns of d_hidden.
 double error_of(const Tensors& t, const Shape& s, What what) {
     const int64_t r = s.R - 1;
     const std::vector<double> logits = logits_of(t, s, r);
     const double lse = lse_of(logits);
     double worst = std::fabs(t["lse"].as<float>()[r] - lse) / std::fabs(lse);
-    for (int64_t c = 0; what == What::gradients && c < 8; ++c) {
+    for (int64_t c = 0; what >= What::input_gradient && c < 8; ++c) {
         double d = -weight_at(t["targets"].as<int32_t>()[r] * s.C + c);
         for (int64_t v = 0; v < s.V; ++v) d += std::exp(logits[v] - lse) * weight_at(v * s.C + c);
         worst = std::max(worst, std::fabs(t["d_hidden"].at<float>(r)[c] - d));
@@ -109,13 +109,18 @@ std::vector<Field> fields_of(const Shape& s, What what) {
     if (what == What::sample || what == What::nucleus)
         add({ids("seeds", {s.R}, 0, 1 << 30, DType::i64), ids("positions", {s.R}, 0, 1024),
              output("tokens", {s.R}, DType::i32)});
-    if (what == What::loss || what == What::gradients) add({ids("targets", {s.R}, 0, s.V), output("loss", {s.R})});
-    if (what == What::gradients) add({output("d_hidden", {s.R, s.C}), in_out("d_weight", {s.V, s.C})});
+    if (what >= What::loss) add({ids("targets", {s.R}, 0, s.V), output("loss", {s.R})});
+    if (what >= What::input_gradient) add({output("d_hidden", {s.R, s.C})});
+    if (what == What::gradients) add({in_out("d_weight", {s.V, s.C})});
     return fields;
 }
 
 std::string name_of(const Shape& s, const Options& o) {
-    const char* names[] = {"row_stats/top-8 ", "sample/gumbel ", "sample/top_p 0.9 ", "cross_entropy/loss ",
+    const char* names[] = {"row_stats/top-8 ",
+                           "sample/gumbel ",
+                           "sample/top_p 0.9 ",
+                           "cross_entropy/loss ",
+                           "cross_entropy/input gradient ",
                            "cross_entropy/gradients "};
     return names[static_cast<int>(o.what)] + std::string(o.precision == Precision::bf16 ? "bf16 " : "f32 ") +
            std::to_string(s.R) + "x" + std::to_string(s.C) + "x" + std::to_string(s.V) + (o.packed ? " packed" : "");
@@ -169,9 +174,9 @@ Case head(const Shape& s, const Options& o) {
     c.op.run = [=](const Tensors& t, Context& context) { return call(t, context, memory->weight, o); };
     const double product = static_cast<double>(s.R) * static_cast<double>(s.C) * static_cast<double>(s.V);
     const double weight_bytes = o.packed ? (o.precision == Precision::bf16 ? 2.0 : 4.0) : double(dtype_size(o.weight));
-    const bool gradients = o.what == What::gradients;
-    c.work.flops = (gradients ? 6.0 : 2.0) * product;
-    c.work.bytes = (gradients ? 4.0 : 1.0) * weight_bytes * static_cast<double>(s.C * s.V);
+    const bool gradient = o.what >= What::input_gradient, gradients = o.what == What::gradients;
+    c.work.flops = (gradients ? 6.0 : gradient ? 4.0 : 2.0) * product;
+    c.work.bytes = (gradients ? 4.0 : gradient ? 2.0 : 1.0) * weight_bytes * static_cast<double>(s.C * s.V);
     c.work.exps = (gradients ? 2.0 : 1.0) * static_cast<double>(s.R * s.V);
     c.work.precision = o.precision;
     c.error = [=](const Tensors& t) { return error_of(t, s, o.what); };
@@ -180,7 +185,7 @@ Case head(const Shape& s, const Options& o) {
 }
 
 std::vector<Case> cases() {
-    constexpr Shape mdlm{1024, 768, 50258}, tales{2048, 384, 4096}, llada{32, 4096, 126464};
+    constexpr Shape mdlm{1024, 768, 50258}, tales{2048, 384, 4096}, llada{32, 4096, 126464}, thought{1024, 512, 50258};
     std::vector<Case> list;
     for (const Precision precision : {Precision::f32, Precision::bf16}) {
         for (const What what : {What::row_stats, What::sample, What::nucleus, What::loss})
@@ -189,6 +194,7 @@ std::vector<Case> cases() {
             list.push_back(head(tales, {.what = what, .precision = precision}));
         list.push_back(head(tales, {.what = What::loss, .precision = precision, .packed = false}));
         list.push_back(head(tales, {.what = What::gradients, .precision = precision, .packed = false}));
+        list.push_back(head(thought, {.what = What::input_gradient, .precision = precision}));
         list.push_back(head(llada, {.what = What::row_stats, .precision = precision, .weight = DType::bf16}));
         list.push_back(head(llada, {.what = What::sample, .precision = precision, .weight = DType::bf16}));
     }
