@@ -73,7 +73,7 @@ Case product(const Shape& s, Options o) {
     const auto packed = std::make_shared<std::shared_ptr<std::byte>>();
     c.prepare = [=](const Tensors& t, Context& context) {
         if (!o.packed) return Status{};
-        *packed = memory_of(*context.backend, context.backend->packed_bytes(t["b"], o.precision));
+        *packed = memory_of(*context.backend, context.backend->packed_bytes(t["b"], o.precision, false));
         return matmul_pack({.weight = t["b"], .packed = packed->get(), .precision = o.precision}, context);
     };
     c.op.run = [=](const Tensors& t, Context& context) {

@@ -22,6 +22,6 @@ Isa current_isa();
 #undef NOEMA_OP_no
 
 /// Bytes of a weight in the arrangement of matmul_pack (matmul_packing.h).
-size_t packed_bytes(const View& weight, Precision precision);
+size_t packed_bytes(const View& weight, Precision precision, bool transposed);
 
 }  // namespace noema::cpu

@@ -35,8 +35,12 @@ struct Call {
 
     // The three products of the backward pass, of a block of `count` rows of d_logits.
     Matmul input_gradient(int64_t count) const {
-        return {
-            .a = block(count), .b = p.weight.view, .c = view(d_block, DType::f32, count, C), .precision = p.precision};
+        const bool packed = p.weight.packed_precision == p.precision;
+        return {.a = block(count),
+                .b = p.weight.view,
+                .c = view(d_block, DType::f32, count, C),
+                .packed_b = packed ? p.weight.packed_transposed : nullptr,
+                .precision = p.precision};
     }
     Matmul weight_gradient(int64_t count) const {
         return {.a = block(count),

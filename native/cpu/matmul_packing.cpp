@@ -260,10 +260,10 @@ HWY_EXPORT(pack_panels_any);
 HWY_EXPORT(pack_rows_any);
 
 Status pack(const MatmulPack& p, const Stream& stream, Workspace) {
-    const int64_t N = p.weight.shape[0], K = p.weight.shape[1];
+    const int64_t N = p.weight.shape[p.transposed ? 1 : 0], K = p.weight.shape[p.transposed ? 0 : 1];
     const Packing packing = panel_packing(p.precision);
     const int64_t steps = panel_steps(K, packing);
-    const Factor factor{p.weight.data, p.weight.dtype, p.weight.stride[0], true, N, K};
+    const Factor factor{p.weight.data, p.weight.dtype, p.weight.stride[0], !p.transposed, N, K};
     parallel_for(stream, divide_up(N, kPanelColumns), [&](int64_t i, int) {
         const int64_t line = i * kPanelColumns;
         pack_panels(factor, packing, {line, std::min(kPanelColumns, N - line), 0, steps},
@@ -282,9 +282,9 @@ void pack_rows(const Factor& a, Packing packing, const Part& part, std::byte* ou
     HWY_DYNAMIC_DISPATCH(pack_rows_any)(a, packing, part, out);
 }
 
-size_t packed_bytes(const View& weight, Precision precision) {
-    const int64_t steps = panel_steps(weight.shape[1], panel_packing(precision));
-    return static_cast<size_t>(divide_up(weight.shape[0], kPanelColumns) * steps * kStepBytes);
+size_t packed_bytes(const View& weight, Precision precision, bool transposed) {
+    const int64_t N = weight.shape[transposed ? 1 : 0], K = weight.shape[transposed ? 0 : 1];
+    return static_cast<size_t>(divide_up(N, kPanelColumns) * panel_steps(K, panel_packing(precision)) * kStepBytes);
 }
 
 Op<MatmulPack> matmul_pack_entry() {

@@ -186,6 +186,7 @@ struct Calls {
         b.release_recording = release_recording;
         if (has_while_nodes()) b.begin_repeat = begin_repeat, b.end_repeat = end_repeat;
         b.packed_bytes = packed_bytes;
+        b.packs_both_ways = true;
         return b;
     }
 

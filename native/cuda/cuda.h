@@ -13,7 +13,7 @@ namespace noema::cuda {
 #undef NOEMA_OP_yes
 #undef NOEMA_OP_no
 
-/// Bytes of a weight as matmul_pack lays it out (matmul.cu).
-size_t packed_bytes(const View& weight, Precision precision);
+/// Bytes of a weight as matmul_pack lays it out (matmul.cu): its rows, so that it serves products of both ways.
+size_t packed_bytes(const View& weight, Precision precision, bool transposed = false);
 
 }  // namespace noema::cuda

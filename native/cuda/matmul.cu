@@ -235,7 +235,7 @@ Status pack(const MatmulPack& p, const Stream& stream, Workspace) {
 }  // namespace
 
 /// Converted once instead of by every product; all else is read as it is.
-size_t packed_bytes(const View& weight, Precision precision) {
+size_t packed_bytes(const View& weight, Precision precision, bool) {
     if (precision != Precision::bf16 || weight.dtype == DType::bf16) return 0;
     return static_cast<size_t>(bf16_size(weight)) * sizeof(bf16);
 }

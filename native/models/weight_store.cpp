@@ -48,8 +48,9 @@ View as_matrix(const View& v) {
 }  // namespace
 
 Status WeightStore::load(Engine& engine, const std::vector<TensorSpec>& specs, const std::vector<TensorSource>& sources,
-                         Precision precision, std::unique_ptr<WeightStore>& out) {
+                         Precision precision, std::unique_ptr<WeightStore>& out, bool both_ways) {
     auto store = std::make_unique<WeightStore>();
+    store->both_ways_ = both_ways;
     NOEMA_TRY(store->make_room(engine, specs, precision));
     for (const TensorSpec& spec : specs) {
         const TensorSource* source = find_source(sources, spec.name);
@@ -111,11 +112,6 @@ Status refuse_non_finite(Engine& engine, const std::string& name, const View& v)
 
 namespace {
 
-/// Of a weight as products read it, in whole lines of the cache; 0 where they read it as it lies.
-size_t packed_room(Engine& engine, const View& weight, Precision precision) {
-    return (engine.backend().packed_bytes(weight, precision) + 63) / 64 * 64;
-}
-
 bool is_product(TensorUse use) {
     return use == TensorUse::product || use == TensorUse::exact_product;
 }
@@ -125,12 +121,19 @@ Precision product_precision(TensorUse use, Precision precision) {
 
 }  // namespace
 
+/// Of a weight as products read it, in whole lines of the cache; 0 where they read it as it lies, or there is an arrangement already.
+size_t WeightStore::packed_room(Engine& engine, const View& weight, Precision precision, bool transposed) const {
+    if (transposed && (!both_ways_ || engine.backend().packs_both_ways)) return 0;
+    return (engine.backend().packed_bytes(weight, precision, transposed) + 63) / 64 * 64;
+}
+
 Status WeightStore::make_room(Engine& engine, const std::vector<TensorSpec>& specs, Precision precision) {
     size_t bytes = 0;
     for (const TensorSpec& spec : specs)
-        if (is_product(spec.use))
-            bytes += packed_room(engine, view(nullptr, DType::f32, spec.rows, spec.columns),
-                                 product_precision(spec.use, precision));
+        for (const bool transposed : {false, true})
+            if (is_product(spec.use))
+                bytes += packed_room(engine, view(nullptr, DType::f32, spec.rows, spec.columns),
+                                     product_precision(spec.use, precision), transposed);
     if (bytes == 0) return {};
     packed_ = Buffer(engine.backend(), bytes);
     if (!packed_.data())
@@ -139,15 +142,23 @@ Status WeightStore::make_room(Engine& engine, const std::vector<TensorSpec>& spe
     return {};
 }
 
-Status WeightStore::pack_weight(Engine& engine, Weight& weight, Precision precision) {
-    const size_t bytes = packed_room(engine, weight.view, precision);
+Status WeightStore::pack(Engine& engine, const View& weight, Precision precision, bool transposed,
+                         const void*& packed) {
+    const size_t bytes = packed_room(engine, weight, precision, transposed);
     if (bytes == 0) return {};
-    void* packed = static_cast<std::byte*>(packed_.data()) + packed_used_;
+    void* room = static_cast<std::byte*>(packed_.data()) + packed_used_;
     packed_used_ += bytes;
-    weight.packed = packed;
+    packed = room;
+    const MatmulPack task{.weight = weight, .packed = room, .precision = precision, .transposed = transposed};
+    return engine.execute([&](Context& c) { return matmul_pack(task, c); });
+}
+
+Status WeightStore::pack_weight(Engine& engine, Weight& weight, Precision precision) {
     weight.packed_precision = precision;
-    return engine.execute(
-        [&](Context& c) { return matmul_pack({.weight = weight.view, .packed = packed, .precision = precision}, c); });
+    NOEMA_TRY(pack(engine, weight.view, precision, false, weight.packed));
+    NOEMA_TRY(pack(engine, weight.view, precision, true, weight.packed_transposed));
+    if (engine.backend().packs_both_ways) weight.packed_transposed = weight.packed;
+    return {};
 }
 
 Status WeightStore::add(Engine& engine, const TensorSpec& spec, const TensorSource& source, Precision precision) {

@@ -39,9 +39,10 @@ std::vector<TensorSource> sources_of(const std::vector<TensorSpec>& specs, const
 
 class WeightStore {
  public:
-    /// Takes the tensors of `specs` from `sources`; each must be there once with the right shape and only finite values.
+    /// Takes the tensors of `specs` from `sources`; each must be there once with the right shape and only finite values. `both_ways`:
+    /// products are packed for gradients of their inputs, too.
     static Status load(Engine& engine, const std::vector<TensorSpec>& specs, const std::vector<TensorSource>& sources,
-                       Precision precision, std::unique_ptr<WeightStore>& out);
+                       Precision precision, std::unique_ptr<WeightStore>& out, bool both_ways = false);
 
     Weight find(const std::string& name) const { return weights_.at(name); }
     size_t bytes() const { return bytes_; }
@@ -53,6 +54,8 @@ class WeightStore {
     Status source_bytes(const TensorSource& source, size_t bytes, const uint8_t*& out);
     Status own(Engine& engine, const View& from, DType dtype, View& to);
     Status make_room(Engine& engine, const std::vector<TensorSpec>& specs, Precision precision);
+    size_t packed_room(Engine& engine, const View& weight, Precision precision, bool transposed) const;
+    Status pack(Engine& engine, const View& weight, Precision precision, bool transposed, const void*& packed);
     Status pack_weight(Engine& engine, Weight& weight, Precision precision);
 
     std::map<std::string, Weight> weights_;
@@ -61,6 +64,7 @@ class WeightStore {
     // All packed matrices, one behind the other: many small blocks would be spread over small pages, and a model's step reads all.
     Buffer packed_;
     size_t packed_used_ = 0;
+    bool both_ways_ = false;
     size_t bytes_ = 0;
 };
 

@@ -64,13 +64,12 @@ Status matmul(const Matmul& p, Context& context) {
               "may be c but not overlap it in part")
         .that(!p.residual || !overlap(p.c, p.residual) || same_place(p.c, p.residual), "residual",
               "may be c but not overlap it in part")
-        .that(!p.packed_b || p.transpose_b, "packed_b", "needs transpose_b: packed weights are [N,K]")
         .that(aligned(p.packed_b), "packed_b", "must be 64-byte aligned")
         .call(&OpTable::matmul, p);
 }
 
 Status matmul_pack(const MatmulPack& p, Context& context) {
-    const size_t bytes = context.backend->packed_bytes(p.weight, p.precision);
+    const size_t bytes = context.backend->packed_bytes(p.weight, p.precision, p.transposed);
     return FrontDoor("matmul_pack", context)
         .stored("weight", p.weight, {dim(p.weight, 0), dim(p.weight, 1)})
         .that(p.packed || bytes == 0 || (context.arena && context.arena->measuring()), "packed", "has no memory")

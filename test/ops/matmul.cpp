@@ -63,9 +63,10 @@ Status run_matmul(const Tensors& t, Context& c, const Options& o) {
     Matmul p = arguments(t, o);
     ArenaScope scope(*c.arena);
     if (o.packed) {
-        const size_t bytes = c.backend->packed_bytes(p.b, o.precision);
+        const size_t bytes = c.backend->packed_bytes(p.b, o.precision, !o.transpose_b);
         void* room = bytes ? c.arena->take(bytes) : nullptr;
-        if (bytes) NOEMA_TRY(matmul_pack({.weight = p.b, .packed = room, .precision = o.precision}, c));
+        const MatmulPack pack{.weight = p.b, .packed = room, .precision = o.precision, .transposed = !o.transpose_b};
+        if (bytes) NOEMA_TRY(matmul_pack(pack, c));
         p.packed_b = room;
     }
     return matmul(p, c);
@@ -88,7 +89,8 @@ void check_forms(const Shape& s) {
         for (const bool ta : {false, true})
             for (const bool tb : {false, true})
                 check(multiply(s, {.precision = precision, .transpose_a = ta, .transpose_b = tb}));
-        check(multiply(s, {.precision = precision, .packed = true}));
+        for (const bool tb : {false, true})
+            check(multiply(s, {.precision = precision, .transpose_b = tb, .packed = true}));
     }
 }
 
@@ -181,8 +183,11 @@ TEST_CASE("matmul operand types") {
                 check(multiply({6, 45, 77}, o));
                 check(multiply({99, 45, 77}, o));
             }
-    check(multiply({6, 45, 77}, {.packed = true, .b = DType::bf16}));
-    check(multiply({6, 45, 77}, {.precision = Precision::bf16, .packed = true, .b = DType::bf16}));
+    for (const bool transposed : {false, true}) {
+        check(multiply({6, 45, 77}, {.transpose_b = !transposed, .packed = true, .b = DType::bf16}));
+        check(multiply({6, 45, 77},
+                       {.precision = Precision::bf16, .transpose_b = !transposed, .packed = true, .b = DType::bf16}));
+    }
 }
 
 TEST_CASE("matmul rows do not depend on each other") {
@@ -324,7 +329,6 @@ TEST_CASE("matmul refuses") {
     refuse([](Matmul& p) { p.c = p.b; }, "c may not overlap b");
     refuse([](Matmul& p) { p.c.stride[0] = 3; }, "c has rows that overlap");
     refuse([](Matmul& p) { p.packed_b = p.b.as<std::byte>() + 1; }, "packed_b must be 64-byte aligned");
-    refuse([](Matmul& p) { p.transpose_b = false, p.packed_b = &p; }, "packed_b needs transpose_b");
     refuse([](Matmul& p) { p.residual = p.c, p.residual.data = p.c.as<float>() + 1; }, "residual may be c but");
 }
 

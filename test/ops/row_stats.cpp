@@ -126,7 +126,7 @@ TEST_CASE("row_stats: a packed weight gives the same bits") {
         OpCase packed = plain;
         packed.run = [&](const Tensors& t, Context& c) {
             const View weight = t["weight"];
-            std::vector<std::byte> room(c.backend->packed_bytes(weight, precision) + 64);
+            std::vector<std::byte> room(c.backend->packed_bytes(weight, precision, false) + 64);
             void* memory = room.data() + (64 - reinterpret_cast<uintptr_t>(room.data()) % 64);
             NOEMA_TRY(matmul_pack({weight, memory, precision}, c));
             return row_stats({.hidden = t["hidden"],

@@ -57,7 +57,7 @@ class Packer {
     explicit Packer(Context& context) : context_(context) {}
     Weight operator()(const View& v, Precision precision) {
         const Backend& backend = *context_.backend;
-        memory_.emplace_back(backend, backend.packed_bytes(v, precision));
+        memory_.emplace_back(backend, backend.packed_bytes(v, precision, false));
         void* packed = memory_.back().data();
         REQUIRE(matmul_pack({.weight = v, .packed = packed, .precision = precision}, context_).ok());
         return {v, packed, precision};

@@ -26,7 +26,7 @@ Backend make(const char* name) {
     b.allocate = [](size_t bytes) { return std::aligned_alloc(64, (bytes + 63) / 64 * 64); };
     b.release = [](void* memory) { std::free(memory); };
     use_host_memory(b);
-    b.packed_bytes = [](const View&, Precision) { return size_t{0}; };
+    b.packed_bytes = [](const View&, Precision, bool) { return size_t{0}; };
     return b;
 }
 

@@ -85,7 +85,9 @@ struct Backend {
     Status (*end_repeat)(const Repeat&, bool complete, const Stream&) = nullptr;
 
     /// Room that matmul_pack needs for a weight [N,K]; 0 when the backend reads weights as they are.
-    size_t (*packed_bytes)(const View& weight, Precision precision) = nullptr;
+    size_t (*packed_bytes)(const View& weight, Precision precision, bool transposed) = nullptr;
+    /// One arrangement serves products x Wᵀ and y W.
+    bool packs_both_ways = false;
 
     /// Instruction sets that this machine and build offer, best first, ending in null; and the choice of one for the
     /// whole process (null: the best). Tests and NOEMA_ISA use it. Null for backends without a choice.
@@ -97,7 +99,7 @@ struct Backend {
 /// Whether a weight lies as this backend's products of a precision read it best.
 inline bool is_arranged(const Weight& weight, Precision precision, const Backend& backend) {
     if (weight.packed) return weight.packed_precision == precision;
-    return backend.packed_bytes(weight.view, precision) == 0;
+    return backend.packed_bytes(weight.view, precision, false) == 0;
 }
 
 /// The copies of a backend whose memory is the host's.

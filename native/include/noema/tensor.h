@@ -103,6 +103,8 @@ struct Weight {
     View view;                     // [N, K]
     const void* packed = nullptr;  // made by matmul_pack for `packed_precision`
     Precision packed_precision = Precision::f32;
+    const void* packed_transposed =
+        nullptr;  // likewise, for the gradient d_x = d_y W through weights that stay as they are
 };
 
 }  // namespace noema

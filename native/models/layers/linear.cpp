@@ -17,7 +17,9 @@ Status linear(const Weight& weight, const View& x, const View& y, const View& re
 
 Status linear_input_gradient(const Weight& weight, const View& d_y, const View& d_x, bool accumulate,
                              Precision precision, Context& context) {
-    return matmul({.a = d_y, .b = weight.view, .c = d_x, .precision = precision, .accumulate = accumulate}, context);
+    Matmul p{.a = d_y, .b = weight.view, .c = d_x, .precision = precision, .accumulate = accumulate};
+    if (weight.packed_transposed && weight.packed_precision == precision) p.packed_b = weight.packed_transposed;
+    return matmul(p, context);
 }
 
 Status linear_weight_gradient(const View& d_y, const View& x, const View& d_weight, Precision precision,

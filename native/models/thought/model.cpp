@@ -18,7 +18,9 @@ Status ThoughtModel::load(Engine& engine, const ThoughtConfig& config, const std
 
 Status ThoughtModel::adopt(Engine& engine, const std::vector<TensorSource>& tensors) {
     std::unique_ptr<WeightStore> store;
-    NOEMA_TRY(WeightStore::load(engine, thought_tensors(config_), tensors, precision_, store));
+    // The fast loop goes back through them many times.
+    const bool both_ways = true;
+    NOEMA_TRY(WeightStore::load(engine, thought_tensors(config_), tensors, precision_, store, both_ways));
     weights_ = std::make_unique<ThoughtWeights>(
         bind_weights(config_, [&](const std::string& name) { return store->find(name); }));
     store_ = std::move(store);

@@ -16,13 +16,14 @@ namespace noema {
 enum class Activation : uint8_t { none, gelu_erf, gelu_tanh };
 
 struct Matmul {
-    View a;                          // [M,K] ([K,M] with transpose_a), f32 or bf16, rows contiguous
-    View b;                          // [K,N] ([N,K] with transpose_b), f32 or bf16, rows contiguous
-    View c;                          // [M,N] f32, rows contiguous; may not overlap a, b
-    View bias;                       // [N] f32, optional
-    View gate;                       // [M,N] f32, optional
-    View residual;                   // [M,N] f32, optional; may be c itself
-    const void* packed_b = nullptr;  // b arranged by matmul_pack for `precision`, optional (needs transpose_b)
+    View a;         // [M,K] ([K,M] with transpose_a), f32 or bf16, rows contiguous
+    View b;         // [K,N] ([N,K] with transpose_b), f32 or bf16, rows contiguous
+    View c;         // [M,N] f32, rows contiguous; may not overlap a, b
+    View bias;      // [N] f32, optional
+    View gate;      // [M,N] f32, optional
+    View residual;  // [M,N] f32, optional; may be c itself
+    const void* packed_b =
+        nullptr;  // b arranged by matmul_pack for `precision`, `transposed` without transpose_b; optional
     Precision precision = Precision::f32;
     Activation activation = Activation::none;
     bool transpose_a = false;
@@ -30,12 +31,13 @@ struct Matmul {
     bool accumulate = false;
 };
 
-/// Arranges a weight [N,K] for this backend's matmul and head ops. Backend::packed_bytes says how much room `packed`
-/// needs; a backend with no arrangement of its own answers 0 and is not called.
+/// Arranges a weight [N,K] for this backend's matmul and head ops: for products x Wᵀ, or, `transposed`, for products y W.
+/// Backend::packed_bytes says how much room `packed` needs; a backend with no arrangement of its own answers 0 and is not called.
 struct MatmulPack {
     View weight;             // [N,K] f32 or bf16
-    void* packed = nullptr;  // Backend::packed_bytes(weight, precision) bytes, 64-byte aligned
+    void* packed = nullptr;  // Backend::packed_bytes(weight, precision, transposed) bytes, 64-byte aligned
     Precision precision = Precision::f32;
+    bool transposed = false;
 };
 
 }  // namespace noema
