@@ -112,12 +112,13 @@ function describe(result: Evaluation): string {
 }
 
 /** Of models with latents: the tighter bound; of thought models, what the first one is the sum of. */
-function ofLatents({ importanceWeighted, thought, sameNoiseNelbo, draws, kind }: Evaluation): string[] {
+function ofLatents({ importanceWeighted, thought, sameNoiseNelbo, draws, kind, prefix }: Evaluation): string[] {
   const lines: string[] = [];
   if (thought) {
     const { crossEntropy, kl, steps } = thought;
-    const fits = `${Number(steps.toFixed(1))} steps of the fast loop`;
-    lines.push(`                    cross-entropy ${crossEntropy.toFixed(4)} + KL ${kl.toFixed(4)}, ${fits}`);
+    const terms = `cross-entropy ${crossEntropy.toFixed(4)} + KL ${kl.toFixed(4)}`;
+    const what = prefix === undefined ? terms : "thoughts fitted to the given tokens alone";
+    lines.push(`${" ".repeat(20)}${what}, ${Number(steps.toFixed(1))} steps of the fast loop`);
   }
   if (importanceWeighted !== undefined)
     lines.push(`IWAE-${draws}`.padEnd(20) + atMost(kind) + importanceWeighted.toFixed(4));
