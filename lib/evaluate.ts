@@ -5,7 +5,7 @@ import { type EvaluateOptions, type Evaluation, evaluate as evaluateFiles } from
 
 /**
  * How well the model knows text files: nats per token, perplexity, bits per character and per byte. All are upper bounds, but
- * those of autoregressive models, which are exact: `kind` says which.
+ * those of autoregressive models, which are exact: `kind` says which. `sameNoiseNelbo`, of thought models and where it is asked for, bounds nothing.
  */
 export async function evaluate(
   model: AnyModel,

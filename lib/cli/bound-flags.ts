@@ -17,6 +17,7 @@ export interface BoundFlags extends DeviceFlag {
   form?: string;
   draws?: string;
   seed?: string;
+  think?: string;
   length?: string;
   precision?: string;
   json?: boolean;
@@ -24,19 +25,21 @@ export interface BoundFlags extends DeviceFlag {
 
 export function addBoundFlags(command: Command): Command {
   return addDeviceFlag(command)
-    .option("--draws <number>", `corruptions of every window (default: ${boundDefaults.draws})`)
-    .option("--form <name>", `${boundForms.join(" or ")} (default: ${boundDefaults.form})`)
-    .option("--seed <number>", `of the corruptions (default: ${boundDefaults.seed})`)
+    .option("--draws <number>", `corruptions, or draws of latents, of every window (default: ${boundDefaults.draws})`)
+    .option("--form <name>", `masked models: ${boundForms.join(" or ")} (default: ${boundDefaults.form})`)
+    .option("--seed <number>", `of what is drawn (default: ${boundDefaults.seed})`)
+    .option("--think <steps>", "thought models: steps of the fast loop (default: the checkpoint's)")
     .option("--length <number>", "tokens per window (default: the model's positions)")
     .option("--precision <name>", "f32 or bf16: how weights are held")
     .option("--json", "print JSON");
 }
 
-export function boundOptions({ form, draws, seed, length }: BoundFlags): BoundOptions & { length?: number } {
+export function boundOptions({ form, draws, seed, think, length }: BoundFlags): BoundOptions & { length?: number } {
   return {
     ...(form !== undefined && { form: form as BoundForm }),
     ...(draws !== undefined && { draws: numberOf(draws, "draws") }),
     ...(seed !== undefined && { seed: numberOf(seed, "seed") }),
+    ...(think !== undefined && { think: { steps: numberOf(think, "think") } }),
     ...(length !== undefined && { length: numberOf(length, "length") }),
   };
 }

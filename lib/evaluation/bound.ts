@@ -15,13 +15,16 @@
 import { checkSignal } from "../decoding/options.js";
 import { NoemaError, unknownOption } from "../errors.js";
 import type { LossRequest } from "../native/addon.js";
+import type { FitOptions } from "../posterior/fit.js";
 import { Rng, RngStream, type Seed, toUniform } from "../rng.js";
 
 export type BoundForm = "stratified" | "fixed-count";
 export const boundForms: readonly BoundForm[] = ["stratified", "fixed-count"];
 
 /** What a family's estimates are: masked models have two forms to choose from, the others one. */
-export type EstimateForm = BoundForm | "telescoped" | "chain-rule";
+export type EstimateForm = BoundForm | OwnForm | "chain-rule";
+/** Of flows, and of thought models: fitted thoughts, drawn from afresh. */
+export type OwnForm = "telescoped" | "fresh-noise";
 
 /** What they say of the negative log-likelihood: it is at most this, or exactly this. */
 export type EstimateKind = "upper" | "exact";
@@ -46,9 +49,32 @@ export interface BoundOptions {
   /** Corruptions, or draws of latents, per window. */
   draws?: number;
   seed?: Seed;
+  /** Of thought models: how every window's thought is fitted. */
+  think?: FitOptions;
   /** Upper limit on the positions of one native call: it bounds both memory and the time until a signal is noticed. */
   callTokens?: number;
   signal?: AbortSignal | undefined;
+}
+
+/** What a family's own estimates take besides. */
+export interface EstimateOptions extends BoundOptions {
+  /**
+   * Of thought models: also fit every window by one draw for all steps, and score it by that very draw, as the figures published for
+   * latent thought models are. It is no bound, and has a name of its own: `sameNoiseNelbo`.
+   */
+  sameNoise?: boolean;
+}
+
+/** What a thought model's bound on a window is made of, in nats. */
+export interface ThoughtTerms {
+  /** Mean over the fresh draws. */
+  crossEntropy: number;
+  /** Of the posterior from the prior. 0 where a context was fitted: the rest does not pay for it. */
+  kl: number;
+  /** That the fast loop took. */
+  steps: number;
+  /** Cross-entropy and KL divergence of a fit by one draw, scored by that very draw: no bound (ltm.md section 3.3). */
+  sameNoise?: number;
 }
 
 /** One window's estimate. */
@@ -61,6 +87,8 @@ export interface WindowBound {
   variance: number;
   /** -log of the mean likelihood weight of the draws, where the family has such weights: a bound too, at most `nats`. */
   importanceWeighted?: number;
+  /** Of thought models. */
+  thought?: ThoughtTerms;
 }
 
 export const boundDefaults = { form: "fixed-count", draws: 16, seed: 0, callTokens: 4096 } as const;
@@ -76,7 +104,7 @@ interface Row {
   window: Window;
 }
 
-export const boundNames = ["form", "draws", "seed", "callTokens", "signal"] as const;
+export const boundNames = ["form", "draws", "seed", "think", "callTokens", "signal"] as const;
 
 export function checkBound(options: BoundOptions) {
   const settings = { ...boundDefaults, ...options };

@@ -1,18 +1,23 @@
 /** How well a model knows a corpus: nats per token with a standard error, perplexity, bits per character and per byte. */
 
-import { checkNames, checkNumber } from "../decoding/options.js";
+import { checkNames, checkNumber, invalid } from "../decoding/options.js";
 import { NoemaError, unknownOption } from "../errors.js";
-import { type BoundOptions, boundNames, type EstimateForm, type EstimateKind, type Window } from "./bound.js";
+import { boundNames, type EstimateForm, type EstimateKind, type EstimateOptions, type Window } from "./bound.js";
 import { estimates, type ScoredModel, windowLength } from "./score.js";
 import { type BoundSummary, BoundTotals } from "./statistics.js";
 import { type TextCount, windowsOfFiles } from "./windows.js";
 
-export interface EvaluateOptions extends BoundOptions {
+export interface EvaluateOptions extends EstimateOptions {
   /** Tokens per window, at most the model's positions. */
   length?: number;
   /** Stop after this many windows. */
   limit?: number;
   packing?: "packed" | "documents";
+  /**
+   * The loss of continuations: every window's first so many tokens are given, and the others are scored. A thought model fits its
+   * thought to them alone. Windows that have no more tokens are left out. Of a flow: whole patches.
+   */
+  prefix?: number;
   /** A line that ends a document. Default `<|endoftext|>`. */
   separator?: string;
   /** Called after every window with what is known so far. */
@@ -42,31 +47,25 @@ export interface Evaluation extends BoundSummary {
   draws: number;
   form: EstimateForm;
   length: number;
+  /** Tokens given of every window, where there were any; all other figures are of those after them. */
+  prefix?: number;
 }
 
 const packings = ["packed", "documents"];
-const evaluateNames = [...boundNames, "length", "limit", "packing", "separator", "onProgress"];
+const evaluateNames = [...boundNames, "length", "limit", "packing", "prefix", "sameNoise", "separator", "onProgress"];
+
+type EvaluatedModel = ScoredModel & { readonly eosTokenId?: number | undefined };
 
 /** Evaluates text files. Nothing larger than a piece of text and a few windows is in memory. */
 export async function evaluate(
-  model: ScoredModel & { readonly eosTokenId?: number | undefined },
+  model: EvaluatedModel,
   files: string | readonly string[],
   options: EvaluateOptions = {},
 ): Promise<Evaluation> {
   checkNames(options, evaluateNames, "evaluate");
   const { tokenizer } = model;
   if (!tokenizer) throw new NoemaError("ERR_BAD_TOKENIZER", "this model has no tokenizer: text cannot be evaluated");
-  const length = windowLength(model, options.length);
-  const { packing = "packed", limit, separator } = options;
-  if (!packings.includes(packing)) throw unknownOption(String(packing), packings, "packing");
-  if (limit !== undefined) checkNumber(limit, { min: 1, integer: true }, "limit");
-  const cut = {
-    length,
-    eosId: model.eosTokenId,
-    limit,
-    packing,
-    ...(separator !== undefined && { separator }),
-  };
+  const cut = cutOf(model, options);
   const count: TextCount = { characters: 0, bytes: 0, tokens: 0 };
   const windows = windowsOfFiles(typeof files === "string" ? [files] : files, tokenizer, cut, count);
   const totals = new BoundTotals();
@@ -75,7 +74,23 @@ export async function evaluate(
     totals.add(window);
     if (options.onProgress) options.onProgress({ ...totals.summary(draws), bytes: count.bytes });
   }
-  return { kind, ...perUnit(totals.summary(draws), count), draws, form, length };
+  const { length, prefix } = cut;
+  const given = prefix > 0 ? { prefix } : {};
+  return { kind, ...perUnit(totals.summary(draws), count), draws, form, length, ...given };
+}
+
+/** How text is cut into windows, checked before a file is read. */
+function cutOf(model: EvaluatedModel, options: EvaluateOptions) {
+  const { packing = "packed", limit, separator, prefix = 0, sameNoise = false } = options;
+  const length = windowLength(model, options.length);
+  if (!packings.includes(packing)) throw unknownOption(String(packing), packings, "packing");
+  if (limit !== undefined) checkNumber(limit, { min: 1, integer: true }, "limit");
+  checkNumber(prefix, { min: 0, max: length - 1, integer: true }, "prefix");
+  const { patchSize = 1, eosTokenId: eosId } = model;
+  if (prefix % patchSize !== 0) throw invalid("prefix", prefix, `a multiple of ${patchSize}, the tokens of a patch`);
+  if (typeof sameNoise !== "boolean") throw invalid("sameNoise", sameNoise, "true or false");
+  if (sameNoise && prefix > 0) throw invalid("sameNoise", sameNoise, "whole windows, without a prefix");
+  return { length, eosId, limit, packing, prefix, ...(separator !== undefined && { separator }) };
 }
 
 async function* withSignal(windows: AsyncIterable<Window>, signal: AbortSignal | undefined): AsyncGenerator<Window> {

@@ -8,6 +8,8 @@ import {
   boundNames,
   type EstimateForm,
   type EstimateKind,
+  type EstimateOptions,
+  type OwnForm,
   type Scorer,
   type Window,
   type WindowBound,
@@ -19,12 +21,15 @@ import { type Encoder, windowsOfIds } from "./windows.js";
 interface Readable {
   /** Tokens that a window may have. */
   readonly maxPositions: number;
+  /** Tokens that only come together. Default: 1. */
+  readonly patchSize?: number;
   readonly tokenizer?: Encoder | undefined;
 }
 
 /** A model of a family that bounds windows in a way of its own. */
 export interface Bounded extends Readable {
-  bounds(windows: Iterable<Window> | AsyncIterable<Window>, options: BoundOptions): AsyncGenerator<WindowBound>;
+  readonly form: OwnForm;
+  bounds(windows: Iterable<Window> | AsyncIterable<Window>, options: EstimateOptions): AsyncGenerator<WindowBound>;
 }
 
 /** A model of a family whose likelihoods are exact. */
@@ -47,16 +52,23 @@ export interface Estimates {
 export function estimates(
   model: ScoredModel,
   windows: Iterable<Window> | AsyncIterable<Window>,
-  options: BoundOptions,
+  options: EstimateOptions,
 ): Estimates {
   const { draws, form } = { ...boundDefaults, ...options };
+  if (!("form" in model && model.form === "fresh-noise")) refuseThoughts(options);
   if ("likelihoods" in model) {
     refuseGiven(options, ["form", "draws", "seed"], "nothing: this model's likelihood is exact");
     return { kind: "exact", form: "chain-rule", draws: 0, bounds: model.likelihoods(windows, options) };
   }
   if (!("bounds" in model)) return { kind: "upper", form, draws, bounds: windowBounds(model, windows, options) };
   refuseGiven(options, ["form"], "nothing: this model's bound has one form");
-  return { kind: "upper", form: "telescoped", draws, bounds: model.bounds(windows, options) };
+  return { kind: "upper", form: model.form, draws, bounds: model.bounds(windows, options) };
+}
+
+function refuseThoughts({ think, sameNoise }: EstimateOptions): void {
+  const given = [...(think === undefined ? [] : ["think"]), ...(sameNoise ? ["sameNoise"] : [])];
+  if (given.length > 0)
+    throw new NoemaError("ERR_UNSUPPORTED", `${given.join(" and ")}: for thought models; this is none`, { given });
 }
 
 function refuseGiven(options: BoundOptions, names: readonly (keyof BoundOptions)[], expected: string): void {

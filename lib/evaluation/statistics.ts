@@ -1,7 +1,7 @@
 /** Totals of window estimates, and how far they may be off. */
 
 import { NoemaError } from "../errors.js";
-import type { WindowBound } from "./bound.js";
+import type { ThoughtTerms, WindowBound } from "./bound.js";
 
 export interface BoundSummary {
   /** Sum over all scored tokens, in nats. */
@@ -16,6 +16,10 @@ export interface BoundSummary {
   sequences: number;
   /** Nats per token of the importance-weighted bound over the draws, where the family has one. */
   importanceWeighted?: number;
+  /** Of thought models: what `bound` is the sum of, in nats per token, and the mean of the steps that fits took. */
+  thought?: Omit<ThoughtTerms, "sameNoise">;
+  /** Nats per token of the same-noise figure, where it was asked for: no bound, and not to be compared with one. */
+  sameNoiseNelbo?: number;
 }
 
 /**
@@ -31,8 +35,9 @@ export class BoundTotals {
   #tokensTokens = 0;
   #variance = 0;
   #weighted: number | undefined = 0;
+  #thought: ThoughtTerms | undefined;
 
-  add({ nats, tokens, variance, importanceWeighted }: WindowBound): void {
+  add({ nats, tokens, variance, importanceWeighted, thought }: WindowBound): void {
     if (!Number.isFinite(nats))
       throw new NoemaError("ERR_NON_FINITE", `the loss of sequence ${this.#count} is ${nats}`, {
         sequence: this.#count,
@@ -46,6 +51,7 @@ export class BoundTotals {
     this.#variance += variance;
     if (importanceWeighted === undefined) this.#weighted = undefined;
     else if (this.#weighted !== undefined) this.#weighted += importanceWeighted;
+    if (thought) this.#thought = this.#thought ? addTerms(this.#thought, thought) : thought;
   }
 
   summary(draws: number): BoundSummary {
@@ -60,6 +66,22 @@ export class BoundTotals {
       drawError: draws === 1 ? Number.NaN : Math.sqrt(this.#variance) / this.#tokens,
       sequences: n,
       ...(this.#weighted !== undefined && n > 0 && { importanceWeighted: this.#weighted / this.#tokens }),
+      ...(this.#thought && this.#perToken(this.#thought)),
     };
   }
+
+  #perToken({ crossEntropy, kl, steps, sameNoise }: ThoughtTerms): Pick<BoundSummary, "thought" | "sameNoiseNelbo"> {
+    const tokens = this.#tokens;
+    return {
+      thought: { crossEntropy: crossEntropy / tokens, kl: kl / tokens, steps: steps / this.#count },
+      ...(sameNoise !== undefined && { sameNoiseNelbo: sameNoise / tokens }),
+    };
+  }
+}
+
+function addTerms(a: ThoughtTerms, b: ThoughtTerms): ThoughtTerms {
+  return {
+    ...{ crossEntropy: a.crossEntropy + b.crossEntropy, kl: a.kl + b.kl, steps: a.steps + b.steps },
+    ...(a.sameNoise !== undefined && b.sameNoise !== undefined && { sameNoise: a.sameNoise + b.sameNoise }),
+  };
 }

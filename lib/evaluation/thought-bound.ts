@@ -1,7 +1,8 @@
 /**
  * The thought family's bounds on -log p(x) (ltm.md section 3.5). Every window's posterior is fitted to the window by the fast loop; then
  * fresh draws, which the fit has not seen, give the bound: their mean cross-entropy plus the KL divergence from the prior. Weighted by
- * importance, -log of the mean of p(x,z) / q(z), they give a tighter one.
+ * importance, -log of the mean of p(x,z) / q(z), they give a tighter one. The same-noise figure, for comparison with published ones, is
+ * another fit's own objective: its posterior was fitted around the one draw that scores it, so it bounds nothing.
  *
  * With a context, the posterior is fitted to the context alone, and the rest is scored given it: the mean over draws of -log p(rest |
  * context, z) bounds the loss of the predictor that averages over the posterior, and -log of the mean likelihood is that predictor's, in expectation from above.
@@ -11,7 +12,7 @@
 
 import type { BoundRequest, BoundResult, FitRequest, FitResult, NativeFit } from "../native/addon.js";
 import { Rng, RngStream, type Seed } from "../rng.js";
-import { type BoundOptions, checkBound, sum, type Window, type WindowBound } from "./bound.js";
+import { checkBound, type EstimateOptions, sum, type Window, type WindowBound } from "./bound.js";
 import { inCalls, windowBatch } from "./likelihood.js";
 
 export interface ThoughtScorer {
@@ -19,80 +20,69 @@ export interface ThoughtScorer {
   bound(request: BoundRequest): Promise<BoundResult>;
   readonly bosId: number;
   readonly settings: NativeFit;
-  /** Sees what every window's bound is made of. */
-  observe?(parts: BoundParts): void;
-}
-
-/** In nats, of a window. */
-export interface BoundParts {
-  tokens: number;
-  /** Mean over the fresh draws. */
-  crossEntropy: number;
-  /** 0 where a context was fitted: the rest does not pay for it. */
-  kl: number;
 }
 
 export async function* thoughtBounds(
   scorer: ThoughtScorer,
   windows: Iterable<Window> | AsyncIterable<Window>,
-  options: BoundOptions = {},
+  options: EstimateOptions = {},
 ): AsyncGenerator<WindowBound> {
   const { callTokens, signal, seed, draws } = checkBound(options);
+  const scoring = { seed, draws, sameNoise: options.sameNoise ?? false };
   for await (const some of inCalls(windows, callTokens)) {
     signal?.throwIfAborted();
-    yield* await boundsOf(scorer, some, { seed, draws });
+    yield* await boundsOf(scorer, some, scoring);
   }
 }
 
-async function boundsOf(
+interface Scoring {
+  seed: Seed;
+  draws: number;
+  sameNoise: boolean;
+}
+
+async function boundsOf(scorer: ThoughtScorer, windows: readonly Window[], scoring: Scoring): Promise<WindowBound[]> {
+  const { fitted, shared } = await fits(scorer, windows, scoring);
+  const bounds = await scorer.bound({
+    ...windowBatch(windows, scorer.bosId),
+    ...{ mean: fitted.mean, logVariance: fitted.logVariance },
+    ...{ count: scoring.draws, seeds: seedsOf(scoring.seed, windows, DRAW) },
+  });
+  return windows.map((window, b) => {
+    const { thought, ...estimate } = estimateOf(window, bounds, b);
+    const sameNoise = shared && { sameNoise: shared.crossEntropy.at(-1)![b]! + shared.kl.at(-1)![b]! };
+    return { ...estimate, thought: { ...thought, steps: fitted.steps[b]!, ...sameNoise } };
+  });
+}
+
+/** The fit that is scored by fresh draws, and, where it is asked for, the one that its own draw scores: under "shared" noise they are one. */
+async function fits(
   scorer: ThoughtScorer,
   windows: readonly Window[],
-  { seed, draws }: { seed: Seed; draws: number },
-): Promise<WindowBound[]> {
-  const { bosId, settings } = scorer;
-  const whole = windowBatch(windows, bosId);
-  const fitted = await scorer.fit({
-    ...whole,
-    targets: fitTargets(windows, whole.length, whole.targets),
-    seeds: seedsOf(seed, windows, FIT),
-    fit: settings,
-  });
-  const { mean, logVariance } = fitted;
-  const bounds = await scorer.bound({ ...whole, mean, logVariance, count: draws, seeds: seedsOf(seed, windows, DRAW) });
-  return windows.map((window, b) => {
-    const estimate = estimateOf(window, bounds, b);
-    const { crossEntropy, kl } = partsOf(window, bounds, b);
-    scorer.observe?.({ tokens: estimate.tokens, crossEntropy, kl });
-    return estimate;
-  });
+  { seed, sameNoise }: Scoring,
+): Promise<{ fitted: FitResult; shared: FitResult | undefined }> {
+  const { settings } = scorer;
+  const request = { ...windowBatch(windows.map(fittedTo), scorer.bosId), seeds: seedsOf(seed, windows, FIT) };
+  const isShared = settings.noise === "shared";
+  const fitted = await scorer.fit({ ...request, fit: { ...settings, score: sameNoise && isShared } });
+  if (!sameNoise || isShared) return { fitted, shared: sameNoise ? fitted : undefined };
+  return { fitted, shared: await scorer.fit({ ...request, fit: { ...settings, noise: "shared", score: true } }) };
 }
 
 /** A context is what is fitted, where there is one. */
-function fitTargets(windows: readonly Window[], length: number, targets: Int32Array): Int32Array {
-  if (windows.every(({ context = 0 }) => context === 0)) return targets;
-  const own = targets.slice();
-  for (const [b, { ids, context = 0 }] of windows.entries()) {
-    if (context === 0) continue;
-    own.fill(-1, b * length, (b + 1) * length);
-    own.set(ids.subarray(0, context), b * length);
-  }
-  return own;
+function fittedTo({ index, ids, context = 0 }: Window): Window {
+  return { index, ids: context === 0 ? ids : ids.subarray(0, context) };
 }
 
-/** Of the window at b: the draws' cross-entropies, their mean, and the KL divergence that it pays. */
-function partsOf({ context = 0 }: Window, { crossEntropy, kl }: BoundResult, b: number) {
-  const batch = kl.length;
-  const draws = Array.from({ length: crossEntropy.length / batch }, (_, k) => crossEntropy[k * batch + b]!);
-  return { draws, crossEntropy: sum(draws) / draws.length, kl: context === 0 ? kl[b]! : 0 };
-}
-
-function estimateOf(window: Window, bounds: BoundResult, b: number): WindowBound {
+function estimateOf(window: Window, { crossEntropy: all, kl, iwae }: BoundResult, b: number) {
   const { index, ids, context = 0 } = window;
-  const { draws, crossEntropy, kl } = partsOf(window, bounds, b);
-  const spread = sum(draws.map((nats) => (nats - crossEntropy) ** 2));
+  const draws = Array.from({ length: all.length / kl.length }, (_, k) => all[k * kl.length + b]!);
+  const thought = { crossEntropy: sum(draws) / draws.length, kl: context === 0 ? kl[b]! : 0 };
+  const spread = sum(draws.map((nats) => (nats - thought.crossEntropy) ** 2));
   const variance = draws.length > 1 ? spread / (draws.length - 1) / draws.length : 0;
-  const importanceWeighted = context === 0 ? bounds.iwae[b]! : -logMeanExp(draws.map((nats) => -nats));
-  return { index, tokens: ids.length - context, nats: crossEntropy + kl, variance, importanceWeighted };
+  const importanceWeighted = context === 0 ? iwae[b]! : -logMeanExp(draws.map((nats) => -nats));
+  const nats = thought.crossEntropy + thought.kl;
+  return { index, tokens: ids.length - context, nats, variance, importanceWeighted, thought };
 }
 
 function logMeanExp(values: readonly number[]): number {

@@ -18,6 +18,8 @@ export interface WindowOptions extends TextOptions {
    * shorter window. "documents": every document is cut by itself.
    */
   packing?: "packed" | "documents";
+  /** Every window's first tokens that are given, not scored; windows without any more are left out, and not counted. Default: 0. */
+  prefix?: number;
   /** No more than this many windows. */
   limit?: number | undefined;
 }
@@ -36,7 +38,8 @@ export async function* windowsOfFiles(
   options: WindowOptions,
   count: TextCount = { characters: 0, bytes: 0, tokens: 0 },
 ): AsyncGenerator<Window> {
-  const cutter = new Cutter(options.length);
+  const { prefix = 0 } = options;
+  const cutter = new Cutter(options.length, prefix);
   for (const path of paths) await inspectTextFile(path);
   for (const path of paths) {
     for await (const { text, last } of readPieces(path, options)) {
@@ -50,7 +53,9 @@ export async function* windowsOfFiles(
     }
   }
   yield* cutter.rest(options.limit);
-  if (cutter.count === 0) throw new NoemaError("ERR_BAD_CORPUS", `${paths.join(", ")}: no text`, { paths });
+  if (cutter.count > 0) return;
+  const problem = count.tokens > 0 ? `no window is longer than the prefix of ${prefix} tokens` : "no text";
+  throw new NoemaError("ERR_BAD_CORPUS", `${paths.join(", ")}: ${problem}`, { paths });
 }
 
 /** Windows of one text. The first one starts with the context, whose tokens are given, not scored. */
@@ -71,7 +76,10 @@ class Cutter {
   count = 0;
   #ids: number[] = [];
 
-  constructor(readonly length: number) {}
+  constructor(
+    readonly length: number,
+    readonly context = 0,
+  ) {}
 
   append(ids: ArrayLike<number>): number {
     for (let i = 0; i < ids.length; i++) this.#ids.push(ids[i]!);
@@ -88,11 +96,12 @@ class Cutter {
   }
 
   *rest(limit = Number.POSITIVE_INFINITY): Generator<Window> {
-    if (this.#ids.length > 0 && this.count < limit) yield this.#window(this.#ids);
+    if (this.#ids.length > this.context && this.count < limit) yield this.#window(this.#ids);
     this.#ids = [];
   }
 
   #window(ids: readonly number[]): Window {
-    return { index: this.count++, ids: Int32Array.from(ids) };
+    const { context } = this;
+    return { index: this.count++, ids: Int32Array.from(ids), ...(context > 0 && { context }) };
   }
 }

@@ -102,7 +102,8 @@ export class FlowModel extends Model<NativeFlowModel, FlowConfig> {
     const { eosTokenId, maxPositions, patchSize } = config;
     const encode: NativeFlowModel["encode"] = (request) => native.encode(request);
     return {
-      ...{ maxPositions: maxPositions * patchSize, eosTokenId, tokenizer: this.tokenizer },
+      ...{ maxPositions: maxPositions * patchSize, patchSize, eosTokenId, tokenizer: this.tokenizer },
+      form: "telescoped" as const,
       bounds: (...[windows, options]: Tail<Parameters<typeof flowBounds>>) =>
         flowBounds({ config, encode }, windows, options),
     };

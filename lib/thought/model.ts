@@ -4,11 +4,12 @@ import { cancellable } from "../cancellation.js";
 import type { ThoughtConfig } from "../checkpoint/config.js";
 import { checkNames, checkNumber, checkSignal, invalid } from "../decoding/options.js";
 import { NoemaError } from "../errors.js";
+import type { EstimateOptions } from "../evaluation/bound.js";
 import { type Bounded, type Score, type ScoreOptions, score } from "../evaluation/score.js";
-import { thoughtBounds } from "../evaluation/thought-bound.js";
+import { type ThoughtScorer, thoughtBounds } from "../evaluation/thought-bound.js";
 import type { Generation, GenerationResult } from "../generation.js";
 import { Model, type ModelInfo, type ModelParts } from "../model.js";
-import type { NativeThoughtModel } from "../native/addon.js";
+import type { NativeCancellation, NativeThoughtModel } from "../native/addon.js";
 import { type FitOptions, fitSettings } from "../posterior/fit.js";
 import { type FitProgress, fitAll, fromPrior } from "../posterior/infer.js";
 import { between, Thought, type ThoughtSizes } from "../posterior/thought.js";
@@ -152,16 +153,20 @@ export class ThoughtModel extends Model<NativeThoughtModel, ThoughtConfig> {
 
   /** @internal For scoring and evaluation. */
   get bounded(): Bounded & { readonly eosTokenId: number | undefined } {
-    const { native, config } = this;
-    const { maxPositions, eosTokenId, bosTokenId: bosId } = config;
-    const scorer = {
-      fit: (request: Parameters<typeof native.fit>[0]) => native.fit(request),
-      bound: (request: Parameters<typeof native.bound>[0]) => native.bound(request),
-      ...{ bosId, settings: fitSettings({}, config) },
-    };
+    const { maxPositions, eosTokenId } = this.config;
     return {
-      ...{ maxPositions, eosTokenId, tokenizer: this.tokenizer },
-      bounds: (windows, options) => thoughtBounds(scorer, windows, options),
+      ...{ form: "fresh-noise", maxPositions, eosTokenId, tokenizer: this.tokenizer },
+      bounds: (windows, options) => thoughtBounds(this.#scorer(options), windows, options),
+    };
+  }
+
+  #scorer({ think = {}, signal }: EstimateOptions): ThoughtScorer {
+    const { native, config } = this;
+    const call = <R>(work: (cancellation: NativeCancellation) => Promise<R>) => cancellable(this.#host, signal, work);
+    return {
+      fit: (request) => call((cancellation) => native.fit({ ...request, cancellation })),
+      bound: (request) => call((cancellation) => native.bound({ ...request, cancellation })),
+      ...{ bosId: config.bosTokenId, settings: fitSettings(think, config) },
     };
   }
 

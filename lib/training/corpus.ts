@@ -15,7 +15,14 @@ import { NoemaError } from "../errors.js";
 import { ioError, readExactly, readLimited, syncFolder, writeAll, writeDurably } from "../files.js";
 import { parseObject } from "../json.js";
 import type { Tokenizer } from "../tokenizer/tokenizer.js";
-import { DEFAULT_SEPARATOR, inspectTextFile, readPieces, type TextFileSummary, type TextOptions } from "./text.js";
+import {
+  DEFAULT_SEPARATOR,
+  inspectTextFile,
+  isJsonLines,
+  readPieces,
+  type TextFileSummary,
+  type TextOptions,
+} from "./text.js";
 
 export interface CorpusProgress {
   /** The file being read. */
@@ -143,15 +150,21 @@ export async function openCorpus(files: readonly string[], options: CorpusOption
     signal?.throwIfAborted();
     summaries.push(await inspectTextFile(path));
   }
-  const key = keyOf(summaries, options);
+  const key = keyOf(summaries.map(named), options);
   const folder = join(cache, key.slice(0, 32));
   const index = (await readCached(folder, key)) ?? (await makeCached(folder, key, summaries, options));
   return Corpus.openShards(key, folder, index);
 }
 
-function keyOf(files: readonly { sha256: string }[], { tokenizer, separator, eosId }: KeyParts): string {
-  const parts = [1, tokenizer.sha256, separator ?? DEFAULT_SEPARATOR, eosId, files.map(({ sha256 }) => sha256)];
+/** The same bytes are other documents where the name says JSON lines. */
+function keyOf(files: Index["files"], { tokenizer, separator, eosId }: KeyParts): string {
+  const contents = files.map(({ name, sha256 }) => (isJsonLines(name) ? `jsonl ${sha256}` : sha256));
+  const parts = [1, tokenizer.sha256, separator ?? DEFAULT_SEPARATOR, eosId, contents];
   return createHash("sha256").update(JSON.stringify(parts)).digest("hex");
+}
+
+function named({ path, ...file }: TextFileSummary): Index["files"][number] {
+  return { name: basename(path), ...file };
 }
 
 interface KeyParts extends TextOptions {
@@ -233,8 +246,7 @@ async function tokenise(folder: string, files: readonly TextFileSummary[], optio
     throw new NoemaError("ERR_BAD_CORPUS", `${paths.join(", ") || "no files"}: there is no text`, { paths });
   }
   const shards = await writer.finish();
-  const summaries = files.map(({ path, ...file }) => ({ name: basename(path), ...file }));
-  const made = { files: summaries, dtype, documents, tokens: writer.tokens, shardTokens, shards } as const;
+  const made = { files: files.map(named), dtype, documents, tokens: writer.tokens, shardTokens, shards } as const;
   return { format: 1, tokenizer: tokenizer.sha256, separator, eosId, ...made };
 }
 

@@ -1,6 +1,7 @@
 /**
- * Text files as documents. Files may be larger than memory, so a document arrives in pieces of bounded size, cut at line
- * ends where there are any; the tokens of a document are the tokens of its pieces one after the other.
+ * Text files as documents: plain text with lines between them, or JSON lines (`.jsonl`), each an object with a document as its
+ * `text`. Files may be larger than memory, so a document arrives in pieces of bounded size, cut at line ends where there are any;
+ * the tokens of a document are the tokens of its pieces one after the other.
  */
 
 import { isUtf8 } from "node:buffer";
@@ -8,17 +9,21 @@ import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { NoemaError } from "../errors.js";
 import { ioError } from "../files.js";
+import { describe, parseObject } from "../json.js";
 
 export const DEFAULT_SEPARATOR = "<|endoftext|>";
 
 /** Long enough that cuts are rare, short enough that tokenising a piece holds the event loop for milliseconds. */
 const PIECE_CHARACTERS = 1 << 14;
 
+/** A line of JSON is parsed whole, so it must fit into memory: several times the longest book. */
+const JSON_CHARACTERS = 1 << 24;
+
 /** One bad byte in a thousand still passes: real text collections hold stray bytes, binary formats hold far more. */
 const BAD_BYTES_PER_BYTE = 1e-3;
 
 export interface TextOptions {
-  /** A line that consists of this ends a document; it is never part of one. "" makes every file one document. */
+  /** A line that consists of this ends a document; it is never part of one. "" makes every file one document. JSON lines need none. */
   separator?: string;
 }
 
@@ -58,11 +63,49 @@ export async function inspectTextFile(path: string): Promise<TextFileSummary> {
 export async function* readPieces(path: string, options: TextOptions = {}): AsyncGenerator<TextPiece> {
   const separator = options.separator ?? DEFAULT_SEPARATOR;
   const document = new PieceBuilder();
+  if (isJsonLines(path)) {
+    for await (const text of textsOfJson(path)) {
+      for (const line of linesOf(text)) yield* document.append(line);
+      yield* document.finish();
+    }
+    return;
+  }
   for await (const line of readLines(path)) {
     if (separator !== "" && line.text.trim() === separator) yield* document.finish();
     else yield* document.append(line);
   }
   yield* document.finish();
+}
+
+/** Whether the file's name says that it holds JSON lines. */
+export function isJsonLines(path: string): boolean {
+  return /\.jsonl$/i.test(path);
+}
+
+/** The texts of a file of JSON lines; blank lines count, and hold none. */
+async function* textsOfJson(path: string): AsyncGenerator<string> {
+  let line = "";
+  let number = 1;
+  for await (const { text, ended } of readLines(path)) {
+    if (line.length + text.length > JSON_CHARACTERS)
+      throw badLine(path, number, `more than ${JSON_CHARACTERS} characters`);
+    line += text;
+    if (!ended) continue;
+    if (line.trim() !== "") yield textOf(line, path, number);
+    line = "";
+    number++;
+  }
+}
+
+function textOf(line: string, path: string, number: number): string {
+  const { text } = parseObject(Buffer.from(line), `${path}: line ${number}`, "ERR_BAD_CORPUS");
+  // JSON can write halves of characters that no file can hold.
+  if (typeof text === "string") return text.replace(/\p{Surrogate}/gu, "\ufffd");
+  throw badLine(path, number, `"text" is ${describe(text)}, expected a string`);
+}
+
+function badLine(path: string, line: number, problem: string): NoemaError {
+  return new NoemaError("ERR_BAD_CORPUS", `${path}: line ${line}: ${problem}`, { path, line });
 }
 
 interface Line {
@@ -122,7 +165,7 @@ async function* readLines(path: string): AsyncGenerator<Line> {
     rest += decoder.decode(chunk, { stream: true });
     const lines = rest.split("\n");
     rest = lines.pop() ?? "";
-    for (const text of lines) yield* cutLine(text.endsWith("\r") ? text.slice(0, -1) : text, true);
+    for (const line of lines) yield* endedLine(line);
     if (rest.length > PIECE_CHARACTERS) {
       // The last character waits: a "\r" for what follows it, a surrogate pair because it may not be cut.
       const end = rest.length - (isLowSurrogate(rest, rest.length - 1) ? 2 : 1);
@@ -132,6 +175,15 @@ async function* readLines(path: string): AsyncGenerator<Line> {
   }
   rest += decoder.decode();
   if (rest !== "") yield* cutLine(rest, true);
+}
+
+/** The lines of a text that is there as a whole. */
+function* linesOf(text: string): Generator<Line> {
+  for (const line of text.split("\n")) yield* endedLine(line);
+}
+
+function* endedLine(line: string): Generator<Line> {
+  yield* cutLine(line.endsWith("\r") ? line.slice(0, -1) : line, true);
 }
 
 function* cutLine(text: string, ended: boolean): Generator<Line> {

@@ -56,6 +56,12 @@ test("a trained checkpoint loads, scores exactly, and evaluates as training did"
   t.true(whole.standardError > 0 && whole.bound < 3);
   const oneByOne = await evaluate(model, join(folder, "valid.txt"), { callTokens: 1 });
   t.is(oneByOne.bound, whole.bound, "a window does not depend on those beside it");
+  // Five windows that all begin alike; the last, of one token, is left out.
+  const continued = await evaluate(model, join(folder, "valid.txt"), { prefix: 8 });
+  t.like(continued, { kind: "exact", prefix: 8, sequences: 5, tokens: 5 * 16 });
+  const windows = await evaluate(model, join(folder, "valid.txt"), { limit: 5 });
+  const prefixes = 5 * (await model.score("abcabcab")).nats;
+  t.true(Math.abs(windows.nats - prefixes - continued.nats) < 1e-9, "the chain rule");
 });
 
 test("it writes no texts: refused wherever texts are asked for", async (t) => {

@@ -15,6 +15,8 @@ import { startProgress } from "../progress.js";
 interface EvaluateFlags extends BoundFlags {
   limit?: string;
   documents?: boolean;
+  prefix?: string;
+  sameNoise?: boolean;
 }
 
 export function registerEvaluate(program: Command, streams: Streams): void {
@@ -24,9 +26,17 @@ export function registerEvaluate(program: Command, streams: Streams): void {
       "nats per token of a corpus, or a bound on them: perplexity, bits per character and byte, standard error",
     )
     .argument("<model>", "a checkpoint folder")
-    .argument("<files...>", "text files")
+    .argument("<files...>", "text files, or JSON lines (.jsonl) with a document as the text of each")
     .option("--limit <number>", "stop after this many windows")
-    .option("--documents", "cut every document by itself instead of one row of all documents");
+    .option("--documents", "cut every document by itself instead of one row of all documents")
+    .option(
+      "--prefix <tokens>",
+      "give so many first tokens of every window, and score the rest; shorter windows are left out",
+    )
+    .option(
+      "--same-noise",
+      "thought models: also the published figure, of fits scored by the draw that they were fitted to: no bound, whatever its value",
+    );
   addBoundFlags(command)
     .addHelpText("after", example("noema evaluate models/tales-masked stories.txt --limit 200"))
     .action((folder: string, files: string[], flags: EvaluateFlags) =>
@@ -56,12 +66,14 @@ async function evaluateFiles(
       ...boundOptions(flags),
       ...(limit !== undefined && { limit }),
       ...(flags.documents && { packing: "documents" as const }),
+      ...(flags.prefix !== undefined && { prefix: numberOf(flags.prefix, "prefix") }),
+      ...(flags.sameNoise && { sameNoise: true }),
       signal,
       onProgress: ({ sequences, bytes, bound }) =>
         progress.update(limit ? sequences : bytes, { bound: bound.toFixed(4) }),
     });
     progress.stop();
-    streams.out.write(flags.json ? `${JSON.stringify(result)}\n` : describe(result));
+    streams.out.write(flags.json ? `${JSON.stringify(named(result))}\n` : describe(result));
   } finally {
     progress.stop();
   }
@@ -79,15 +91,38 @@ async function totalBytes(files: readonly string[]): Promise<number> {
   return total;
 }
 
+/** The figure that is no bound keeps one name wherever it is written. */
+function named({ sameNoiseNelbo, ...result }: Evaluation): object {
+  return sameNoiseNelbo === undefined ? result : { ...result, same_noise_nelbo: sameNoiseNelbo };
+}
+
 function describe(result: Evaluation): string {
-  const { bound, standardError, perplexity, bitsPerCharacter, bitsPerByte, tokens, sequences } = result;
+  const { bound, standardError, perplexity, bitsPerCharacter, bitsPerByte, tokens, sequences, prefix } = result;
   const most = atMost(result.kind);
+  const after = prefix === undefined ? "" : ` after ${prefix} of every window`;
   return [
     `nats per token      ${most}${bound.toFixed(4)} ± ${standardError.toFixed(4)} (over ${sequences} sequences)`,
+    ...ofLatents(result),
     `perplexity          ${most}${perplexity.toFixed(2)}`,
     `bits per character  ${most}${bitsPerCharacter.toFixed(4)}`,
     `bits per byte       ${most}${bitsPerByte.toFixed(4)}`,
-    `scored              ${tokens} tokens, ${manner(result)}`,
+    `scored              ${tokens} tokens${after}, ${manner(result)}`,
     "",
   ].join("\n");
+}
+
+/** Of models with latents: the tighter bound; of thought models, what the first one is the sum of. */
+function ofLatents({ importanceWeighted, thought, sameNoiseNelbo, draws, kind, prefix }: Evaluation): string[] {
+  const lines: string[] = [];
+  if (thought) {
+    const { crossEntropy, kl, steps } = thought;
+    const terms = `cross-entropy ${crossEntropy.toFixed(4)} + KL ${kl.toFixed(4)}`;
+    const what = prefix === undefined ? terms : "thoughts fitted to the given tokens alone";
+    lines.push(`${" ".repeat(20)}${what}, ${Number(steps.toFixed(1))} steps of the fast loop`);
+  }
+  if (importanceWeighted !== undefined)
+    lines.push(`IWAE-${draws}`.padEnd(20) + atMost(kind) + importanceWeighted.toFixed(4));
+  if (sameNoiseNelbo !== undefined)
+    lines.push(`same_noise_nelbo    ${sameNoiseNelbo.toFixed(4)}, no bound: scored by the noise that it was fitted to`);
+  return lines;
 }

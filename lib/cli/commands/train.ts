@@ -27,7 +27,7 @@ type Flags = Record<string, unknown> & DeviceFlag & { json?: boolean; threads?: 
 /** Flags that are lists or paths; the others come from the table of options. */
 const ownFlags: [flags: string, help: string][] = [
   ["--run <folder>", "where checkpoint, state, metrics and curve go; a state in it is gone on from"],
-  ["--corpus <files...>", "text to train on; file=2 counts twice"],
+  ["--corpus <files...>", "text to train on, plain or JSON lines (.jsonl); file=2 counts twice"],
   ["--held-out <files...>", "text for held-out evaluation"],
   ["--tokenizer <file>", "a tokenizer.json"],
   ["--init <folder>", "start from this checkpoint instead of fresh weights"],

@@ -8,7 +8,7 @@ import type { ThoughtConfig } from "../../checkpoint/config.js";
 import { sum, type Window } from "../../evaluation/bound.js";
 import { nextTokens } from "../../evaluation/likelihood.js";
 import { BoundTotals } from "../../evaluation/statistics.js";
-import { type BoundParts, sequenceSeed, thoughtBounds } from "../../evaluation/thought-bound.js";
+import { sequenceSeed, thoughtBounds } from "../../evaluation/thought-bound.js";
 import type {
   BoundRequest,
   FitRequest,
@@ -75,22 +75,15 @@ export class ThoughtObjective implements Objective {
     const { config, settings, trainer } = this.#parts;
     const draws = settings.evaluateDraws;
     const totals = new BoundTotals();
-    let crossEntropy = 0;
-    let kl = 0;
     const scorer = {
       fit: (request: FitRequest) => trainer.fit({ ...request, source }),
       bound: (request: BoundRequest) => trainer.bound({ ...request, source }),
-      bosId: config.bosTokenId,
-      settings: this.#fit,
-      observe: (parts: BoundParts) => {
-        crossEntropy += parts.crossEntropy;
-        kl += parts.kl;
-      },
+      ...{ bosId: config.bosTokenId, settings: this.#fit },
     };
     for await (const bound of thoughtBounds(scorer, windows, { draws, seed: HELD_OUT_SEED, signal })) totals.add(bound);
-    const { bound, standardError, sequences, tokens, importanceWeighted = bound } = totals.summary(draws);
-    const thought = { crossEntropy: crossEntropy / tokens, kl: kl / tokens, importanceWeighted };
-    return { bound, standardError, sequences, tokens, draws, thought };
+    const { bound, standardError, sequences, tokens, importanceWeighted = bound, thought } = totals.summary(draws);
+    const { crossEntropy = bound, kl = 0 } = thought ?? {};
+    return { bound, standardError, sequences, tokens, draws, thought: { crossEntropy, kl, importanceWeighted } };
   }
 
   sample(prompt: string, seed: number): Promise<string> {

@@ -102,6 +102,27 @@ test("windows: documents by themselves", async (t) => {
   t.deepEqual(await windows("ab\n<|endoftext|>\ncdefg\n", { packing: "documents", limit: 2 }), ["ab", "cdef"]);
 });
 
+test("windows: without more than the prefix they are left out, and do not count", async (t) => {
+  t.deepEqual(await windows("abcdefgh\nij", { prefix: 2 }), ["abcd", "efgh"].concat("\nij"));
+  t.deepEqual(await windows("abcdefghij", { prefix: 2 }), ["abcd", "efgh"]);
+  const documents = "a\n<|endoftext|>\nbcd\n<|endoftext|>\nefg";
+  t.deepEqual(await windows(documents, { prefix: 2, packing: "documents", limit: 1 }), ["bcd"]);
+  const attempt = windows("ab\n<|endoftext|>\nc", { prefix: 2, packing: "documents" });
+  await t.throwsAsync(attempt, { code: "ERR_BAD_CORPUS", message: /no window is longer than the prefix of 2 tokens/ });
+});
+
+test("windows: every line of JSON is a document", async (t) => {
+  const path = join(await scratch(), "corpus.jsonl");
+  await writeFile(path, '{"text": "ab"}\n{"text": "cdefg", "id": 3}\n');
+  const count = { characters: 0, bytes: 0, tokens: 0 };
+  const found: string[] = [];
+  const cut = { length: 4, eosId: 36, packing: "documents" } as const;
+  for await (const { ids } of windowsOfFiles([path], new CoinModel().tokenizer, cut, count))
+    found.push(Buffer.from(ids).toString());
+  t.deepEqual(found, ["ab$", "cdef", "g$"]);
+  t.deepEqual(count, { characters: 7, bytes: 7, tokens: 9 });
+});
+
 test("windows of ids are numbered, the context belongs to the first", (t) => {
   const found = windowsOfIds([3, 4, 5, 6, 7], 4, [1, 2]);
   t.deepEqual(
@@ -133,6 +154,27 @@ test("evaluate: with a limit, bits per byte still refer to the text that was sco
   t.is(result.sequences, 5);
   t.is(result.tokens, 80);
   t.true(Math.abs(result.bitsPerByte - 1) < 0.01);
+});
+
+test("evaluate: of continuations, what is after the prefix of every window is scored", async (t) => {
+  const result = await evaluate(new CoinModel(), await file("x".repeat(100)), { draws: 2, prefix: 6 });
+  t.like(result, { prefix: 6, sequences: 6, tokens: 6 * 10 });
+  t.true(Math.abs(result.perplexity - 2) < 1e-4 && Math.abs(result.bitsPerByte - 1) < 0.02);
+  t.false("prefix" in (await evaluate(new CoinModel(), await file("x"), { draws: 1 })));
+  const refused = async (options: object, expected: object, model: object = {}) =>
+    t.throwsAsync(evaluate(Object.assign(new CoinModel(), model), await file("abc"), options), expected);
+  for (const prefix of [-1, 1.5, 16, "3"])
+    await refused({ prefix }, { code: "ERR_INVALID_ARGUMENT", message: /prefix: expected an integer from 0 to 15/ });
+  await refused({ prefix: 6 }, { code: "ERR_INVALID_ARGUMENT", message: /a multiple of 4/ }, { patchSize: 4 });
+});
+
+test("score and evaluate: what only thought models know is refused by others", async (t) => {
+  const refusal = { code: "ERR_UNSUPPORTED", message: /for thought models/ };
+  await t.throwsAsync(score(new CoinModel(), "abc", { think: { steps: 3 } }), refusal);
+  await t.throwsAsync(evaluate(new CoinModel(), await file("abc"), { sameNoise: true }), refusal);
+  const wrong = evaluate(new CoinModel(), await file("abc"), { sameNoise: 1 as unknown as boolean });
+  await t.throwsAsync(wrong, { code: "ERR_INVALID_ARGUMENT", message: /sameNoise/ });
+  await t.notThrowsAsync(evaluate(new CoinModel(), await file("abc"), { sameNoise: false }));
 });
 
 test("evaluate: progress is told, a signal stops it, and calls stay bounded", async (t) => {

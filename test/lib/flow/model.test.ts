@@ -1,7 +1,7 @@
-import { readFile } from "node:fs/promises";
+import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import test from "ava";
-import { createEngine, type Engine, type FlowModel } from "../../../lib/index.js";
+import { createEngine, type Engine, evaluate, type FlowModel } from "../../../lib/index.js";
 import { noema } from "../../support/command.js";
 import { scratch } from "../training/scratch.js";
 import { fixture, trained } from "../training/tiny-run.js";
@@ -151,6 +151,10 @@ test("scoring: what is known costs less; weighting by importance only tightens",
   t.true(known.standardError > 0);
   const continued = await model.score("abc", { context: "abcabcabc", draws: 8 });
   t.is(continued.tokens, 3);
+  const file = join(await scratch(), "text.txt");
+  await writeFile(file, "abc".repeat(8));
+  const { nats } = await evaluate(model, file, { prefix: 9, limit: 1, draws: 8 });
+  t.is(nats, (await model.score("abc".repeat(5), { context: "abcabcabc", draws: 8 })).nats);
   t.deepEqual(await model.score("abcabc", { draws: 3, callTokens: 6 }), await model.score("abcabc", { draws: 3 }));
   await t.throwsAsync(model.score("abc", { form: "stratified" }), { message: /form/ });
   engine.dispose();

@@ -1,5 +1,5 @@
 import { chmod, readdir, readFile, rm, truncate, writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import test, { type ExecutionContext } from "ava";
 import { Tokenizer } from "../../../lib/tokenizer/tokenizer.js";
@@ -60,6 +60,24 @@ test("documents in one row, each closed by the end-of-text token", async (t) => 
   await using corpus = await openCorpus(files, options);
   t.like(corpus, { tokens: expected.length, documents: 3, bytes: first.length + second.length });
   t.false(expected.includes(tokenizer.idOf("<|mask|>")!));
+});
+
+test("JSON lines, and the same bytes as plain text: the cache keeps them apart", async (t) => {
+  const { files, options } = await setting(t);
+  const lines = '{"text": "One."}\n{"text": "Two.\\nThree."}\n';
+  const path = join(dirname(files[0]!), "texts.jsonl");
+  await writeFile(path, lines);
+  await writeFile(files[0]!, lines);
+  const [asJson, asText] = [
+    ["One.", "Two.\nThree."].flatMap((text) => [...tokenizer.encode(text), 0]),
+    [...tokenizer.encode(lines.trimEnd()), 0],
+  ];
+  for (let again = 0; again < 2; again++) {
+    t.deepEqual(await tokensOf([path], options), asJson);
+    t.deepEqual(await tokensOf([files[0]!], options), asText);
+  }
+  await using corpus = await openCorpus([path], options);
+  t.is(corpus.documents, 2);
 });
 
 test("shards and rings: any stretch, across shard ends and the end of the row", async (t) => {

@@ -74,6 +74,43 @@ test("characters and line ends that straddle the reader's blocks", async (t) => 
   }
 });
 
+async function linesOfJson(t: ExecutionContext, content: string): Promise<string> {
+  const path = join(await temporaryFolder(t), "texts.jsonl");
+  await writeFile(path, content);
+  return path;
+}
+
+test("JSON lines: every line's text is a document, whatever lines it has itself", async (t) => {
+  const texts = ["a\r\nb\n<|endoftext|>\nc", "", "\n\n é🎉 \n\n", `${"🎉".repeat(20_000)}\nx${"y".repeat(40_000)}`];
+  const lines = texts.map((text, id) => JSON.stringify({ id, text }));
+  for (const content of [lines.join("\n"), `\ufeff${lines.join("\r\n \r\n")}\n\n`]) {
+    const found = await documents(await linesOfJson(t, content), { separator: "x" });
+    t.deepEqual(found.pop(), []);
+    t.deepEqual(
+      found.map((pieces) => pieces.join("")),
+      texts.flatMap((text) => plainDocuments(text, "")),
+    );
+    t.true(found.flat().every((piece) => piece.length <= 16384 && !/\p{Surrogate}/u.test(piece)));
+  }
+  const path = await linesOfJson(t, '{"text": "a\\ud83cb\\ud83c\\udf89"}');
+  t.deepEqual((await documents(path))[0], ["a\ufffdb🎉"], "half a character is none");
+});
+
+test("JSON lines that hold no text are refused with file and line", async (t) => {
+  const refused = async (line: string, problem: RegExp) => {
+    const path = await linesOfJson(t, `{"text": "good"}\n\n${line}\n{"text": "never read"}\n`);
+    const error = await t.throwsAsync(documents(path), { code: "ERR_BAD_CORPUS", message: problem });
+    t.true(error?.message.startsWith(`${path}: line 3: `), error?.message);
+  };
+  await refused('{"text": "cut', /not valid JSON/);
+  await refused('{"text": "a"} {"text": "b"}', /not valid JSON/);
+  await refused('["a"]', /found an array, expected an object/);
+  await refused('{"title": "a"}', /"text" is nothing, expected a string/);
+  await refused('{"text": ["a"]}', /"text" is an array, expected a string/);
+  await refused('{"text": "a", "text": "b"}', /occurs twice/);
+  await refused(`{"text": "${"a".repeat(1 << 24)}"}`, /more than 16777216 characters/);
+});
+
 test("the file's hash and size", async (t) => {
   const path = await fileOf(t, "abc");
   const sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
