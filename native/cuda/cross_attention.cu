@@ -11,8 +11,17 @@ namespace {
 struct Reading {
     CrossAttentionSizes n;
     Heads q, k, v, out;
-    float scale2;  // scale log2 e: of the exponent of 2
+    float scale2;   // scale log2 e: of the exponent of 2
+    Heads weights;  // rows of M
+    bool wants_weights;
 };
+
+/// A token's weights to global memory; each lane has its own.
+__device__ __forceinline__ void hand_out(const Reading& p, const TokenBlock& at, Shared<float> weights, int t) {
+    if (t >= p.n.T) return;
+    float* row = p.weights.row(at.b, t, at.h);
+    for (int m = latent_lane(); m < p.n.M; m += kLatentLanes) row[m] = weights[m];
+}
 
 template <int kQuads>
 __global__ void __launch_bounds__(kLatentThreads) cross_attention_tokens(Reading p) {
@@ -26,7 +35,11 @@ __global__ void __launch_bounds__(kLatentThreads) cross_attention_tokens(Reading
         const Shared<float> mine = weights + t * stride;
         x.load(p.q, at, at.first + t, p.n);
         token_products(x, latents, mine, p.n);
-        for (int r = 0; r < 2; ++r) softmax_token(mine + r * kTokenGroups * stride, p.n, p.scale2);
+        for (int r = 0; r < 2; ++r) {
+            const Shared<float> row = mine + r * kTokenGroups * stride;
+            softmax_token(row, p.n, p.scale2);
+            if (p.wants_weights) hand_out(p, at, row, at.first + t + r * kTokenGroups);
+        }
     }
     load_latents<kQuads>(latents, p.v, at, p.n);
     for (int t = token_group(); t < kTokens; t += 2 * kTokenGroups) {
@@ -36,7 +49,14 @@ __global__ void __launch_bounds__(kLatentThreads) cross_attention_tokens(Reading
 }
 
 Status run(const CrossAttention& a, const Stream& stream, Workspace) {
-    const Reading p{{a.q, a.k}, heads_of(a.q), heads_of(a.k), heads_of(a.v), heads_of(a.out), a.scale * kLog2E};
+    const Reading p{.n = {a.q, a.k},
+                    .q = heads_of(a.q),
+                    .k = heads_of(a.k),
+                    .v = heads_of(a.v),
+                    .out = heads_of(a.out),
+                    .scale2 = a.scale * kLog2E,
+                    .weights = a.weights ? heads_of(a.weights) : Heads{},
+                    .wants_weights = !a.weights.empty()};
     return with_latent_quads(p.n.D, [&](auto quads) {
         constexpr int kQuads = decltype(quads)::value;
         const int values = p.n.padded_M() * kLatentLanes * kQuads * 4 + kTokens * p.n.weight_stride();

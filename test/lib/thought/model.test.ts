@@ -1,19 +1,13 @@
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import test from "ava";
-import { createEngine, type Engine, evaluate, type ThoughtModel, type TrainOptions } from "../../../lib/index.js";
+import { createEngine, type Engine, evaluate, type ThoughtModel } from "../../../lib/index.js";
 import { readMetrics } from "../../../lib/training/metrics.js";
 import { shortened } from "../../../lib/training/thought/objective.js";
 import { noema } from "../../support/command.js";
 import { scratch } from "../training/scratch.js";
 import { fixture, trained } from "../training/tiny-run.js";
-
-const tinyThought: Partial<TrainOptions> = {
-  shape: { hidden: 32, heads: 2, layers: 2 },
-  thought: { latents: 4, window: 8, inference: { steps: 4 } },
-  ...{ steps: 40, batch: 8, microBatch: 4, length: 24, warmup: 5, rate: 0.01, ema: 0.9, precision: "f32" },
-  ...{ evaluateEvery: 20, evaluateDraws: 4, saveEvery: 20 },
-};
+import { tinyThought } from "./tiny-thought.js";
 
 let run: Promise<string> | undefined;
 
