@@ -40,8 +40,10 @@ struct Scratch {
     }
 };
 
-/// A block's weights as they lie in scratch, [M][kBlockTokens], to where they were asked for.
-void hand_out(const float* weights, const View& to, int64_t b, int64_t first, int64_t h, int64_t count) {
+/// A block's weights as they lie in scratch, [M][kBlockTokens], to where they were asked for. (Never inlined: with this in its
+/// midst a pass that nobody asks took up to a tenth longer.)
+[[gnu::noinline, gnu::cold]] void hand_out(const float* weights, const View& to, int64_t b, int64_t first, int64_t h,
+                                           int64_t count) {
     for (int64_t t = 0; t < count; ++t) {
         float* row = to.at<float>(b, first + t, h);
         for (int64_t m = 0; m < to.shape[3]; ++m) row[m] = weights[m * kBlockTokens + t];
