@@ -54,7 +54,7 @@ export type { FitCurve, Thought } from "./posterior/thought.js";
 export type { BatchOptions, GenerateOptions, InfillOptions, Prompt, RunOptions } from "./request.js";
 export type { Seed } from "./rng.js";
 export type { Look, LookOptions, Session, SessionOptions } from "./session.js";
-export type { ThoughtInspection } from "./thought/inspect.js";
+export type { LayerReading, ThoughtInspection } from "./thought/inspect.js";
 export type { InferOptions, ThoughtModel, ThoughtModelInfo } from "./thought/model.js";
 export type { ThoughtBatchOptions, ThoughtGenerateOptions } from "./thought/request.js";
 export type { DecodeOptions, DecodeStream, EncodeOptions, Tokenizer } from "./tokenizer/tokenizer.js";

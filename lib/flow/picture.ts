@@ -1,6 +1,6 @@
-/** A text's way from data to noise as one self-contained SVG that reads well on light and dark ground. */
+/** A text's way from data to noise as an SVG. */
 
-import { escapeXml } from "../svg.js";
+import { label, svg } from "../svg.js";
 import type { Inspection, Level } from "./inspect.js";
 
 const CELL = { width: 72, height: 22 };
@@ -10,14 +10,11 @@ const BAR = 40;
 const PER_BAND = 12;
 const GAP = 18;
 
-// Mid-tone colours and translucent greys: both have contrast on white and on near-black.
-const STYLE = `<style>
-text { font: 11px system-ui, sans-serif; fill: #7a7f87; }
+const STYLE = `text { font: 11px system-ui, sans-serif; fill: #7a7f87; }
 .right { fill: #4a90d9; }
 .wrong { fill: #e07b39; }
 .bar { fill: #7a7f87; fill-opacity: 0.6; }
-.none { fill: #7a7f87; fill-opacity: 0.08; }
-</style>`;
+.none { fill: #7a7f87; fill-opacity: 0.08; }`;
 
 /**
  * Every state is a row, base noise on top, the text at the bottom; a cell holds what the state reads as there, blue where that is the
@@ -31,14 +28,7 @@ export function statesPicture(inspection: Inspection, decode: (id: number) => st
   const height = bands * bandHeight;
   const parts: string[] = [];
   for (let band = 0; band < bands; band++) parts.push(...bandOf(inspection, decode, band, band * bandHeight));
-  const title = "What every state of the text reads as";
-  return [
-    `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" width="${width}" height="${height}" role="img" aria-label="${title}">`,
-    STYLE,
-    ...parts,
-    "</svg>",
-    "",
-  ].join("\n");
+  return svg({ width, height, title: "What every state of the text reads as", style: STYLE }, parts);
 }
 
 function bandOf(inspection: Inspection, decode: (id: number) => string, band: number, top: number): string[] {
@@ -68,7 +58,7 @@ function cellOf({ reading }: Level, ids: Int32Array, decode: (id: number) => str
   const id = reading.ids[at]!;
   const kind = id === ids[at] ? "right" : "wrong";
   const opacity = (0.1 + 0.5 * reading.confidence[at]!).toFixed(2);
-  const word = escapeXml(visible(clipped(decode(id))));
+  const word = label(decode(id));
   return `<rect class="${kind}" fill-opacity="${opacity}" x="${x}" y="${y}" ${size}/><text x="${x + 4}" y="${y + 15}">${word}</text>`;
 }
 
@@ -89,8 +79,3 @@ function barsOf({ ids, nelbo, positions }: Inspection, first: number, last: numb
   }
   return bars;
 }
-
-const clipped = (word: string): string => (word.length > 10 ? `${word.slice(0, 9)}…` : word);
-
-/** Bytes of a character, line ends and their like have no place in a cell. */
-const visible = (word: string): string => word.replace(/[^\P{C}]/gu, " ");

@@ -13,6 +13,22 @@ export interface ThoughtBatch {
   cancellation?: NativeCancellation;
 }
 
+/** Which arrays to copy out; meant for verification and inspection. */
+export interface ThoughtForwardRequest extends Omit<ThoughtBatch, "targets"> {
+  /** [B,N,C] */
+  z: Float32Array;
+  logits?: boolean;
+  hidden?: boolean;
+  likeliest?: boolean;
+  attention?: boolean;
+}
+export interface ThoughtForwardResult extends ForwardResult {
+  /** [B*T] the token that each position expects next. */
+  likeliest?: Int32Array;
+  /** L times [B,T,H,M]: what each head of each position weighs the layer's latents by; the M weights sum to 1. */
+  attention?: Float32Array[];
+}
+
 /** Settings of the fast loop. */
 export interface NativeFit {
   steps: number;
@@ -153,8 +169,7 @@ export interface NativeThoughtTrainer extends NativeTrainer {
 
 export interface NativeThoughtModel {
   info(): { parameters: number; weightBytes: number; precision: Precision };
-  /** logits [B*T,V]; hidden [B*T,C] each: the embedding, the residual stream after each block, the final norm. */
-  forward(request: ThoughtBatch & { z: Float32Array; logits?: boolean; hidden?: boolean }): Promise<ForwardResult>;
+  forward(request: ThoughtForwardRequest): Promise<ThoughtForwardResult>;
   /** [B*T] -log p of the targets, 0 where not scored. */
   losses(request: ThoughtBatch & { targets: Int32Array; z: Float32Array }): Promise<Float32Array>;
   /**

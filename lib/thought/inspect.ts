@@ -1,4 +1,4 @@
-/** Looking into a thought: what its vectors cost, how its fit went, what the text costs by how many layers read it. */
+/** Looking into a thought: what its vectors cost, how its fit went, what the text costs by how many layers read it, and who reads what. */
 
 import { sum } from "../evaluation/bound.js";
 import type { NativeCancellation } from "../native/addon.js";
@@ -6,15 +6,30 @@ import type { ThoughtCore } from "../posterior/core.js";
 import { textBatch } from "../posterior/infer.js";
 import type { FitCurve, Thought } from "../posterior/thought.js";
 
+/** What is left of a text in the layers that read its thought: every token predicted from those before it. */
+export interface LayerReading {
+  /** Nats per token. */
+  crossEntropy: number;
+  /** Share of the tokens that were the likeliest. */
+  accuracy: number;
+}
+
 export interface ThoughtInspection {
   thought: Thought;
+  /** The text's. */
+  ids: Int32Array;
   tokens: number;
   /** L times M: KL divergence from the prior of every vector, in nats. */
   kl: number[][];
   /** Of the fit, step by step, in nats. */
   curve: FitCurve;
-  /** L + 1 numbers: the text's cross-entropy in nats per token when the first l layers read the draw, and the others zeros, the prior's mean. */
-  byLayers: number[];
+  /** L + 1: when the first l layers read the draw, and the others zeros, the prior's mean (ltm.md section 4.5, layer probing). */
+  byLayers: LayerReading[];
+  /**
+   * L times [T][M]: what the position that predicts a token weighs the vectors of a layer by, mean over the heads, when all layers read
+   * the draw. The M weights of a token sum to 1.
+   */
+  attention: number[][][];
 }
 
 export async function look(
@@ -23,17 +38,36 @@ export async function look(
   { thought, cancellation }: { thought: Thought; cancellation: NativeCancellation },
 ): Promise<ThoughtInspection> {
   const { native, config } = host;
-  const { numLayers: L } = config;
+  const { numLayers: L, bosTokenId } = config;
   const per = config.numLatents / L;
-  const { klPerVector } = thought;
-  const byLayers: number[] = [];
+  const { klPerVector, z } = thought;
+  const { targets, ...batch } = { ...textBatch([text], bosTokenId), cancellation };
+  const byLayers: LayerReading[] = [];
   for (let layers = 0; layers <= L; layers++) {
-    const z = withLayers(host, thought.z, (layer) => layer < layers);
-    const losses = await native.losses({ ...textBatch([text], config.bosTokenId), z, cancellation });
-    byLayers.push(sum(losses) / text.length);
+    const read = { ...batch, z: withLayers(host, z, (layer) => layer < layers) };
+    const losses = await native.losses({ ...read, targets });
+    const { likeliest } = await native.forward({ ...read, likeliest: true });
+    const right = likeliest!.reduce((count, id, i) => count + (id === targets[i] ? 1 : 0), 0);
+    byLayers.push({ crossEntropy: sum(losses) / text.length, accuracy: right / text.length });
   }
-  const kl = Array.from({ length: L }, (_, layer) => Array.from(klPerVector.subarray(layer * per, (layer + 1) * per)));
-  return { thought, tokens: text.length, kl, curve: thought.curve, byLayers };
+  const { attention } = await native.forward({ ...batch, z, attention: true });
+  return {
+    ...{ thought, ids: targets, tokens: text.length, curve: thought.curve, byLayers },
+    kl: Array.from({ length: L }, (_, layer) => Array.from(klPerVector.subarray(layer * per, (layer + 1) * per))),
+    attention: attention!.map((weights) => meanOverHeads(weights, text.length, per)),
+  };
+}
+
+/** [T,H,M] as [T][M]. */
+function meanOverHeads(weights: Float32Array, T: number, M: number): number[][] {
+  const H = weights.length / (T * M);
+  return Array.from({ length: T }, (_, t) =>
+    Array.from({ length: M }, (_, m) => {
+      let total = 0;
+      for (let h = 0; h < H; h++) total += weights[(t * H + h) * M + m]!;
+      return total / H;
+    }),
+  );
 }
 
 /** The draw as layers see it that are on; the others see zeros. */

@@ -1,22 +1,12 @@
-/** The loss curve of a run as one self-contained SVG that reads well on light and dark ground. */
+/** The loss curve of a run as an SVG. */
 
 import type { EstimateKind } from "../evaluation/bound.js";
-import { escapeXml } from "../svg.js";
+import { at, escapeXml, line, type Point, range, type Scale, svg, ticks } from "../svg.js";
 import type { Metric } from "./metrics.js";
 
-interface Point {
-  x: number;
-  y: number;
-  /** Half the height of the error bar. */
+/** A point with half the height of its error bar. */
+interface Estimate extends Point {
   error?: number;
-}
-
-interface Scale {
-  from: number;
-  to: number;
-  /** Pixels at `from` and at `to`. */
-  begin: number;
-  end: number;
 }
 
 const WIDTH = 720;
@@ -42,33 +32,27 @@ export function lossCurve(metrics: readonly Metric[], { title = "Loss", kind = "
   );
   const x: Scale = { ...range([...train, ...heldOut].map((point) => point.x)), begin: PLOT.left, end: PLOT.right };
   const y: Scale = { ...range([...train, ...heldOut].map((point) => point.y)), begin: PLOT.bottom, end: PLOT.top };
-  return [
-    `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${HEIGHT}" width="${WIDTH}" height="${HEIGHT}" role="img" aria-label="${escapeXml(title)}">`,
-    STYLE,
+  const scales = { x, y };
+  return svg({ width: WIDTH, height: HEIGHT, title, style: STYLE }, [
     `<text class="title" x="${PLOT.left}" y="22">${escapeXml(title)}</text>`,
     ...horizontalTicks(y),
     ...verticalTicks(x),
     `<text x="${(PLOT.left + PLOT.right) / 2}" y="${HEIGHT - 12}" text-anchor="middle">step</text>`,
     `<text transform="translate(16 ${(PLOT.top + PLOT.bottom) / 2}) rotate(-90)" text-anchor="middle">nats per token${kind === "upper" ? " (upper bound)" : ""}</text>`,
-    line(train, x, y, "train"),
+    line(train, scales, "train"),
     ...errorBars(heldOut, x, y),
-    line(heldOut, x, y, "held"),
+    line(heldOut, scales, "held"),
     ...heldOut.map((point) => `<circle class="held-dot" cx="${at(x, point.x)}" cy="${at(y, point.y)}" r="2.5"/>`),
     ...legend(),
-    "</svg>",
-    "",
-  ].join("\n");
+  ]);
 }
 
-// Mid-tone colours and translucent greys: both have contrast on white and on near-black.
-const STYLE = `<style>
-text { font: 12px system-ui, sans-serif; fill: #7a7f87; }
+const STYLE = `text { font: 12px system-ui, sans-serif; fill: #7a7f87; }
 .title { font-size: 14px; font-weight: 600; }
 .grid { stroke: #7a7f87; stroke-opacity: 0.25; }
 .train { fill: none; stroke: #4a90d9; stroke-width: 1.5; }
 .held { fill: none; stroke: #e07b39; stroke-width: 2; }
-.held-dot { fill: #e07b39; }
-</style>`;
+.held-dot { fill: #e07b39; }`;
 
 function average(points: readonly Point[]): Point[] {
   const size = Math.ceil(points.length / MAX_POINTS);
@@ -78,29 +62,6 @@ function average(points: readonly Point[]): Point[] {
     const mean = (of: (point: Point) => number) => part.reduce((sum, point) => sum + of(point), 0) / part.length;
     return { x: mean((point) => point.x), y: mean((point) => point.y) };
   });
-}
-
-function range(values: readonly number[]): { from: number; to: number } {
-  const finite = values.filter(Number.isFinite);
-  if (finite.length === 0) return { from: 0, to: 1 };
-  const from = finite.reduce((least, value) => Math.min(least, value));
-  const to = finite.reduce((most, value) => Math.max(most, value));
-  return from === to ? { from: from - 0.5, to: to + 0.5 } : { from, to };
-}
-
-function at(scale: Scale, value: number): string {
-  const fraction = (value - scale.from) / (scale.to - scale.from);
-  return (scale.begin + fraction * (scale.end - scale.begin)).toFixed(1);
-}
-
-/** About five round numbers (1, 2 or 5 times a power of ten apart) inside the range. */
-export function ticks(from: number, to: number): number[] {
-  const rough = (to - from) / 5;
-  const power = 10 ** Math.floor(Math.log10(rough));
-  const step = power * ([1, 2, 5, 10].find((factor) => factor * power >= rough) ?? 10);
-  const first = Math.ceil(from / step - 1e-9);
-  const last = Math.floor(to / step + 1e-9);
-  return Array.from({ length: last - first + 1 }, (_, i) => Number(((first + i) * step).toPrecision(12)));
 }
 
 function horizontalTicks(y: Scale): string[] {
@@ -116,12 +77,7 @@ function verticalTicks(x: Scale): string[] {
   );
 }
 
-function line(points: readonly Point[], x: Scale, y: Scale, style: string): string {
-  const drawn = points.filter((point) => Number.isFinite(point.y));
-  return `<polyline class="${style}" points="${drawn.map((point) => `${at(x, point.x)},${at(y, point.y)}`).join(" ")}"/>`;
-}
-
-function errorBars(points: readonly Point[], x: Scale, y: Scale): string[] {
+function errorBars(points: readonly Estimate[], x: Scale, y: Scale): string[] {
   return points.map((point) => {
     const error = point.error ?? 0;
     return `<line class="held" x1="${at(x, point.x)}" x2="${at(x, point.x)}" y1="${at(y, point.y - error)}" y2="${at(y, point.y + error)}"/>`;

@@ -11,10 +11,21 @@ namespace {
 struct Reading {
     CrossAttentionSizes n;
     Heads q, k, v, out;
-    float scale2;  // scale log2 e: of the exponent of 2
+    float scale2;   // scale log2 e: of the exponent of 2
+    Heads weights;  // rows of M, where they are asked for
 };
 
-template <int kQuads>
+/// Weights to global memory, each lane those that it made.
+__device__ __forceinline__ void hand_out(const Reading& p, const TokenBlock& at, Shared<float> weights) {
+    for (int t = token_group(); t < kTokens && at.first + t < p.n.T; t += kTokenGroups) {
+        const Shared<float> mine = weights + t * p.n.weight_stride();
+        float* row = p.weights.row(at.b, at.first + t, at.h);
+        for (int m = latent_lane(); m < p.n.M; m += kLatentLanes) row[m] = mine[m];
+    }
+}
+
+/// Weights are told by a kernel of its own: the other one keeps its registers.
+template <int kQuads, bool kTells>
 __global__ void __launch_bounds__(kLatentThreads) cross_attention_tokens(Reading p) {
     const TokenBlock at(p.n);
     const int latent_values = p.n.padded_M() * kLatentLanes * kQuads * 4, stride = p.n.weight_stride();
@@ -33,17 +44,25 @@ __global__ void __launch_bounds__(kLatentThreads) cross_attention_tokens(Reading
         mix_latents(x, weights + t * stride, latents, p.n);
         x.store(p.out, at, at.first + t, p.n, 1.0f);
     }
+    if constexpr (kTells) hand_out(p, at, weights);
 }
 
 Status run(const CrossAttention& a, const Stream& stream, Workspace) {
-    const Reading p{{a.q, a.k}, heads_of(a.q), heads_of(a.k), heads_of(a.v), heads_of(a.out), a.scale * kLog2E};
+    const Reading p{.n = {a.q, a.k},
+                    .q = heads_of(a.q),
+                    .k = heads_of(a.k),
+                    .v = heads_of(a.v),
+                    .out = heads_of(a.out),
+                    .scale2 = a.scale * kLog2E,
+                    .weights = a.weights ? heads_of(a.weights) : Heads{}};
     return with_latent_quads(p.n.D, [&](auto quads) {
         constexpr int kQuads = decltype(quads)::value;
         const int values = p.n.padded_M() * kLatentLanes * kQuads * 4 + kTokens * p.n.weight_stride();
         const Grid grid{.blocks = dim3(static_cast<unsigned>(p.n.blocks())),
                         .threads = kLatentThreads,
                         .shared_bytes = sizeof(float) * static_cast<size_t>(values)};
-        return launch("cross_attention", stream, grid, cross_attention_tokens<kQuads>, p);
+        const auto kernel = a.weights ? cross_attention_tokens<kQuads, true> : cross_attention_tokens<kQuads, false>;
+        return launch("cross_attention", stream, grid, kernel, p);
     });
 }
 

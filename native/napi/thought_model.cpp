@@ -14,7 +14,8 @@ struct FitProgress {
 
 struct ForwardOutput {
     std::vector<float> logits;
-    std::vector<std::vector<float>> hidden;
+    std::vector<int32_t> likeliest;
+    std::vector<std::vector<float>> hidden, attention;
 };
 
 /// A continuation whose arrays the job owns, and what it gives back.
@@ -88,6 +89,7 @@ class ThoughtModelHandle : public ModelHandle<ThoughtModelHandle, ThoughtModel, 
         const auto batch = read_thought_batch(a);
         const auto z = read_z(a, batch->batch);
         const bool logits = a.boolean_or("logits", false), hidden = a.boolean_or("hidden", false);
+        const bool likeliest = a.boolean_or("likeliest", false), attention = a.boolean_or("attention", false);
         const auto out = std::make_shared<ForwardOutput>();
         const auto work = [=](Engine& engine, const std::atomic<bool>* cancelled) {
             const int64_t R = batch->batch.B * batch->batch.T;
@@ -96,6 +98,9 @@ class ThoughtModelHandle : public ModelHandle<ThoughtModelHandle, ThoughtModel, 
             if (logits) out->logits.resize(R * model->config().vocab_size);
             if (logits) outputs.logits = out->logits.data();
             if (hidden) outputs.trace = &out->hidden, outputs.hidden = last.data();
+            if (likeliest) out->likeliest.resize(R);
+            if (likeliest) outputs.likeliest = out->likeliest.data();
+            if (attention) outputs.attention = &out->attention;
             NOEMA_TRY(model->forward(engine, batch->batch, z->data(), outputs, cancelled));
             if (hidden) out->hidden.push_back(std::move(last));
             return Status{};
@@ -104,6 +109,8 @@ class ThoughtModelHandle : public ModelHandle<ThoughtModelHandle, ThoughtModel, 
             Napi::Object object = Napi::Object::New(env);
             if (logits) object.Set("logits", to_array(env, out->logits));
             if (hidden) object.Set("hidden", to_array(env, out->hidden));
+            if (likeliest) object.Set("likeliest", to_array(env, out->likeliest));
+            if (attention) object.Set("attention", to_array(env, out->attention));
             return object;
         };
         return runtime()->submit(info.Env(), {work, result, a.cancellation()});

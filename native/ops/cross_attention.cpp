@@ -26,12 +26,15 @@ bool same(const View& a, const View& b) {
 }  // namespace
 
 Status cross_attention(const CrossAttention& p, Context& context) {
-    const int64_t B = dim(p.q, 0), T = dim(p.q, 1), H = dim(p.q, 2), D = dim(p.q, 3);
+    const int64_t B = dim(p.q, 0), T = dim(p.q, 1), H = dim(p.q, 2), D = dim(p.q, 3), M = dim(p.k, 1);
     FrontDoor door("cross_attention", context);
-    return shared_checks(door, p.q, p.k, p.v, p.scale)
+    shared_checks(door, p.q, p.k, p.v, p.scale)
         .real("out", p.out, {B, T, H, D})
-        .that(!same(p.out, p.q) && !same(p.out, p.k) && !same(p.out, p.v), "out", "may not be q, k or v")
-        .call(&OpTable::cross_attention, p);
+        .optional_real("weights", p.weights, {B, T, H, M})
+        .that(!same(p.out, p.q) && !same(p.out, p.k) && !same(p.out, p.v), "out", "may not be q, k or v");
+    for (const View* other : {&p.q, &p.k, &p.v, &p.out})
+        door.that(!same(p.weights, *other), "weights", "may not be q, k, v or out");
+    return door.call(&OpTable::cross_attention, p);
 }
 
 Status cross_attention_backward(const CrossAttentionBackward& p, Context& context) {

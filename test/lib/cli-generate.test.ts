@@ -84,6 +84,7 @@ test("inspect: what the folder holds", async (t) => {
   const { parameters, tensors } = JSON.parse((await noema(["inspect", folder, "--json"])).out);
   t.is(tensors.length, 11);
   t.true(parameters > 16384);
+  t.regex((await noema(["inspect", folder, "--text", "x"])).error, /flow and thought models; this is masked/);
 });
 
 test("bench: figures of a model; refusals", async (t) => {

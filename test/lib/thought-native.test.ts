@@ -120,6 +120,26 @@ test("bounds: sampled ones keep their order", async (t) => {
   for (const b of [0, 1]) t.true(bound.nelboSampled[b]! >= bound.iwae[b]!);
 });
 
+test("a forward pass tells what is asked for: the likeliest tokens, and what the tokens weigh latents by", async (t) => {
+  const model = await load();
+  const z = Float32Array.from({ length: latents }, (_, i) => Math.sin(i));
+  const { logits, likeliest, attention } = await model.forward({
+    ...{ ...batch(), z },
+    ...{ logits: true, likeliest: true, attention: true },
+  });
+  for (const [row, id] of likeliest!.entries()) {
+    const own = logits!.subarray(row * 50, (row + 1) * 50);
+    t.is(id, own.indexOf(Math.max(...own)));
+  }
+  t.is(attention!.length, config.numLayers);
+  for (const weights of attention!) {
+    t.is(weights.length, 16 * 4 * 2);
+    for (let i = 0; i < weights.length; i += 2) t.true(Math.abs(weights[i]! + weights[i + 1]! - 1) < 1e-6);
+    t.true(weights.some((weight) => Math.abs(weight - 0.5) > 1e-3));
+  }
+  t.deepEqual(Object.keys(await model.forward({ ...batch(), z, attention: true })), ["attention"]);
+});
+
 test("training: a lesson fits, or takes the z that it is given", async (t) => {
   const model = await load();
   const trainer = await model.trainer({ keepAverage: true });

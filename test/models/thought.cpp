@@ -1,5 +1,6 @@
 // The thought family as a whole: decoder, gradients, training and bounds. Values themselves are judged by the golden checkpoints.
 #include <algorithm>
+#include <numeric>
 
 #include "models/small_thought.h"
 #include "native/harness.h"
@@ -107,6 +108,48 @@ TEST_CASE("thought: logits do not depend on the batch or the threads, and are th
         for (int64_t b = 0; b < 3; ++b) {
             const std::vector<float> own{z.begin() + b * n, z.begin() + (b + 1) * n};
             CHECK(same_bits(logits_of(one, *model, texts.batch(b), own).data(), all.data() + b * T * V, T * V));
+        }
+    }
+}
+
+TEST_CASE("thought: what tokens weigh latents by, alike in any batch; the likeliest tokens are the logits'") {
+    const ThoughtConfig config = small_thought();
+    const int64_t T = 33, V = config.vocab_size, n = config.latent_size();
+    const int64_t M = config.latents_per_layer(), row = config.num_heads * M;
+    const Texts texts(config, T, {T, T});
+    const std::vector<float> z = normals(1, 2 * n);
+    using Layers = std::vector<std::vector<float>>;
+    const auto attention_of = [&](Engine& engine, const ThoughtBatch& batch, const std::vector<float>& at) {
+        Layers layers;
+        std::vector<float> logits(batch.B * T * V);
+        std::vector<int32_t> likeliest(batch.B * T);
+        const ThoughtModel::Outputs outputs{
+            .logits = logits.data(), .likeliest = likeliest.data(), .attention = &layers};
+        REQUIRE(load(engine, config)->forward(engine, batch, at.data(), outputs, nullptr).ok());
+        for (int64_t r = 0; r < batch.B * T; ++r)
+            CHECK(likeliest[r] == std::max_element(&logits[r * V], &logits[r * V] + V) - &logits[r * V]);
+        CHECK(logits == logits_of(engine, *load(engine, config), batch, at));
+        return layers;
+    };
+    Engine reference(*find_backend("reference"), 1);
+    const Layers truth = attention_of(reference, texts.batch(), z);
+    std::vector<std::string> names = devices();
+    names.push_back("cpu");
+    for (const std::string& name : names) {
+        INFO("backend ", name);
+        Engine engine(*find_backend(name.c_str()), 2);
+        const Layers both = attention_of(engine, texts.batch(), z);
+        REQUIRE(both.size() == static_cast<size_t>(config.num_layers));
+        for (size_t layer = 0; layer < both.size(); ++layer) {
+            REQUIRE(both[layer].size() == static_cast<size_t>(2 * T * row));
+            CHECK(largest_difference(both[layer], truth[layer]) < 1e-5);
+            for (size_t first = 0; first < both[layer].size(); first += M)
+                CHECK(std::accumulate(&both[layer][first], &both[layer][first] + M, 0.0f) == doctest::Approx(1));
+        }
+        for (int64_t b = 0; b < 2; ++b) {
+            const Layers one = attention_of(engine, texts.batch(b), {z.begin() + b * n, z.begin() + (b + 1) * n});
+            for (size_t layer = 0; layer < both.size(); ++layer)
+                CHECK(same_bits(one[layer].data(), both[layer].data() + b * T * row, T * row));
         }
     }
 }

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "doctest/doctest.h"
 #include "native/harness.h"
@@ -14,11 +15,13 @@ struct Shape {
     bool fused = false;  // k and v are slices of one [B, M, 2 H D]
     double magnitude = 1;
     std::string gradients = "qkv";  // which of them backward is asked for
+    bool weights = false;           // forward hands out its weights too
 
     std::string title() const {
         std::string text = "cross_attention";
         for (int64_t n : {B, T, H, D, M}) text.append(" ").append(std::to_string(n));
-        return text + (fused ? " fused" : "") + " x" + std::to_string(magnitude) + " " + gradients;
+        return text + (fused ? " fused" : "") + (weights ? " weights" : "") + " x" + std::to_string(magnitude) + " " +
+               gradients;
     }
     float scale() const { return 1.0f / std::sqrt(static_cast<float>(D)); }
 };
@@ -44,12 +47,14 @@ View source(const Shape& s, const Tensors& t, const std::string& name) {
 OpCase forward(const Shape& s) {
     std::vector<Field> fields = sources(s);
     fields.push_back(output("out", {s.B, s.T, s.H, s.D}));
+    if (s.weights) fields.push_back(output("weights", {s.B, s.T, s.H, s.M}));
     return {s.title(), fields, [s](const Tensors& t, Context& c) {
                 return cross_attention({.q = source(s, t, "q"),
                                         .k = source(s, t, "k"),
                                         .v = source(s, t, "v"),
                                         .out = t["out"],
-                                        .scale = s.scale()},
+                                        .scale = s.scale(),
+                                        .weights = t["weights"]},
                                        c);
             }};
 }
@@ -159,6 +164,38 @@ TEST_CASE("cross_attention: large and tiny scores") {
     check(forward({.T = 9, .M = 17, .magnitude = 1e16}));
 }
 
+TEST_CASE("cross_attention: weights for those who ask") {
+    for (int64_t M : {1, 3, 8, 9, 17, 64}) check(forward({.B = 1, .T = 9, .H = 3, .D = 20, .M = M, .weights = true}));
+    for (int64_t T : {0, 1, 31, 33, 64, 65, 129, 300})
+        check(forward({.T = T, .H = 2, .D = 8, .M = 5, .weights = true}));
+    for (int64_t D : {64, 128, 256}) check(forward({.T = 70, .D = D, .M = 8, .fused = true, .weights = true}));
+    check(forward({.T = 9, .M = 17, .magnitude = 1e4, .weights = true}));
+}
+
+TEST_CASE("cross_attention: weights sum to 1, and asking for them changes nothing") {
+    const Shape plain{.T = 150, .H = 3, .D = 20, .M = 9};
+    Shape asked = plain;
+    asked.weights = true;
+    const auto keep = [](Field&) {};
+    std::vector<std::string> backends = devices();
+    backends.push_back("cpu");
+    for (const std::string& backend : backends) {
+        INFO("backend ", backend);
+        // The same seed for both: inputs are drawn by a case's title.
+        OpCase quiet = forward(plain);
+        quiet.title = asked.title();
+        const Tensors told = run_with(forward(asked), backend, keep);
+        CHECK(run_with(quiet, backend, keep).values("out") == told.values("out"));
+        const std::vector<double> weights = told.values("weights");
+        REQUIRE(weights.size() == static_cast<size_t>(2 * 150 * 3 * 9));
+        for (size_t row = 0; row < weights.size(); row += 9) {
+            const double sum = std::accumulate(&weights[row], &weights[row] + 9, 0.0);
+            CHECK(sum == doctest::Approx(1).epsilon(1e-6));
+            CHECK(*std::min_element(&weights[row], &weights[row] + 9) >= 0);
+        }
+    }
+}
+
 TEST_CASE("cross_attention: gradients") {
     for (int64_t M : {1, 3, 8})
         check_gradient({forward({.T = 4, .D = 5, .M = M}),
@@ -213,6 +250,13 @@ TEST_CASE("cross_attention refuses") {
         return cross_attention({.q = t["q"], .k = t["k"], .v = t["v"], .out = t["q"]}, context);
     };
     check_refused(aliased, Code::invalid_argument, "out may not be q");
+    aliased = forward({.D = 4});
+    aliased.run = [](const Tensors& t, Context& context) {
+        return cross_attention({.q = t["q"], .k = t["k"], .v = t["v"], .out = t["out"], .weights = t["q"]}, context);
+    };
+    check_refused(aliased, Code::invalid_argument, "weights may not be q");
+    check_refused(changed(forward({.weights = true}), "weights", {2, 5, 2, 3}), Code::invalid_argument,
+                  "weights has shape [2, 5, 2, 3], expected [2, 5, 2, 4]");
     aliased = backward({});
     aliased.run = [](const Tensors& t, Context& context) {
         return cross_attention_backward({.q = t["q"], .k = t["k"], .v = t["v"], .d_out = t["d_out"], .d_q = t["d_out"]},

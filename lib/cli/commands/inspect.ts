@@ -1,13 +1,11 @@
-/** `noema inspect`: what a checkpoint folder holds, from its headers alone; of a flow also what the states of a text are. */
+/** `noema inspect`: what a checkpoint folder holds, from its headers alone; with --text also what the model makes of that. */
 
 import type { Command } from "commander";
 import { openCheckpoint } from "../../checkpoint/folder.js";
-import { createEngine } from "../../engine.js";
 import { NoemaError } from "../../errors.js";
-import { writeAll, writeAtomically } from "../../files.js";
-import type { Level } from "../../flow/inspect.js";
-import { statesPicture } from "../../flow/picture.js";
-import { example, listed, type Streams } from "../command.js";
+import { columnsOf } from "../columns.js";
+import { example, type Streams } from "../command.js";
+import { inspectText } from "../inspect/text.js";
 
 interface Inspection {
   folder: string;
@@ -24,53 +22,21 @@ interface Inspection {
 export function inspect(program: Command, streams: Streams): void {
   program
     .command("inspect")
-    .description("show a checkpoint's configuration and tensors; of a flow, with --text, every state of a text")
+    .description(
+      "show a checkpoint's configuration and tensors; with --text, the states of a flow's text or the thought of a text",
+    )
     .argument("<model>", "a checkpoint folder")
-    .option("--text <text>", "flows: the text whose states to show")
-    .option("--svg <file>", "with --text: draw them into this file")
+    .option("--text <text>", "of flow and thought models: the text to look into")
+    .option("--svg <file>", "with --text: draw it into this file")
     .option("--json", "print one JSON document")
     .addHelpText("after", example("noema inspect models/tales-masked"))
     .action(async (folder: string, { text, svg, json }: { text?: string; svg?: string; json?: boolean }) => {
       if (text !== undefined) return inspectText(folder, { text, svg, json }, streams);
-      if (svg !== undefined)
-        throw new NoemaError("ERR_INVALID_ARGUMENT", "--svg draws the states of a text: give --text");
+      if (svg !== undefined) throw new NoemaError("ERR_INVALID_ARGUMENT", "--svg draws what is in a text: give --text");
       const found = await look(folder);
       streams.out.write(json ? `${JSON.stringify(found, null, 2)}\n` : render(found));
       return undefined;
     });
-}
-
-interface TextFlags {
-  text: string;
-  svg: string | undefined;
-  json: boolean | undefined;
-}
-
-/** Every state of a text on its way to noise. */
-async function inspectText(folder: string, { text, svg, json }: TextFlags, { out }: Streams): Promise<void> {
-  await using engine = await createEngine();
-  await using model = await engine.load(folder, { family: "flow" });
-  const found = await model.inspect(text);
-  if (svg !== undefined) {
-    const picture = Buffer.from(statesPicture(found, (id) => model.tokenizer?.decode([id]) ?? String(id)));
-    await writeAtomically(svg, (handle) => writeAll(handle, picture));
-  }
-  out.write(json ? `${JSON.stringify(found, listed)}\n` : columnsOf([stateTitles, ...found.levels.map(stateRow)]));
-}
-
-const stateTitles = ["state", "norm", "cosine", "directions", "log-det", "right", "reads as"];
-
-function stateRow({ level, norm, cosine, participationRatio, logDet, reading }: Level): string[] {
-  const total = logDet?.reduce((sum, nats) => sum + nats, 0);
-  return [
-    level === 0 ? "0 (text)" : String(level),
-    norm.toFixed(2),
-    cosine.toFixed(3),
-    participationRatio.toFixed(1),
-    total?.toFixed(1) ?? "",
-    reading === undefined ? "" : `${(100 * reading.accuracy).toFixed(0)} %`,
-    reading?.text.replace(/\s+/g, " ") ?? "",
-  ];
 }
 
 const size = (shape: readonly number[]): number => shape.reduce((product, n) => product * n, 1);
@@ -121,18 +87,4 @@ function render({ layout, family, config, tokenizer, parameters, bytes, dtypes, 
 
 function mebibytes(bytes: number): string {
   return `${(bytes / 2 ** 20).toFixed(bytes < 2 ** 20 ? 3 : 1)} MiB`;
-}
-
-/** Rows with their cells under each other. */
-function columnsOf(rows: readonly (readonly (string | undefined)[])[]): string {
-  const widths = (rows[0] ?? []).map((_, i) => Math.max(...rows.map((row) => (row[i] ?? "").length)));
-  return rows
-    .map(
-      (row) =>
-        `${row
-          .map((cell, i) => (cell ?? "").padEnd(widths[i]!))
-          .join("  ")
-          .trimEnd()}\n`,
-    )
-    .join("");
 }

@@ -43,6 +43,8 @@ template <class A>
 Status cross_attention_loop(const CrossAttention& p) {
     each_place(p.q, [&](const Place& at) {
         const std::vector<A> weight = weights_of<A>(p.q, p.k, at, p.scale);
+        for (size_t m = 0; p.weights && m < weight.size(); ++m)
+            set<A>(p.weights, weight[m], at.b, at.t, at.h, static_cast<int64_t>(m));
         for (int64_t c = 0; c < p.q.shape[3]; ++c) {
             A sum = 0;
             for (size_t m = 0; m < weight.size(); ++m)

@@ -157,11 +157,13 @@ class ThoughtModel {
     size_t weight_bytes() const { return weight_bytes_; }
     int64_t parameters() const;
 
-    /// hidden [B*T,C] the final norm's output, logits [B*T,V]; each may be null. `trace` receives the embedding and every block's output.
+    /// Each may be null. `trace` receives the embedding and every block's output, `attention` what every layer's tokens weigh its latents by.
     struct Outputs {
-        float* hidden = nullptr;
-        float* logits = nullptr;
-        std::vector<std::vector<float>>* trace = nullptr;
+        float* hidden = nullptr;                               // [B*T,C] the final norm's output
+        float* logits = nullptr;                               // [B*T,V]
+        int32_t* likeliest = nullptr;                          // [B*T] the token of the largest logit
+        std::vector<std::vector<float>>* trace = nullptr;      // L + 1 times [B*T,C]
+        std::vector<std::vector<float>>* attention = nullptr;  // L times [B,T,H,M]
     };
     Status forward(Engine& engine, const ThoughtBatch& batch, const float* z, const Outputs& out,
                    const std::atomic<bool>* cancelled) const;
@@ -182,6 +184,7 @@ class ThoughtModel {
  private:
     ThoughtModel() = default;
     Status adopt(Engine& engine, const std::vector<TensorSource>& tensors);
+    Status read_head(const View& hidden, const Outputs& out, Context& context) const;
 
     ThoughtConfig config_;
     Precision precision_ = Precision::f32;

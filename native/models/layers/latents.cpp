@@ -26,7 +26,8 @@ Status block_cross(const BlockShape& s, const BlockWeights& w, const Latents& la
                                .k = latents.keys,
                                .v = latents.values,
                                .out = by_head(s, n, s.T),
-                               .scale = attention_scale(s)},
+                               .scale = attention_scale(s),
+                               .weights = latents.weights},
                               c));
     return linear(w.cross.o, n, x, x, s.precision, c);
 }
@@ -44,7 +45,8 @@ Status keep_reading(const BlockShape& s, const BlockWeights& w, const BlockActiv
                                .k = a.latents.keys,
                                .v = a.latents.values,
                                .out = a.cross_attention,
-                               .scale = attention_scale(s)},
+                               .scale = attention_scale(s),
+                               .weights = a.latents.weights},
                               c));
     return linear(w.cross.o, as_rows(a.cross_attention), a.x_cross, a.x_mid, s.precision, c);
 }

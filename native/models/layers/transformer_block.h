@@ -47,6 +47,7 @@ struct BlockWeights {
 /// Keys and values that a block's tokens read besides each other, [B,M,H,D]: of latents, whatever the tokens' positions.
 struct Latents {
     View keys, values;
+    View weights;  // [B,T,H,M] optional: takes what each token weighs them by
 };
 
 /// Where gradients of the weights are added; same shapes. Those that are empty are not formed: with none of them backward computes the

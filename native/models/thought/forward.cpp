@@ -56,7 +56,7 @@ Status open_reading(const ThoughtNetwork& network, const BlockShape& s, LatentRe
     out.rows = c.arena->tensor(DType::f32, L * s.B * s.M, s.C);
     out.layers.clear();
     const auto room = [&] { return c.arena->tensor(DType::f32, s.B, s.M, s.H, s.D); };
-    for (int64_t i = 0; i < L; ++i) out.layers.push_back({room(), room()});
+    for (int64_t i = 0; i < L; ++i) out.layers.push_back({.keys = room(), .values = room()});
 
     std::vector<int32_t> order(s.B * s.M);
     for (int64_t r = 0; r < s.B * s.M; ++r) order[r] = static_cast<int32_t>(r % s.M);
@@ -113,21 +113,25 @@ Status cancelled() {
 }  // namespace
 
 Status thought_forward(const ThoughtNetwork& network, const BlockShape& s, const View& ids, const View& z,
-                       const View& hidden, Context& c, const std::function<void(const View&)>& observe) {
+                       const View& hidden, Context& c, const ThoughtOnlooker& onlooker) {
     const ThoughtWeights& w = network.weights;
-    const auto seen = [&] {
-        if (observe) observe(hidden);
+    const auto shown = [](const std::function<void(const View&)>& look, const View& what) {
+        if (look) look(what);
     };
     ArenaScope scope(*c.arena);
+    View attention;
+    if (onlooker.attention) attention = c.arena->tensor(DType::f32, s.B, s.T, s.H, s.M);
     LatentReading reading;
     NOEMA_TRY(open_reading(network, s, reading, c));
     NOEMA_TRY(read_latents(network, s, z, reading, c));
     NOEMA_TRY(embedding({.ids = ids, .table = w.embed.view, .y = hidden}, c));
-    seen();
+    shown(onlooker.stream, hidden);
     for (size_t i = 0; i < w.blocks.size(); ++i) {
         if (c.stream.is_cancelled()) return cancelled();
+        reading.layers[i].weights = attention;
         NOEMA_TRY(block_forward(s, w.blocks[i], hidden, c, reading.layers[i]));
-        seen();
+        shown(onlooker.attention, attention);
+        shown(onlooker.stream, hidden);
     }
     return rms_norm({.x = hidden, .weight = w.norm, .y = hidden, .epsilon = s.epsilon}, c);
 }

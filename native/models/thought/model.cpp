@@ -40,22 +40,38 @@ Status ThoughtModel::forward(Engine& engine, const ThoughtBatch& b, const float*
     const ThoughtNetwork network{config_, *weights_, precision_, identity_};
     const BlockShape s = network.block(b.B, b.T);
     if (out.trace) out.trace->assign(config_.num_layers + 1, std::vector<float>(s.rows() * s.C));
+    if (out.attention) out.attention->assign(config_.num_layers, std::vector<float>(s.rows() * s.H * s.M));
     const auto body = [&](Context& c) {
         const View hidden = c.arena->tensor(DType::f32, s.rows(), s.C);
         const View ids = c.upload(view(const_cast<int32_t*>(b.ids), DType::i32, s.rows()));
         const View at = c.upload(view(const_cast<float*>(z), DType::f32, b.B, config_.latent_size()));
-        size_t seen = 0;
-        const auto observe = [&](const View& v) { c.fetch(v, (*out.trace)[seen++].data()); };
-        NOEMA_TRY(thought_forward(network, s, ids, at, hidden, c,
-                                  out.trace ? std::function<void(const View&)>(observe) : nullptr));
+        // What is seen goes to one vector after the other.
+        const auto into = [&c](std::vector<std::vector<float>>* list) -> std::function<void(const View&)> {
+            if (!list) return {};
+            return [&c, list, i = size_t{0}](const View& v) mutable { c.fetch(v, (*list)[i++].data()); };
+        };
+        const ThoughtOnlooker onlooker{.stream = into(out.trace), .attention = into(out.attention)};
+        NOEMA_TRY(thought_forward(network, s, ids, at, hidden, c, onlooker));
         if (out.hidden) c.fetch(hidden, out.hidden);
-        if (!out.logits) return Status{};
-        const View logits = c.arena->tensor(DType::f32, s.rows(), config_.vocab_size);
-        NOEMA_TRY(linear(weights_->head, hidden, logits, {}, precision_, c));
-        c.fetch(logits, out.logits);
-        return Status{};
+        return read_head(hidden, out, c);
     };
     return engine.execute(body, cancelled);
+}
+
+Status ThoughtModel::read_head(const View& hidden, const Outputs& out, Context& c) const {
+    const int64_t R = hidden.shape[0];
+    if (out.logits) {
+        const View logits = c.arena->tensor(DType::f32, R, config_.vocab_size);
+        NOEMA_TRY(linear(weights_->head, hidden, logits, {}, precision_, c));
+        c.fetch(logits, out.logits);
+    }
+    if (out.likeliest) {
+        const View likeliest = c.arena->tensor(DType::i32, R);
+        NOEMA_TRY(row_stats(
+            {.hidden = hidden, .weight = weights_->head, .out = {.argmax = likeliest}, .precision = precision_}, c));
+        c.fetch(likeliest, out.likeliest);
+    }
+    return {};
 }
 
 Status ThoughtModel::losses(Engine& engine, const ThoughtBatch& batch, const float* z, float* losses,

@@ -44,9 +44,13 @@ Status read_latents_backward(const ThoughtNetwork& network, const BlockShape& sh
 
 // --- the decoder --------------------------------------------------------------------------------------------------------
 
-/// A whole pass to the final norm: hidden [B*T,C]. `observe`, when set, sees the embedding and every block's residual stream.
+/// Who looks on, where set: at the embedding and then every block's residual stream [B*T,C]; at every block's weights of its latents [B,T,H,M].
+struct ThoughtOnlooker {
+    std::function<void(const View&)> stream, attention;
+};
+/// A whole pass to the final norm: hidden [B*T,C].
 Status thought_forward(const ThoughtNetwork& network, const BlockShape& shape, const View& ids, const View& z,
-                       const View& hidden, Context& context, const std::function<void(const View&)>& observe = {});
+                       const View& hidden, Context& context, const ThoughtOnlooker& onlooker = {});
 
 /// What a pass keeps. Up to the first block's reading nothing depends on z: that ground is laid once and serves every z.
 struct ThoughtActivations {

@@ -1,7 +1,8 @@
 import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import test from "ava";
-import { lossCurve, ticks } from "../../../lib/training/curve.js";
+import { ticks } from "../../../lib/svg.js";
+import { lossCurve } from "../../../lib/training/curve.js";
 import { type Metric, MetricsLog, readMetrics } from "../../../lib/training/metrics.js";
 import { scratch } from "./scratch.js";
 

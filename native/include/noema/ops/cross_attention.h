@@ -21,6 +21,7 @@ struct CrossAttention {
     View v;    // [B,M,H,D]
     View out;  // [B,T,H,D]
     float scale = 1.0f;
+    View weights;  // [B,T,H,M] optional: softmax_m of the above, for whoever wants to see who reads what
 };
 
 struct CrossAttentionBackward {

@@ -1,0 +1,35 @@
+/** A thought model's text: what its layers make of the thought that is fitted to it. */
+
+import type { ThoughtInspection } from "../../thought/inspect.js";
+import type { ThoughtModel } from "../../thought/model.js";
+import { thoughtPicture } from "../../thought/picture.js";
+import type { Shown } from "./text.js";
+
+export async function thought(model: ThoughtModel, text: string): Promise<Shown<ThoughtInspection>> {
+  const found = await model.inspect(text);
+  const rows = found.byLayers.map((_, layers) => rowOf(found, layers));
+  return { found, rows: [titles, ...rows], picture: (decode) => thoughtPicture(found, decode) };
+}
+
+const titles = ["read up to", "nats/token", "right", "KL", "of its vectors", "attended most"];
+
+/** When so many layers read the thought; of the last of them, what its vectors are. */
+function rowOf({ byLayers, kl, attention }: ThoughtInspection, layers: number): string[] {
+  const { crossEntropy, accuracy } = byLayers[layers]!;
+  const reading = [crossEntropy.toFixed(3), `${(100 * accuracy).toFixed(0)} %`];
+  const vectors = kl[layers - 1];
+  if (!vectors) return ["no layer", ...reading];
+  const total = vectors.reduce((sum, nats) => sum + nats, 0);
+  return [
+    ...[`layer ${layers - 1}`, ...reading, total.toFixed(1)],
+    vectors.map((nats) => nats.toFixed(1)).join(" "),
+    mostAttended(attention[layers - 1]!),
+  ];
+}
+
+/** By all tokens together. */
+function mostAttended(weights: readonly number[][]): string {
+  const shares = weights[0]!.map((_, m) => weights.reduce((sum, own) => sum + own[m]!, 0) / weights.length);
+  const most = shares.reduce((best, share, m) => (share > shares[best]! ? m : best), 0);
+  return `vector ${most}, ${(100 * shares[most]!).toFixed(0)} %`;
+}
