@@ -1,6 +1,6 @@
 // npm run demo: makes the checkout ready, then writes a text with each of the models that come with it, shown while it unfolds.
 //
-//   npm run demo -- --prompt "The dragon" --max-tokens 96     options of `noema generate`, for both
+//   npm run demo -- --prompt "The dragon" --max-tokens 96     options of `noema generate`, for all of them
 //   npm run demo -- --decoding low-confidence                 what only masked models know: the masked one alone
 
 import { spawnSync } from "node:child_process";
@@ -31,6 +31,11 @@ const models = [
     name: "tales-flow",
     shown: "a flow: noise becomes text, state by state",
     own: { "--temperature": "0.9", "--top-p": "0.9" },
+  },
+  {
+    name: "tales-thought",
+    shown: "a latent thought model: a thought of the prompt is fitted, then written from left to right",
+    own: { "--temperature": "0.8", "--top-p": "0.95" },
   },
 ].filter(({ name }) => existsSync(join(root, "models", name, "config.json")));
 

@@ -16,6 +16,7 @@ export function talesFlags(name: string, steps: number) {
       anneal: { type: "string", default: "0" },
       threads: { type: "string", default: "0" },
       publish: { type: "boolean", default: false },
+      baseline: { type: "boolean", default: false },
       folder: { type: "string", default: `models/${name}` },
       draws: { type: "string", default: "8" },
     },

@@ -1,12 +1,15 @@
 // Trains models/tales-thought: a latent thought model (LTM) that tells children's stories.
 //
 //   npx tsx scripts/train-tales-thought.ts --data FOLDER [--steps 2400] [--minutes 45] [--anneal 200] [--publish]
+//   npx tsx scripts/train-tales-thought.ts --data FOLDER --baseline [--steps 2400]
 //
 // The same text, tokenizer and manner of running as train-tales-masked.ts. A step of the fast loop costs two thirds of a step of the
 // decoder's own training, so most of the run has few: the decoder learns to write, from thoughts that say little. The branch that
 // --anneal makes has the model's own number of them. --publish puts checkpoint and card into models/tales-thought (or --folder).
+// --baseline trains the autoregressive model that the card compares continuations with, into RUN-baseline.
 import { createEngine, type TrainOptions } from "../lib/index.js";
 import { annealed, runTales, talesFlags, talesText } from "./tales-run.js";
+import { publishThought } from "./tales-thought-card.js";
 
 const flags = talesFlags("tales-thought", 2400);
 
@@ -22,7 +25,18 @@ const recipe: TrainOptions = {
   ...{ sampleEvery: 400, samplePrompts: ["Once upon a time", ""], sampleLength: 160 },
 };
 
+/** The same blocks, text and steps, without thoughts. */
+function baselineOf({ thought: _, fitSteps: __, samplePrompts: ___, ...options }: TrainOptions): TrainOptions {
+  return { ...options, run: `${options.run}-baseline`, family: "autoregressive", sampleEvery: 0 };
+}
+
 const anneal = Number(flags.anneal);
 await using engine = await createEngine({ threads: Number(flags.threads) });
-const options = anneal > 0 ? { ...(await annealed(recipe, anneal)), fitSteps: 0 } : recipe;
-await runTales(engine, options, Number(flags.minutes));
+const own = anneal > 0 ? await annealed(recipe, anneal) : recipe;
+const options = anneal > 0 ? { ...own, fitSteps: 0, changes: [...(own.changes ?? []), "fitSteps"] } : own;
+const finished = await runTales(engine, flags.baseline ? baselineOf(recipe) : options, Number(flags.minutes));
+if (finished && flags.publish) {
+  const { folder, draws, run } = flags;
+  const where = { run: options.run, baseline: `${run}-baseline`, folder };
+  await publishThought(engine, { ...where, options, anneal, draws: Number(draws) });
+}
