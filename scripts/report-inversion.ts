@@ -3,13 +3,17 @@
 //
 //   npx tsx scripts/report-inversion.ts models/tales-flow HELD_OUT.txt --sequences 10000 --out docs/inversion
 //
-// Writes <out>.md and <out>.json. Sequences are windows of the model's length; when the text has fewer, they come again with other noise.
+// Writes <out>.md and <out>.json. Sequences are windows of the model's length, spread over the text; they overlap where they are many. May
+// be stopped at any time (Ctrl-C): what was found lies in --state, and the same command goes on.
 
-import { mkdirSync, writeFileSync } from "node:fs";
-import { dirname } from "node:path";
+import { createHash } from "node:crypto";
+import { existsSync, mkdirSync, writeFileSync } from "node:fs";
+import { readFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
 import { parseArgs } from "node:util";
 import { startProgress } from "../lib/cli/progress.js";
 import { windowsOfFiles } from "../lib/evaluation/windows.js";
+import { writeAll, writeAtomically } from "../lib/files.js";
 import type { FlowModel } from "../lib/flow/model.js";
 import { createEngine, type PlanMeasure } from "../lib/index.js";
 import { latentNoise } from "../lib/normals.js";
@@ -27,26 +31,43 @@ export interface Returned {
   secondsPerSequence: number;
 }
 
-/** `batch` sequences at a time: each through all flows to noise, and back. */
-async function comeAndGo(
-  model: FlowModel,
-  file: string,
-  { sequences, batch, onDone }: { sequences: number; batch: number; onDone: (done: number) => void },
-): Promise<Returned> {
-  const { native, config, tokenizer } = model;
+interface Journey {
+  model: FlowModel;
+  /** Held-out text, from end to end. */
+  text: Int32Array;
+  sequences: number;
+  batch: number;
+  /** Is told what is known so far, after every native call. */
+  onDone: (found: Returned) => Promise<void>;
+}
+
+/** Sequences `first` .. `first + rows` of so many, as far apart in the text as it allows. */
+function cut(
+  text: Int32Array,
+  { length, sequences }: { length: number; sequences: number },
+  first: number,
+  rows: number,
+) {
+  const ids = new Int32Array(rows * length);
+  for (let b = 0; b < rows; b++) {
+    const start = Math.floor(((first + b) * (text.length - length)) / Math.max(1, sequences - 1));
+    ids.set(text.subarray(start, start + length), b * length);
+  }
+  return ids;
+}
+
+/** `batch` sequences at a time: each through all flows to noise, and back. Goes on from what was found before. */
+async function comeAndGo({ model, text, sequences, batch, onDone }: Journey, before?: Returned): Promise<Returned> {
+  const { native, config } = model;
   const length = config.maxPositions * config.patchSize;
-  const windows: Int32Array[] = [];
-  const cut = { length, eosId: config.eosTokenId, limit: sequences };
-  for await (const { ids } of windowsOfFiles([file], tokenizer!, cut)) if (ids.length === length) windows.push(ids);
-  if (windows.length === 0) throw new Error(`${file}: no window of ${length} tokens`);
-  const found: Returned = {
+  const found: Returned = before ?? {
     ...{ sequences: 0, tokens: 0, lostTokens: 0, lostSequences: 0, misread: 0, changed: 0, secondsPerSequence: 0 },
   };
-  const started = performance.now();
-  for (let first = 0; first < sequences; first += batch) {
+  while (found.sequences < sequences) {
+    const started = performance.now();
+    const first = found.sequences;
     const rows = Math.min(batch, sequences - first);
-    const ids = new Int32Array(rows * length);
-    for (let b = 0; b < rows; b++) ids.set(windows[(first + b) % windows.length]!, b * length);
+    const ids = cut(text, { length, sequences }, first, rows);
     const request = { ids, batch: rows, length };
     const states = await native.trace({ ...request, noise: latentNoise(first, ids.length * config.latentSize) });
     const back = await native.invert({ ...request, latents: states.at(-1)!, level: config.flows.length });
@@ -65,12 +86,31 @@ async function comeAndGo(
       found.lostSequences += lost > 0 ? 1 : 0;
       found.changed += changed ? 1 : 0;
     }
+    const seconds = (performance.now() - started) / 1000;
+    found.secondsPerSequence = (found.secondsPerSequence * first + seconds) / (first + rows);
     found.sequences += rows;
     found.tokens += ids.length;
-    onDone(found.sequences);
+    await onDone(found);
   }
-  found.secondsPerSequence = (performance.now() - started) / 1000 / sequences;
   return found;
+}
+
+/** A file's tokens, as many as make whole windows. */
+async function tokensOf({ config, tokenizer }: FlowModel, file: string): Promise<Int32Array> {
+  const length = config.maxPositions * config.patchSize;
+  const ids: number[] = [];
+  for await (const window of windowsOfFiles([file], tokenizer!, { length, eosId: config.eosTokenId }))
+    if (window.ids.length === length) ids.push(...window.ids);
+  if (ids.length === 0) throw new Error(`${file}: no window of ${length} tokens`);
+  return Int32Array.from(ids);
+}
+
+/** What an interrupted run of the same model, text and numbers has found. */
+async function foundBefore(path: string, run: string): Promise<Returned | undefined> {
+  if (!existsSync(path)) return undefined;
+  const state = JSON.parse(await readFile(path, "utf8")) as { run: string; found: Returned };
+  if (state.run === run) return state.found;
+  throw new Error(`${path} is of another model, text or number of sequences: give another --state`);
 }
 
 export function planTable(measures: readonly PlanMeasure[]): string {
@@ -96,6 +136,7 @@ async function main(): Promise<void> {
       batch: { type: "string", default: "16" },
       threads: { type: "string", default: "0" },
       out: { type: "string" },
+      state: { type: "string" },
     },
   });
   const [folder, file] = positionals;
@@ -109,18 +150,27 @@ async function main(): Promise<void> {
     { out: process.stdout, error: process.stderr },
     { format, total: sequences, quiet: false },
   );
-  const returned = await comeAndGo(model, file, {
-    ...{ sequences, batch: Number(values.batch) },
-    onDone: (done) => progress.update(done),
-  });
+  const text = await tokensOf(model, file);
+  const batch = Number(values.batch);
+  const hash = createHash("sha256").update(await readFile(join(folder, "model.safetensors")));
+  const run = hash.update(text).update(`${sequences} ${batch}`).digest("hex");
+  const path = values.state ?? "runs/inversion.json";
+  const keep = (found: Returned) =>
+    writeAtomically(path, (handle) => writeAll(handle, Buffer.from(JSON.stringify({ run, found }))));
+  mkdirSync(dirname(path), { recursive: true });
+  const onDone = async (found: Returned) => {
+    progress.update(found.sequences);
+    await keep(found);
+  };
+  const returned = await comeAndGo({ model, text, sequences, batch, onDone }, await foundBefore(path, run));
   progress.stop();
-  const text = `# Inverting ${folder}
+  const page = `# Inverting ${folder}
 
 Made by \`scripts/report-inversion.ts\` on ${engine.device.threads} threads, weights in f32.
 
 ## There and back
 
-Held-out text, encoded with fresh noise, taken to base noise and inverted from there.
+Windows of held-out text, spread over it evenly, encoded with fresh noise, taken to base noise and inverted from there.
 
 ${returnedText(returned)}
 
@@ -131,7 +181,7 @@ One text of ${model.config.maxPositions} positions from fresh noise, the better 
 ${planTable(measures)}
 `;
   mkdirSync(dirname(values.out), { recursive: true });
-  writeFileSync(`${values.out}.md`, text);
+  writeFileSync(`${values.out}.md`, page);
   writeFileSync(`${values.out}.json`, `${JSON.stringify({ model: folder, returned, measures }, null, 2)}\n`);
 }
 

@@ -5,7 +5,7 @@ import { openCheckpoint } from "../../checkpoint/folder.js";
 import { NoemaError } from "../../errors.js";
 import { columnsOf } from "../columns.js";
 import { example, type Streams } from "../command.js";
-import { inspectText } from "../inspect/text.js";
+import { inspectText, type TextFlags } from "../inspect/text.js";
 
 interface Inspection {
   folder: string;
@@ -28,11 +28,16 @@ export function inspect(program: Command, streams: Streams): void {
     .argument("<model>", "a checkpoint folder")
     .option("--text <text>", "of flow and thought models: the text to look into")
     .option("--svg <file>", "with --text: draw it into this file")
+    .option("--think <steps>", "with --text, thought models: steps of the fast loop (default: the checkpoint's)")
+    .option("--save <file>", "with --text, thought models: keep the thought, for generate --thought")
     .option("--json", "print one JSON document")
     .addHelpText("after", example("noema inspect models/tales-masked"))
-    .action(async (folder: string, { text, svg, json }: { text?: string; svg?: string; json?: boolean }) => {
-      if (text !== undefined) return inspectText(folder, { text, svg, json }, streams);
-      if (svg !== undefined) throw new NoemaError("ERR_INVALID_ARGUMENT", "--svg draws what is in a text: give --text");
+    .action(async (folder: string, { text, ...flags }: Partial<TextFlags>) => {
+      if (text !== undefined) return inspectText(folder, { text, ...flags }, streams);
+      const { json, ...others } = flags;
+      const [name] = Object.keys(others);
+      if (name !== undefined)
+        throw new NoemaError("ERR_INVALID_ARGUMENT", `--${name} is about what is in a text: give --text`);
       const found = await look(folder);
       streams.out.write(json ? `${JSON.stringify(found, null, 2)}\n` : render(found));
       return undefined;

@@ -18,14 +18,17 @@ export interface Shown<T extends object = object> {
 
 export interface TextFlags {
   text: string;
-  svg: string | undefined;
-  json: boolean | undefined;
+  svg?: string;
+  think?: string;
+  save?: string;
+  json?: boolean;
 }
 
-export async function inspectText(folder: string, { text, svg, json }: TextFlags, { out }: Streams): Promise<void> {
+export async function inspectText(folder: string, flags: TextFlags, { out }: Streams): Promise<void> {
+  const { svg, json } = flags;
   await using engine = await createEngine();
   await using model = await engine.load(folder);
-  const { found, rows, picture } = await shownBy(model, text);
+  const { found, rows, picture } = await shownBy(model, flags);
   if (svg !== undefined) {
     const drawn = Buffer.from(picture((id) => model.tokenizer?.decode([id]) ?? String(id)));
     await writeAtomically(svg, (handle) => writeAll(handle, drawn));
@@ -33,8 +36,11 @@ export async function inspectText(folder: string, { text, svg, json }: TextFlags
   out.write(json ? `${JSON.stringify(found, listed)}\n` : columnsOf(rows));
 }
 
-async function shownBy(model: AnyModel, text: string): Promise<Shown> {
-  if (model.family === "flow") return states(model, text);
-  if (model.family === "thought") return thought(model, text);
+async function shownBy(model: AnyModel, flags: TextFlags): Promise<Shown> {
+  if (model.family === "thought") return thought(model, flags);
+  for (const name of ["think", "save"] as const)
+    if (flags[name] !== undefined)
+      throw new NoemaError("ERR_UNSUPPORTED", `"${name}" is for thought models; this is a ${model.family} one`);
+  if (model.family === "flow") return states(model, flags.text);
   throw new NoemaError("ERR_INVALID_ARGUMENT", `--text looks into flow and thought models; this is ${model.family}`);
 }

@@ -3,10 +3,15 @@
 import type { ThoughtInspection } from "../../thought/inspect.js";
 import type { ThoughtModel } from "../../thought/model.js";
 import { thoughtPicture } from "../../thought/picture.js";
-import type { Shown } from "./text.js";
+import { numberOf } from "../bound-flags.js";
+import type { Shown, TextFlags } from "./text.js";
 
-export async function thought(model: ThoughtModel, text: string): Promise<Shown<ThoughtInspection>> {
-  const found = await model.inspect(text);
+export async function thought(
+  model: ThoughtModel,
+  { text, think, save }: Pick<TextFlags, "text" | "think" | "save">,
+): Promise<Shown<ThoughtInspection>> {
+  const found = await model.inspect(text, think === undefined ? {} : { think: { steps: numberOf(think, "think") } });
+  if (save !== undefined) await found.thought.save(save);
   const rows = found.byLayers.map((_, layers) => rowOf(found, layers));
   return { found, rows: [titles, ...rows], picture: (decode) => thoughtPicture(found, decode) };
 }

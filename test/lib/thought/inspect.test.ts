@@ -158,5 +158,15 @@ test("on the command line: a table, a picture, a document", async (t) => {
   t.is(byLayers.length, 3);
   t.is(curve.kl.length, 5);
   t.regex((await noema("inspect", path, "--text", "")).error, /0 tokens/);
-  t.regex((await noema("inspect", path, "--svg", svg)).error, /give --text/);
+});
+
+test("on the command line: a thought that took more steps is kept, and guides a text", async (t) => {
+  const path = await folder();
+  const file = join(await scratch(), "thought.safetensors");
+  const looked = await noema("inspect", path, "--text", "abcabc", "--think", "6", "--save", file, "--json");
+  t.is(JSON.parse(looked.out).curve.kl.length, 7);
+  const text = await noema("generate", path, "--prompt", "abc", "--max-tokens", "4", "--thought", file);
+  t.is(text.error, "");
+  t.regex((await noema("inspect", path, "--save", file)).error, /--save is about what is in a text: give --text/);
+  t.regex((await noema("inspect", path, "--svg", file)).error, /give --text/);
 });
