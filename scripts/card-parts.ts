@@ -1,6 +1,33 @@
-// What the cards of models/tales-* share: tables and paragraphs made from a run's own records.
+// What the cards of models/tales-* share: the run's files and records, tables and paragraphs that are made from them.
+import { copyFile, mkdir, readFile } from "node:fs/promises";
+import { join } from "node:path";
 import type { Evaluation, TrainOptions } from "../lib/index.js";
-import type { Metric } from "../lib/training/metrics.js";
+import { type Metric, readMetrics } from "../lib/training/metrics.js";
+
+/** A run that becomes a model. */
+export interface Publication {
+  /** Whose records the card tells. */
+  run: string;
+  folder: string;
+  options: TrainOptions;
+  /** How many of the last steps were an annealing branch; 0: none. */
+  anneal: number;
+  /** Of every held-out window. */
+  draws: number;
+}
+
+/** The model's files: the checkpoint may be of another run than the curve. */
+export async function copyModel({ run, folder }: Pick<Publication, "run" | "folder">, checkpoint = run): Promise<void> {
+  await mkdir(folder, { recursive: true });
+  for (const name of ["config.json", "model.safetensors", "tokenizer.json"])
+    await copyFile(join(checkpoint, name), join(folder, name));
+  await copyFile(join(run, "curve.svg"), join(folder, "curve.svg"));
+}
+
+export async function recordsOf({ run, options, anneal }: Publication): Promise<RunRecords> {
+  const state = JSON.parse(await readFile(join(run, "state", "state.json"), "utf8"));
+  return { state, metrics: await readMetrics(join(run, "metrics.jsonl")), options, anneal };
+}
 
 /** What a run says of itself. */
 export interface RunRecords {

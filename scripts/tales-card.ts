@@ -1,38 +1,26 @@
 // Puts a run's checkpoint into a model folder, with a card that is made from the run's own records: nothing in it is typed by hand
 // but the words around the figures.
-import { copyFile, mkdir, readFile, writeFile } from "node:fs/promises";
+import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { type Engine, type Evaluation, evaluate, type MaskedModel, type TrainOptions } from "../lib/index.js";
-import { readMetrics } from "../lib/training/metrics.js";
+import { type Engine, type Evaluation, evaluate, type MaskedModel } from "../lib/index.js";
 import {
+  copyModel,
   dataSection,
   heldOutSection,
   PROMPT,
+  type Publication,
   type RunRecords,
+  recordsOf,
   SEEDS,
   samplesSection,
   trainingSection,
 } from "./card-parts.js";
 
-interface Publication {
-  run: string;
-  folder: string;
-  options: TrainOptions;
-  /** How many of the last steps were an annealing branch; 0: none. */
-  anneal: number;
-  /** Corruptions of every held-out window. */
-  draws: number;
-}
-
-const FILES = ["config.json", "model.safetensors", "tokenizer.json", "curve.svg"];
 const DECODING = { rule: "conv", temperature: 0.8 };
 
-export async function publishTales(
-  engine: Engine,
-  { run, folder, options, anneal, draws }: Publication,
-): Promise<void> {
-  await mkdir(folder, { recursive: true });
-  for (const name of FILES) await copyFile(join(run, name), join(folder, name));
+export async function publishTales(engine: Engine, publication: Publication): Promise<void> {
+  const { folder, options, draws } = publication;
+  await copyModel(publication);
   await using model = await engine.load(folder, { precision: "bf16", family: "masked" });
   const heldOut = await evaluate(model, options.heldOut ?? [], { draws });
   const texts: string[] = [];
@@ -42,9 +30,8 @@ export async function publishTales(
     });
     texts.push(PROMPT + text);
   }
-  const state = JSON.parse(await readFile(join(run, "state", "state.json"), "utf8"));
-  const metrics = await readMetrics(join(run, "metrics.jsonl"));
-  await writeFile(join(folder, "README.md"), card({ model, heldOut, texts, state, metrics, options, anneal }));
+  const records = await recordsOf(publication);
+  await writeFile(join(folder, "README.md"), card({ model, heldOut, texts, ...records }));
 }
 
 export interface CardParts extends RunRecords {

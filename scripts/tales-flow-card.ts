@@ -1,36 +1,25 @@
 // models/tales-flow: the checkpoint of a run of readouts, and its card from the records of both runs.
-import { copyFile, mkdir, readFile, writeFile } from "node:fs/promises";
+import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { statesPicture } from "../lib/flow/picture.js";
-import {
-  type DraftMeasure,
-  type Engine,
-  type Evaluation,
-  evaluate,
-  type FlowModel,
-  type TrainOptions,
-} from "../lib/index.js";
+import { type DraftMeasure, type Engine, type Evaluation, evaluate, type FlowModel } from "../lib/index.js";
 import { type HeldOutMetric, type Metric, readMetrics } from "../lib/training/metrics.js";
 import {
+  copyModel,
   dataSection,
   heldOutSection,
   PROMPT,
+  type Publication,
   type RunRecords,
+  recordsOf,
   SEEDS,
   samplesSection,
   trainingSection,
 } from "./card-parts.js";
 
-interface Publication {
-  /** The flows' run, whose records the card tells. */
-  run: string;
-  /** The run of their readouts, whose checkpoint is published. */
+interface FlowPublication extends Publication {
+  /** The run of the flows' readouts, whose checkpoint is published. */
   readouts: string;
-  folder: string;
-  options: TrainOptions;
-  anneal: number;
-  /** Of every held-out window. */
-  draws: number;
 }
 
 /** How the samples are drawn. */
@@ -40,14 +29,9 @@ const DRAFT_TEXTS = 64;
 /** What the picture of the states shows. */
 const SHOWN = "Tom saw a red ball in the park. He wanted to play with it.";
 
-export async function publishFlow(
-  engine: Engine,
-  { run, readouts, folder, options, anneal, draws }: Publication,
-): Promise<void> {
-  await mkdir(folder, { recursive: true });
-  for (const name of ["config.json", "model.safetensors", "tokenizer.json"])
-    await copyFile(join(readouts, name), join(folder, name));
-  await copyFile(join(run, "curve.svg"), join(folder, "curve.svg"));
+export async function publishFlow(engine: Engine, publication: FlowPublication): Promise<void> {
+  const { readouts, folder, options, draws } = publication;
+  await copyModel(publication, readouts);
   await using model = await engine.load(folder, { family: "flow" });
   const heldOut = await evaluate(model, options.heldOut ?? [], { draws });
   const prompts = SEEDS.map(() => PROMPT);
@@ -56,10 +40,8 @@ export async function publishFlow(
   const drafts = await model.measureDrafts({ count: DRAFT_TEXTS });
   const picture = statesPicture(await model.inspect(SHOWN), (id) => model.tokenizer!.decode([id]));
   await writeFile(join(folder, "states.svg"), picture);
-  const state = JSON.parse(await readFile(join(run, "state", "state.json"), "utf8"));
-  const metrics = await readMetrics(join(run, "metrics.jsonl"));
   const readings = lastHeldOut(await readMetrics(join(readouts, "metrics.jsonl"))).readouts!;
-  const records = { state, metrics, options, anneal };
+  const records = await recordsOf(publication);
   await writeFile(join(folder, "README.md"), flowCard({ model, heldOut, texts, drafts, readings, ...records }));
 }
 

@@ -1,29 +1,25 @@
 // models/tales-thought: the checkpoint of a run, and its card from the run's records and what evaluation says.
 import { existsSync } from "node:fs";
-import { copyFile, mkdir, readFile, writeFile } from "node:fs/promises";
+import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { type Engine, type Evaluation, evaluate, type ThoughtModel, type TrainOptions } from "../lib/index.js";
+import { type Engine, type Evaluation, evaluate, type ThoughtModel } from "../lib/index.js";
 import { thoughtPicture } from "../lib/thought/picture.js";
-import { readMetrics } from "../lib/training/metrics.js";
 import {
+  copyModel,
   dataSection,
   heldOutSection,
   PROMPT,
+  type Publication,
   type RunRecords,
+  recordsOf,
   SEEDS,
   samplesSection,
   trainingSection,
 } from "./card-parts.js";
 
-interface Publication {
-  run: string;
+interface ThoughtPublication extends Publication {
   /** The run of the autoregressive model that continuations are compared with; need not be there. */
   baseline: string;
-  folder: string;
-  options: TrainOptions;
-  anneal: number;
-  /** Of every held-out window. */
-  draws: number;
 }
 
 /** How the samples are drawn. */
@@ -35,14 +31,10 @@ const WINDOWS = 128;
 const PREFIX = 64;
 /** What the picture shows. */
 const SHOWN = "Tom saw a red ball in the park. He wanted to play with it.";
-const FILES = ["config.json", "model.safetensors", "tokenizer.json", "curve.svg"];
 
-export async function publishThought(
-  engine: Engine,
-  { run, baseline, folder, options, anneal, draws }: Publication,
-): Promise<void> {
-  await mkdir(folder, { recursive: true });
-  for (const name of FILES) await copyFile(join(run, name), join(folder, name));
+export async function publishThought(engine: Engine, publication: ThoughtPublication): Promise<void> {
+  const { baseline, folder, options, draws } = publication;
+  await copyModel(publication);
   await using model = await engine.load(folder, { family: "thought" });
   const files = options.heldOut ?? [];
   const heldOut = await evaluate(model, files, { draws });
@@ -58,13 +50,9 @@ export async function publishThought(
   );
   const picture = thoughtPicture(await model.inspect(SHOWN), (id) => model.tokenizer!.decode([id]));
   await writeFile(join(folder, "thought.svg"), picture);
-  const state = JSON.parse(await readFile(join(run, "state", "state.json"), "utf8"));
-  const metrics = await readMetrics(join(run, "metrics.jsonl"));
   const figures = { heldOut, sameNoiseNelbo: sameNoiseNelbo!, continuation, ...(compared && { compared }) };
-  await writeFile(
-    join(folder, "README.md"),
-    thoughtCard({ model, ...figures, texts, state, metrics, options, anneal }),
-  );
+  const records = await recordsOf(publication);
+  await writeFile(join(folder, "README.md"), thoughtCard({ model, ...figures, texts, ...records }));
 }
 
 async function continuations(
