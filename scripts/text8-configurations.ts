@@ -23,7 +23,11 @@ export interface Setup {
   windows: number;
 }
 
-export type Training = "jointly" | "flow by flow";
+/** "beginnings": jointly, and the stack's first flow and its first two as models of their own, too. */
+export type Training = "jointly" | "flow by flow" | "with its beginnings";
+
+/** Their share of the objective. */
+const BEGINNINGS = 0.1;
 
 export interface Configuration {
   /** The folder's name. */
@@ -67,6 +71,8 @@ export function configurations(setup: Pick<Setup, "layers">): Configuration[] {
     const stack = setup.layers.map((count, index) => flowOf(kind, index, count));
     made.push(oneFlow(kind, 1, setup));
     made.push({ name: `${kind}-3`, kind, ...joint, stages: [stack] });
+    if (kind === "mixture-cdf")
+      made.push({ name: `${kind}-3-beginnings`, kind, ...joint, training: "with its beginnings", stages: [stack] });
     if (kind !== "mixture-rosenblatt") continue;
     const stages = stack.map((flow) => [flow]);
     made.push({ name: `${kind}-3-flow-by-flow`, kind, ...joint, training: "flow by flow", stages });
@@ -126,6 +132,7 @@ export function trainings(configuration: Configuration, setup: Setup): TrainOpti
       ...(stage === 0 ? fresh : { init: folder(stage - 1), flow: { flows }, stage }),
       ...{ steps, rate, warmup: Math.ceil(steps / 20), schedule: "cosine", floor: 0.1 },
       ...{ weightDecay: 0.1, clip: 1, beta2: 0.98, ema: 0.999 },
+      ...(configuration.training === "with its beginnings" && { beginnings: BEGINNINGS }),
       reconstructionHalf: Math.ceil(steps / 20),
       ...{ evaluateEvery: Math.ceil(steps / 4), evaluateSequences: 64, evaluateDraws: 1 },
       saveEvery: Math.ceil(steps / 8),
