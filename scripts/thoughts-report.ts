@@ -14,13 +14,16 @@ export interface Figures {
   /** The baseline's likelihood, a thought model's mean over fresh draws. */
   nats: Ratio;
   thought?: {
-    crossEntropy: Ratio;
-    kl: Ratio;
     importanceWeighted: Ratio;
-    /** No bound; of whole windows alone. */
-    same_noise_nelbo?: Ratio;
     /** How far the importance-weighted bound lies above the baseline's likelihood, window by window. */
     above: Ratio;
+  };
+  /** Of a thought model's whole windows. */
+  terms?: {
+    crossEntropy: Ratio;
+    kl: Ratio;
+    /** No bound. */
+    same_noise_nelbo: Ratio;
   };
 }
 
@@ -52,14 +55,12 @@ export interface Effect {
 function figuresOf({ tokens, nats, thought }: Scored, baseline: Scored): Figures {
   const each = (values: readonly number[]) => perToken(values, tokens);
   if (!thought) return { nats: each(nats) };
-  const { crossEntropy, kl, importanceWeighted, same_noise_nelbo } = thought;
+  const { crossEntropy, kl, importanceWeighted, same_noise_nelbo: same } = thought;
+  const above = each(minus(importanceWeighted, baseline.nats));
   return {
     nats: each(nats),
-    thought: {
-      ...{ crossEntropy: each(crossEntropy), kl: each(kl), importanceWeighted: each(importanceWeighted) },
-      ...(same_noise_nelbo && { same_noise_nelbo: each(same_noise_nelbo) }),
-      above: each(minus(importanceWeighted, baseline.nats)),
-    },
+    thought: { importanceWeighted: each(importanceWeighted), above },
+    ...(same && { terms: { crossEntropy: each(crossEntropy), kl: each(kl), same_noise_nelbo: each(same) } }),
   };
 }
 
@@ -105,10 +106,10 @@ export function boundsTable(rows: readonly Row[], draws: number): string {
     ...[`IWAE-${draws}`, "IWAE above the baseline by", "same_noise_nelbo, no bound"],
   ];
   const body = rows.map((row) => {
-    const { nats, thought } = row.whole;
-    if (!thought) return [...names(row), plusMinus(nats), "", "", "", "", ""];
-    const { crossEntropy, kl, importanceWeighted, above, same_noise_nelbo } = thought;
-    const own = [crossEntropy, kl, importanceWeighted, above, same_noise_nelbo!];
+    const { nats, thought, terms } = row.whole;
+    if (!thought || !terms) return [...names(row), plusMinus(nats), "", "", "", "", ""];
+    const { crossEntropy, kl, same_noise_nelbo } = terms;
+    const own = [crossEntropy, kl, thought.importanceWeighted, thought.above, same_noise_nelbo];
     return [...names(row), `at most ${plusMinus(nats)}`, ...own.map(plusMinus)];
   });
   return markdown(head, body);
@@ -158,7 +159,7 @@ function verdict(subject: string, part: string, own: readonly Ratio[]): string {
   const [falls, rises, all] = [count(-1), count(1), own.length];
   if (falls === all) return `${subject} lowers ${part} in all ${all} comparisons.`;
   if (falls + rises === 0) return `${subject} moves ${part} in none of ${all} comparisons for certain.`;
-  return `${subject} lowers ${part} in ${falls} of ${all} comparisons, raises it in ${rises}, and moves it in ${all - falls - rises} not for certain.`;
+  return `${subject} lowers ${part} in ${falls} and raises it in ${rises} of ${all} comparisons for certain.`;
 }
 
 function effectFindings(effects: readonly Effect[], changed: Effect["changed"]): string {
@@ -196,7 +197,6 @@ function againstBaseline(rows: readonly Row[], part: "whole" | "continued"): str
     const { thought } = row[part];
     return thought ? [{ row, above: thought.above, value: thought.importanceWeighted.value }] : [];
   });
-  if (models.length === 0) return `There is no thought model to hold against ${of}.`;
   const below = models.filter(({ above }) => sign(above) < 0).map(({ row }) => label(row));
   const lowest = models.reduce((a, b) => (b.value < a.value ? b : a));
   const { above } = lowest;
@@ -214,20 +214,28 @@ const range = (values: readonly number[], digits: number): string =>
 
 /** What thoughts cost to say, and what scoring by the fit's own noise would have made of it. */
 function ofNoise(rows: readonly Row[]): string {
-  const models = rows.flatMap(({ whole: { nats, thought } }) => (thought ? [{ nats, ...thought }] : []));
-  if (models.length === 0) return "";
-  const lower = models.filter(({ nats, same_noise_nelbo: same }) => same!.value < nats.value);
-  const under = models.filter(
-    ({ importanceWeighted, same_noise_nelbo: same }) => same!.value < importanceWeighted.value,
+  const models = rows.flatMap(({ whole: { nats, thought, terms } }) =>
+    thought && terms
+      ? [
+          {
+            kl: terms.kl.value,
+            off: nats.value - terms.same_noise_nelbo.value,
+            tighter: nats.value - thought.importanceWeighted.value,
+          },
+        ]
+      : [],
   );
   const kl = range(
-    models.map((own) => own.kl.value),
+    models.map((own) => own.kl),
     4,
   );
-  const off = models.map(({ nats, same_noise_nelbo: same }) => nats.value - same!.value);
-  const costs = `A thought costs ${kl} nats per token (KL).`;
-  const figure = `The same-noise figure lies below the bound in ${lower.length} of ${models.length} models, and below the importance-weighted bound in ${under.length}`;
-  return `${costs} ${figure}: the bound less that figure is ${range(off, 4)} nats per token.`;
+  const off = range(
+    models.map((own) => own.off),
+    4,
+  );
+  const below = models.filter((own) => own.off > 0).length;
+  const under = models.filter((own) => own.off > own.tighter).length;
+  return `A thought costs ${kl} nats per token (KL). The same-noise figure lies below the bound in ${below} of ${models.length} models, below the importance-weighted bound in ${under}; the bound less that figure is ${off} nats per token.`;
 }
 
 function ofCost(rows: readonly Row[]): string {
@@ -237,9 +245,9 @@ function ofCost(rows: readonly Row[]): string {
     const times = rows
       .filter(({ cell }) => cell?.steps === own)
       .map(({ tokensPerSecond }) => fastest / tokensPerSecond);
-    return `${range(times, 1)} times at T_fast ${own}`;
+    return `${range(times, 1)} at T_fast ${own}`;
   });
-  return `Training takes as long as the baseline's ${each.join(", ")}.`;
+  return `Training takes, in times of the baseline's, ${each.join(", ")}.`;
 }
 
 /** Answers: does more thought help, do more latents, is any model better than none of it. */
