@@ -6,9 +6,10 @@
 
 import { join } from "node:path";
 import type { FlowModel } from "../lib/index.js";
+import { asCommand } from "./comparison.js";
 import { type PatchRow, patchFindings, patchRow, patchTable, workOf, write as writeTexts } from "./patches-report.js";
 import { patchConfigurations, type Setup, trainings } from "./text8-configurations.js";
-import { asCommand, text8Command, write } from "./text8-flags.js";
+import { text8Command, write } from "./text8-flags.js";
 import { resultOf, type Work } from "./text8-runs.js";
 
 /** `texts`: how many every model writes. */

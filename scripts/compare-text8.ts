@@ -7,8 +7,9 @@
 // stopped at any time (Ctrl-C); the same command goes on. Runs and results live in --runs, and what is finished there is not repeated.
 // --tokens is what each configuration is trained on: the default takes about an hour on two cores. The same text, flags and machine give the
 // same figures, but for the times.
+import { asCommand } from "./comparison.js";
 import { configurations, type Setup } from "./text8-configurations.js";
-import { asCommand, text8Command, write } from "./text8-flags.js";
+import { text8Command, write } from "./text8-flags.js";
 import { type Found, findings, levels, type Row, rowsOf, stackTable, table } from "./text8-report.js";
 import { readingsOf, resultOf, type Work } from "./text8-runs.js";
 

@@ -2,8 +2,9 @@
 import { readFile } from "node:fs/promises";
 import { noemaFlow } from "../lib/checkpoint/noema-flow.js";
 import type { FlowConfig, FlowModel } from "../lib/index.js";
+import { markdown } from "./comparison-report.js";
 import type { Configuration } from "./text8-configurations.js";
-import { type Estimate, estimate, figure, markdown } from "./text8-report.js";
+import { type Estimate, estimate, figure } from "./text8-report.js";
 import type { Result } from "./text8-runs.js";
 
 export interface Work {

@@ -1,13 +1,12 @@
 // What scripts/compare-text8.ts compares: models of the same blocks, layers, width, text and budget.
 import { join } from "node:path";
 import type { FlowKind, FlowStage, TrainOptions } from "../lib/index.js";
+import type { Places } from "./comparison.js";
 
 /** What all configurations share. */
-export interface Setup {
+export interface Setup extends Places {
   /** Holds train.txt, valid.txt and test.txt. */
   data: string;
-  /** Where runs and results go. */
-  runs: string;
   /** Tokens that every configuration is trained on. */
   tokens: number;
   width: number;

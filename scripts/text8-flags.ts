@@ -1,9 +1,8 @@
-// What the commands that train on text8 are told, and how they begin and end.
+// What the commands that train on text8 are told, and what their runs need.
 import { mkdir, writeFile } from "node:fs/promises";
-import { dirname, join } from "node:path";
+import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { interruptible } from "../lib/cli/interrupt.js";
-import { createEngine, NoemaError } from "../lib/index.js";
+import { type Command, counts, numbers, write as writeAny } from "./comparison.js";
 import { characterTokenizer, type Setup } from "./text8-configurations.js";
 import type { Work } from "./text8-runs.js";
 
@@ -22,61 +21,30 @@ const options = {
   threads: { type: "string", default: "0" },
 } as const;
 
-export interface Command {
-  setup: Setup;
-  threads: number;
-  /** Without an ending. */
-  out: string;
-}
-
-export function text8Command(defaultOut: string): Command {
+export function text8Command(defaultOut: string): Command<Setup> {
   const { values } = parseArgs({ options: { ...options, out: { type: "string", default: defaultOut } } });
-  const { data, runs, out } = values;
+  const { data, runs, out, layers, ...others } = values;
   if (!data) throw new Error("--data FOLDER: where train.txt, valid.txt and test.txt are");
-  const layers = values.layers.split(",").map(Number);
-  if (layers.length !== 3 || !layers.every((count) => Number.isInteger(count) && count > 0))
+  const [first, second, third, ...more] = counts("layers", layers);
+  if (first === undefined || second === undefined || third === undefined || more.length > 0)
     throw new Error("--layers: expected those of three flows, like 2,2,2");
-  const number = (name: Exclude<keyof typeof values, "data" | "runs" | "out" | "layers">): number => {
-    const value = Number(values[name]);
-    if (!Number.isFinite(value)) throw new Error(`--${name}: "${values[name]}" is no number`);
-    return value;
-  };
-  const setup: Setup = {
-    ...{ data, runs, layers: layers as [number, number, number] },
-    ...{ tokens: number("tokens"), width: number("width"), heads: number("heads"), length: number("length") },
-    ...{ batch: number("batch"), rate: number("rate"), seed: number("seed"), windows: number("windows") },
-  };
-  return { setup, threads: number("threads"), out };
+  const { threads, ...settings } = numbers(others);
+  return { setup: { data, runs, layers: [first, second, third], ...settings }, threads, out };
 }
 
-/** Does the work on an engine of its own, until it is done or Ctrl-C comes, and writes the page and the figures that it makes. */
-export async function write(
-  { setup, threads, out }: Command,
+/** Does the work, and writes the page and the figures that it makes. */
+export function write(
+  command: Command<Setup>,
   make: (work: Work) => Promise<{ page: string; figures: object }>,
 ): Promise<void> {
-  await using engine = await createEngine({ threads });
-  const report = (line: string) => void process.stderr.write(`${line}\n`);
-  await prepare(setup);
-  const { page, figures } = await interruptible("interrupted; all is saved, the same command goes on", (signal) =>
-    make({ engine, setup, signal, report }),
-  );
-  const { data: _, runs: __, ...settings } = setup;
-  await mkdir(dirname(out), { recursive: true });
-  await writeFile(`${out}.md`, page);
-  await writeFile(`${out}.json`, `${JSON.stringify({ ...settings, device: engine.device, ...figures }, null, 2)}\n`);
+  return writeAny(command, async (work) => {
+    await prepare(work.setup);
+    return make(work);
+  });
 }
 
 /** What all runs need. */
 export async function prepare({ runs }: Setup): Promise<void> {
   await mkdir(runs, { recursive: true });
   await writeFile(join(runs, "tokenizer.json"), characterTokenizer());
-}
-
-/** Being interrupted is no fault. */
-export async function asCommand(run: () => Promise<void>): Promise<void> {
-  await run().catch((error: unknown) => {
-    if (!(error instanceof NoemaError) || error.code !== "ERR_ABORTED") throw error;
-    process.stderr.write(`${error.message}\n`);
-    process.exitCode = 1;
-  });
 }

@@ -1,5 +1,5 @@
 // The tables of scripts/compare-text8.ts, and what they say in words.
-import { BoundTotals } from "../lib/evaluation/statistics.js";
+import { markdown, minus, perToken, plus, plusMinus, type Ratio, sign as signOf } from "./comparison-report.js";
 import type { Configuration, Setup } from "./text8-configurations.js";
 import type { Result } from "./text8-runs.js";
 
@@ -46,17 +46,12 @@ export interface StackRow {
   readings: readonly number[];
 }
 
-/** Bits per character of windows, as a ratio of totals. */
+/** Bits per character of windows. */
 export function estimate(nats: readonly number[], tokens: readonly number[]): Estimate {
-  const totals = new BoundTotals();
-  for (const [index, own] of nats.entries())
-    totals.add({ index, tokens: tokens[index]!, nats: own / Math.LN2, variance: 0 });
-  const { bound: bits, standardError } = totals.summary(0);
-  return { bits, standardError };
+  const bits = nats.map((own) => own / Math.LN2);
+  const { value, standardError } = perToken(bits, tokens);
+  return { bits: value, standardError };
 }
-
-const minus = (a: readonly number[], b: readonly number[]): number[] => a.map((value, i) => value - b[i]!);
-const plus = (a: readonly number[], b: readonly number[]): number[] => a.map((value, i) => value + b[i]!);
 
 function stackRow({ result, readings = [] }: Found, single: Result): StackRow {
   const { nats, tokens } = result;
@@ -91,12 +86,9 @@ export function rowsOf(found: readonly Found[], { layers }: Pick<Setup, "layers"
   });
 }
 
-export const figure = ({ bits, standardError }: Estimate): string => `${bits.toFixed(4)} ± ${standardError.toFixed(4)}`;
-
-export function markdown(head: readonly string[], body: readonly (readonly string[])[]): string {
-  const line = (cells: readonly string[]) => `| ${cells.join(" | ")} |`;
-  return [line(head), `|${"---|".repeat(head.length)}`, ...body.map(line)].join("\n");
-}
+const ratio = ({ bits, standardError }: Estimate): Ratio => ({ value: bits, standardError });
+export const figure = (own: Estimate): string => plusMinus(ratio(own));
+const sign = (own: Estimate): number => signOf(ratio(own));
 
 /** Every configuration. */
 export function table(rows: readonly Row[]): string {
@@ -130,9 +122,6 @@ export function stackTable(rows: readonly Row[]): string {
   });
   return markdown(head, body);
 }
-
-/** Further from zero than chance takes it: two standard errors. */
-const sign = ({ bits, standardError }: Estimate): number => (Math.abs(bits) > 2 * standardError ? Math.sign(bits) : 0);
 
 function compared({ stack }: Row): string {
   const { together, better } = stack!;

@@ -1,24 +1,16 @@
-// Trains and judges one configuration of scripts/compare-text8.ts. Whatever is done stays done: a run goes on from its last saved
-// state, and what was judged is read from its folder.
-import { existsSync } from "node:fs";
-import { readFile } from "node:fs/promises";
+// Trains and judges one configuration of scripts/compare-text8.ts.
 import { join } from "node:path";
-import { isDeepStrictEqual } from "node:util";
 import type { Window, WindowBound } from "../lib/evaluation/bound.js";
 import { flowBounds, flowGains } from "../lib/evaluation/flow-bound.js";
 import { windowsOfFiles } from "../lib/evaluation/windows.js";
-import { writeAll, writeAtomically } from "../lib/files.js";
-import { type AnyModel, type Engine, type TrainOptions, train } from "../lib/index.js";
+import type { AnyModel, TrainOptions } from "../lib/index.js";
 import { type HeldOutMetric, readMetrics } from "../lib/training/metrics.js";
-import { median } from "./card-parts.js";
+import { type Work as AnyWork, costOf, kept, runTraining, sparingly, type TrainingCost } from "./comparison.js";
 import { type Configuration, readoutTraining, type Setup, trainings } from "./text8-configurations.js";
 
 /** What was found out about a configuration. In nats; windows are those of test.txt, the same for all. */
-export interface Result {
+export interface Result extends TrainingCost {
   parameters: number;
-  trainingTokens: number;
-  /** The median over the training's steps: a machine that was busy for a while does not count. */
-  tokensPerSecond: number;
   /** Tokens of every window. */
   tokens: number[];
   /** Of every window: its negative log-likelihood, of flows the bound on it. */
@@ -27,13 +19,7 @@ export interface Result {
   gains: number[][];
 }
 
-export interface Work {
-  engine: Engine;
-  setup: Setup;
-  signal: AbortSignal | undefined;
-  /** Is told a line whenever there is something to say. */
-  report: (line: string) => void;
-}
+export type Work = AnyWork<Setup>;
 
 /** The configuration's result, from its folder where it has been found out before. */
 export function resultOf(configuration: Configuration, work: Work): Promise<Result> {
@@ -56,42 +42,10 @@ export async function readingsOf(configuration: Configuration, work: Work): Prom
   });
 }
 
-/** What `find` finds out, from the configuration's folder where it has been found out before. */
-async function kept<T>(name: string, what: string, { setup, report }: Work, find: () => Promise<T>): Promise<T> {
-  const path = join(setup.runs, name, `${what}.json`);
-  // Where the text lies changes nothing; that it is the same text, the runs themselves check.
-  const { data: _, runs: __, ...settings } = setup;
-  if (existsSync(path)) {
-    const found = JSON.parse(await readFile(path, "utf8")) as { settings: object } & Record<string, T>;
-    if (!isDeepStrictEqual(found.settings, settings))
-      throw new Error(`${path} was found out with other settings: give these again, or another folder for the runs`);
-    report(`${name}: ${what} found before`);
-    return found[what]!;
-  }
-  const value = await find();
-  const text = Buffer.from(`${JSON.stringify({ settings, [what]: value })}\n`);
-  await writeAtomically(path, (handle) => writeAll(handle, text));
-  return value;
-}
-
-/** Seconds between two lines of a running training. */
-const REPORT_SECONDS = 15;
-
-async function runStage({ name, stages }: Configuration, options: TrainOptions, work: Work): Promise<void> {
-  const { engine, signal, report } = work;
+function runStage({ name, stages }: Configuration, options: TrainOptions, work: Work): Promise<void> {
   const stage = options.readouts ? ", readouts" : stages.length > 1 ? `, flow ${(options.stage ?? 0) + 1}` : "";
-  let last = performance.now();
-  for await (const event of train(engine, { ...options, signal })) {
-    if (event.type === "held-out") {
-      const bits = (event.bound / Math.LN2).toFixed(4);
-      report(`${name}${stage}: step ${event.step}, valid.txt ${bits} bits per character`);
-    }
-    if (event.type !== "step" || performance.now() - last < 1000 * REPORT_SECONDS) continue;
-    last = performance.now();
-    const { step, loss, tokensPerSecond, eta } = event;
-    const speed = `${Math.round(tokensPerSecond)} tokens/s, ${Math.round(eta / 60)} min left`;
-    report(`${name}${stage}: step ${step} of ${options.steps}, loss ${loss.toFixed(3)} nats, ${speed}`);
-  }
+  const heldOut = (nats: number) => `valid.txt ${(nats / Math.LN2).toFixed(4)} bits per character`;
+  return runTraining(`${name}${stage}`, options, work, heldOut);
 }
 
 async function judge({ name }: Configuration, stages: readonly TrainOptions[], work: Work): Promise<Result> {
@@ -102,8 +56,8 @@ async function judge({ name }: Configuration, stages: readonly TrainOptions[], w
   // Without an end of the text, which is no character of it.
   const windows = windowsOfFiles([test], model.tokenizer!, { length: setup.length, limit });
   const { parameters } = model.info;
-  const result: Result = { parameters, ...(await training(stages)), tokens: [], nats: [], gains: [] };
-  let last = performance.now();
+  const result: Result = { parameters, ...(await costOf(stages)), tokens: [], nats: [], gains: [] };
+  const progress = sparingly(report);
   for await (const { bound, gains } of judged(model, windows, signal)) {
     result.tokens.push(bound.tokens);
     result.nats.push(bound.nats);
@@ -111,20 +65,9 @@ async function judge({ name }: Configuration, stages: readonly TrainOptions[], w
       result.gains[l] ??= [];
       result.gains[l].push(nats);
     }
-    if (performance.now() - last < 1000 * REPORT_SECONDS) continue;
-    last = performance.now();
-    report(`${name}: ${result.nats.length} windows of test.txt judged`);
+    progress(() => `${name}: ${result.nats.length} windows of test.txt judged`);
   }
   return result;
-}
-
-async function training(stages: readonly TrainOptions[]) {
-  const speeds: number[] = [];
-  for (const { run } of stages)
-    for (const metric of await readMetrics(join(run, "metrics.jsonl")))
-      if (metric.type === "step") speeds.push(metric.tokensPerSecond);
-  const trainingTokens = stages.reduce((sum, { steps, batch, length }) => sum + steps! * batch! * length!, 0);
-  return { trainingTokens, tokensPerSecond: median(speeds) };
 }
 
 interface Judged {

@@ -1,9 +1,10 @@
 /** Drafts: texts that thoughts guide, what they cost, and thinking again about them. */
 
+import { textBatch } from "../evaluation/likelihood.js";
 import { sequenceSeed } from "../evaluation/thought-bound.js";
 import type { NativeCancellation, NativeFit } from "../native/addon.js";
 import type { ThoughtCore } from "../posterior/core.js";
-import { type FitTask, fitAll, fromPrior, textBatch } from "../posterior/infer.js";
+import { type FitTask, fitAll, fromPrior } from "../posterior/infer.js";
 import type { Thought } from "../posterior/thought.js";
 import { Rng } from "../rng.js";
 
@@ -150,10 +151,10 @@ export async function judge(host: ThoughtCore, drafts: readonly Draft[], rethink
     mean.set(thought.mean, b * size);
     logVariance.set(thought.logVariance, b * size);
   }
-  const texts = drafts.map(({ prompt, tokens }) => [...prompt, ...tokens]);
+  const texts = drafts.map(({ prompt, tokens }) => ({ ids: [...prompt, ...tokens] }));
   const seeds = BigUint64Array.from(drafts, (draft) => seedOf(draft, rethinking.round, BOUND));
   const { cancellation } = rethinking;
   const request = { ...textBatch(texts, config.bosTokenId), mean, logVariance, count: BOUND_DRAWS, seeds };
   const { nelbo } = await native.bound({ ...request, ...(cancellation && { cancellation }) });
-  for (const [b, draft] of drafts.entries()) draft.bound = nelbo[b]! / texts[b]!.length;
+  for (const [b, draft] of drafts.entries()) draft.bound = nelbo[b]! / texts[b]!.ids.length;
 }

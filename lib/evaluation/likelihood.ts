@@ -55,7 +55,7 @@ export async function* inCalls(
 }
 
 async function likelihoods({ losses, bosId }: ChainScorer, windows: readonly Window[]): Promise<WindowBound[]> {
-  const { length, ...request } = windowBatch(windows, bosId);
+  const { length, ...request } = textBatch(windows, bosId);
   const nats = await losses({ ...request, length, excludedId: -1 });
   return windows.map(({ index, ids, context = 0 }, i) => {
     const own = nats.subarray(i * length, (i + 1) * length);
@@ -64,17 +64,20 @@ async function likelihoods({ losses, bosId }: ChainScorer, windows: readonly Win
 }
 
 /**
- * What predicts the tokens of windows, filled up to the longest after their ends, where no token of them looks. Scored are those after the
- * context.
+ * What predicts the tokens of texts, each with the begin token in front, filled up to the longest where no token of them looks. Scored are
+ * those after the context.
  */
-export function windowBatch(windows: readonly Window[], bosId: number): Batch & { targets: Int32Array } {
-  const length = Math.max(...windows.map(({ ids }) => ids.length));
-  const all = new Int32Array(windows.length * length).fill(bosId);
-  for (const [i, { ids }] of windows.entries()) all.set(ids, i * length);
+export function textBatch(
+  texts: readonly { readonly ids: ArrayLike<number>; readonly context?: number }[],
+  bosId: number,
+): Batch & { targets: Int32Array } {
+  const length = Math.max(...texts.map(({ ids }) => ids.length));
+  const all = new Int32Array(texts.length * length).fill(bosId);
+  for (const [b, { ids }] of texts.entries()) all.set(ids, b * length);
   const { ids, targets } = nextTokens(all, length, bosId);
-  const scored = targets.map((id, row) => {
-    const { ids: own, context = 0 } = windows[Math.floor(row / length)]!;
-    return row % length >= context && row % length < own.length ? id : -1;
-  });
-  return { ids, targets: scored, batch: windows.length, length };
+  for (const [b, { ids: own, context = 0 }] of texts.entries()) {
+    targets.fill(-1, b * length, b * length + context);
+    targets.fill(-1, b * length + own.length, (b + 1) * length);
+  }
+  return { ids, targets, batch: texts.length, length };
 }

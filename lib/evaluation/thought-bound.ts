@@ -13,7 +13,7 @@
 import type { BoundRequest, BoundResult, FitRequest, FitResult, NativeFit } from "../native/addon.js";
 import { Rng, RngStream, type Seed } from "../rng.js";
 import { checkBound, type EstimateOptions, sum, type Window, type WindowBound } from "./bound.js";
-import { inCalls, windowBatch } from "./likelihood.js";
+import { inCalls, textBatch } from "./likelihood.js";
 
 export interface ThoughtScorer {
   fit(request: FitRequest): Promise<FitResult>;
@@ -44,7 +44,7 @@ interface Scoring {
 async function boundsOf(scorer: ThoughtScorer, windows: readonly Window[], scoring: Scoring): Promise<WindowBound[]> {
   const { fitted, shared } = await fits(scorer, windows, scoring);
   const bounds = await scorer.bound({
-    ...windowBatch(windows, scorer.bosId),
+    ...textBatch(windows, scorer.bosId),
     ...{ mean: fitted.mean, logVariance: fitted.logVariance },
     ...{ count: scoring.draws, seeds: seedsOf(scoring.seed, windows, DRAW) },
   });
@@ -62,7 +62,7 @@ async function fits(
   { seed, sameNoise }: Scoring,
 ): Promise<{ fitted: FitResult; shared: FitResult | undefined }> {
   const { settings } = scorer;
-  const request = { ...windowBatch(windows.map(fittedTo), scorer.bosId), seeds: seedsOf(seed, windows, FIT) };
+  const request = { ...textBatch(windows.map(fittedTo), scorer.bosId), seeds: seedsOf(seed, windows, FIT) };
   const isShared = settings.noise === "shared";
   const fitted = await scorer.fit({ ...request, fit: { ...settings, score: sameNoise && isShared } });
   if (!sameNoise || isShared) return { fitted, shared: sameNoise ? fitted : undefined };

@@ -1,6 +1,6 @@
 /** Thoughts of texts: the fast loop, many texts at a time, each independent of the others to the bit. */
 
-import { nextTokens } from "../evaluation/likelihood.js";
+import { textBatch } from "../evaluation/likelihood.js";
 import type { FitResult, NativeCancellation, NativeFit } from "../native/addon.js";
 import { fillNormals } from "../normals.js";
 import { Rng, RngStream } from "../rng.js";
@@ -35,24 +35,16 @@ export async function fitAll(
     for (const [at, nats] of objective.entries()) onProgress!(at, { steps, objective: nats });
   };
   const fitted = await native.fit({
-    ...textBatch(texts, config.bosTokenId),
+    ...textBatch(
+      texts.map((ids) => ({ ids })),
+      config.bosTokenId,
+    ),
     seeds: BigUint64Array.from(seeds),
     fit: { ...settings, score: true },
     ...(cancellation && { cancellation }),
     ...(onProgress && { onProgress: report, progressEvery: PROGRESS_EVERY }),
   });
   return texts.map((text, b) => thoughtOf(fitted, b, { sizes, tokens: text.length }));
-}
-
-/** What predicts the tokens of texts, each with the begin token in front, filled up to the longest where no token of them looks. */
-export function textBatch(texts: readonly ArrayLike<number>[], bosId: number) {
-  const length = Math.max(...texts.map((text) => text.length));
-  const all = new Int32Array(texts.length * length).fill(bosId);
-  for (const [b, text] of texts.entries()) all.set(Array.from(text), b * length);
-  const { ids, targets } = nextTokens(all, length, bosId);
-  const scored = targets.slice();
-  for (const [b, text] of texts.entries()) scored.fill(-1, b * length + text.length, (b + 1) * length);
-  return { ids, targets: scored, batch: texts.length, length };
 }
 
 function thoughtOf(fitted: FitResult, b: number, { sizes, tokens }: Pick<Thought["parts"], "sizes" | "tokens">) {

@@ -1,9 +1,9 @@
 /** Looking into a thought: what its vectors cost, how its fit went, what the text costs by how many layers read it, and who reads what. */
 
 import { sum } from "../evaluation/bound.js";
+import { textBatch } from "../evaluation/likelihood.js";
 import type { NativeCancellation } from "../native/addon.js";
 import type { ThoughtCore } from "../posterior/core.js";
-import { textBatch } from "../posterior/infer.js";
 import type { FitCurve, Thought } from "../posterior/thought.js";
 
 /** What is left of a text in the layers that read its thought: every token predicted from those before it. */
@@ -41,7 +41,7 @@ export async function look(
   const { numLayers: L, bosTokenId } = config;
   const per = config.numLatents / L;
   const { klPerVector, z } = thought;
-  const { targets, ...batch } = { ...textBatch([text], bosTokenId), cancellation };
+  const { targets, ...batch } = { ...textBatch([{ ids: text }], bosTokenId), cancellation };
   const byLayers: LayerReading[] = [];
   for (let layers = 0; layers <= L; layers++) {
     const read = { ...batch, z: withLayers(host, z, (layer) => layer < layers) };
