@@ -22,7 +22,7 @@ export interface Setup extends Places {
   windows: number;
 }
 
-/** "beginnings": jointly, and the stack's first flow and its first two as models of their own, too. */
+/** "with its beginnings": jointly, and the stack's first flow and its first two as models of their own, too. */
 export type Training = "jointly" | "flow by flow" | "with its beginnings";
 
 /** Their share of the objective. */
