@@ -134,10 +134,10 @@ function continuationSection({ continuation, compared, sameNoiseNelbo }: Thought
   const of = (found: Pick<Evaluation, "bound" | "standardError">) =>
     `${found.bound.toFixed(4)} ± ${found.standardError.toFixed(4)}`;
   const baseline = compared
-    ? `An autoregressive model of the same blocks (${(compared.parameters / 1e6).toFixed(2)} M parameters), trained on the same text for as many tokens, has ${of(compared)} on the same tokens, exactly.`
+    ? ` An autoregressive model of the same blocks (${(compared.parameters / 1e6).toFixed(2)} M parameters), trained on the same text for as many tokens, has ${of(compared)} on the same tokens, exactly.`
     : "";
   return `The same on the first ${WINDOWS} windows, when thoughts are fitted to a window's first ${PREFIX} tokens alone and the others are scored: at most ${of(continuation)} nats per
-token. ${baseline}
+token.${baseline}
 
 What the paper's code would report for those windows, the draw that the fit was optimised against also being the one that is scored, is no bound on
 anything: same_noise_nelbo ${sameNoiseNelbo.toFixed(4)} ([why](../../docs/likelihoods.md)).`;
