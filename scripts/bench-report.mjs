@@ -71,7 +71,10 @@ const report = {
   machine: { cpu, cores: cpus().length, isa: cases[0]?.isa },
   cases,
 };
-const name = `${report.date}-${report.machine.isa}-${report.machine.cores}-cores`;
+/** With --filter, a report of its own beside the whole one. */
+const filter = given.includes("--filter") ? given[given.indexOf("--filter") + 1] : "";
+const part = filter.replace(/\W+/g, "-").replace(/^-|-$/g, "");
+const name = [report.date, report.machine.isa, report.machine.cores, "cores", part].filter(Boolean).join("-");
 const folder = join(root, "bench", "results");
 mkdirSync(folder, { recursive: true });
 writeFileSync(join(folder, `${name}.json`), `${JSON.stringify(report, null, 1)}\n`);
