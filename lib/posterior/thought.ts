@@ -34,6 +34,16 @@ export interface ThoughtParts {
   curve: FitCurve;
 }
 
+/** KL of posteriors from the prior, in nats: 1/2 sum(mean² + variance - log variance - 1). */
+export function divergence({ mean, logVariance }: Pick<ThoughtParts, "mean" | "logVariance">): number {
+  let total = 0;
+  for (const [i, m] of mean.entries()) {
+    const lv = logVariance[i]!;
+    total += m * m + Math.exp(lv) - lv - 1;
+  }
+  return total / 2;
+}
+
 const FORMAT = "noema-thought-1";
 const tensorNames = { mean: "mean", logVariance: "log_variance", z: "z" } as const;
 
@@ -65,12 +75,10 @@ export class Thought {
   /** KL divergence from the prior of every vector, in nats: N numbers, layer by layer (ltm.md section 1.1). */
   get klPerVector(): Float64Array {
     const { latents, width } = this.#sizes;
-    const kl = new Float64Array(latents);
-    for (const [i, mean] of this.mean.entries()) {
-      const lv = this.logVariance[i]!;
-      kl[Math.floor(i / width)]! += (mean * mean + Math.exp(lv) - lv - 1) / 2;
-    }
-    return kl;
+    const own = (values: Float32Array, vector: number) => values.subarray(vector * width, (vector + 1) * width);
+    return Float64Array.from({ length: latents }, (_, vector) =>
+      divergence({ mean: own(this.mean, vector), logVariance: own(this.logVariance, vector) }),
+    );
   }
 
   get kl(): number {

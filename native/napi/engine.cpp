@@ -6,31 +6,45 @@ namespace {
 
 constexpr const char* kPrecisions[] = {"f32", "bf16", nullptr};
 
-/// What the masked and the autoregressive family have in common.
-MaskedConfig read_transformer_config(const Arguments& a) {
-    constexpr int64_t most = int64_t{1} << 31;
-    MaskedConfig c;
-    c.vocab_size = a.integer("vocabSize", 1, most);
-    c.hidden_size = a.integer("hiddenSize", 1, most);
-    c.num_layers = a.integer("numLayers", 1, most);
-    c.num_heads = a.integer("numHeads", 1, most);
-    c.num_kv_heads = a.integer("numKvHeads", 1, most);
-    c.intermediate_size = a.integer("intermediateSize", 1, most);
-    c.max_positions = a.integer("maxPositions", 1, most);
+constexpr int64_t kMost = int64_t{1} << 31;
+
+/// What all families have in common.
+template <class Config>
+Config read_sizes(const Arguments& a) {
+    Config c;
+    c.vocab_size = a.integer("vocabSize", 1, kMost);
+    c.hidden_size = a.integer("hiddenSize", 1, kMost);
+    c.num_heads = a.integer("numHeads", 1, kMost);
+    c.intermediate_size = a.integer("intermediateSize", 1, kMost);
+    c.max_positions = a.integer("maxPositions", 1, kMost);
     c.rope_theta = a.number("ropeTheta");
     c.rms_norm_eps = static_cast<float>(a.number("rmsNormEps"));
+    return c;
+}
+
+/// What the families that are one transformer have in common.
+template <class Config>
+Config read_transformer_config(const Arguments& a) {
+    Config c = read_sizes<Config>(a);
+    c.num_layers = a.integer("numLayers", 1, kMost);
     c.tied_embeddings = a.boolean_or("tiedEmbeddings", false);
     return c;
 }
 
+MaskedConfig read_grouped_config(const Arguments& a) {
+    auto c = read_transformer_config<MaskedConfig>(a);
+    c.num_kv_heads = a.integer("numKvHeads", 1, kMost);
+    return c;
+}
+
 MaskedConfig read_masked_config(const Arguments& a) {
-    MaskedConfig c = read_transformer_config(a);
-    c.mask_token_id = a.integer("maskTokenId", 0, int64_t{1} << 31);
+    MaskedConfig c = read_grouped_config(a);
+    c.mask_token_id = a.integer("maskTokenId", 0, kMost);
     return c;
 }
 
 MaskedConfig read_autoregressive_config(const Arguments& a) {
-    MaskedConfig c = read_transformer_config(a);
+    MaskedConfig c = read_grouped_config(a);
     c.causal = true;
     return c;
 }
@@ -39,30 +53,21 @@ constexpr const char* kFlowKinds[] = {"affine", "mixture-cdf", "mixture-rosenbla
 constexpr const char* kDirections[] = {"forward", "reverse", nullptr};
 
 FlowStage read_stage(const Arguments& a) {
-    constexpr int64_t most = int64_t{1} << 31;
     FlowStage f;
     f.kind = static_cast<FlowKind>(a.choice("kind", kFlowKinds));
     f.reverse = a.choice("direction", kDirections) == 1;
-    f.num_layers = a.integer("numLayers", 1, most);
-    f.num_components = a.integer_or("numComponents", 0, 1, most);
-    f.maf_hidden = a.integer_or("mafHiddenSize", 0, 1, most);
-    f.maf_features = a.integer_or("mafFeatures", 0, 1, most);
-    f.readout_hidden = a.integer_or("readoutHiddenSize", 0, 1, most);
+    f.num_layers = a.integer("numLayers", 1, kMost);
+    f.num_components = a.integer_or("numComponents", 0, 1, kMost);
+    f.maf_hidden = a.integer_or("mafHiddenSize", 0, 1, kMost);
+    f.maf_features = a.integer_or("mafFeatures", 0, 1, kMost);
+    f.readout_hidden = a.integer_or("readoutHiddenSize", 0, 1, kMost);
     return f;
 }
 
 FlowConfig read_flow_config(const Arguments& a) {
-    constexpr int64_t most = int64_t{1} << 31;
-    FlowConfig c;
-    c.vocab_size = a.integer("vocabSize", 1, most);
-    c.latent_size = a.integer("latentSize", 1, most);
-    c.patch_size = a.integer("patchSize", 1, most);
-    c.hidden_size = a.integer("hiddenSize", 1, most);
-    c.num_heads = a.integer("numHeads", 1, most);
-    c.intermediate_size = a.integer("intermediateSize", 1, most);
-    c.max_positions = a.integer("maxPositions", 1, most);
-    c.rope_theta = a.number("ropeTheta");
-    c.rms_norm_eps = static_cast<float>(a.number("rmsNormEps"));
+    auto c = read_sizes<FlowConfig>(a);
+    c.latent_size = a.integer("latentSize", 1, kMost);
+    c.patch_size = a.integer("patchSize", 1, kMost);
     c.channel_mix = a.boolean_or("channelMix", false);
     c.prefix_conditioning = a.boolean_or("prefixConditioning", false);
     for (const Arguments& stage : a.list("flows")) c.flows.push_back(read_stage(stage));
@@ -70,19 +75,9 @@ FlowConfig read_flow_config(const Arguments& a) {
 }
 
 ThoughtConfig read_thought_config(const Arguments& a) {
-    constexpr int64_t most = int64_t{1} << 31;
-    ThoughtConfig c;
-    c.vocab_size = a.integer("vocabSize", 1, most);
-    c.hidden_size = a.integer("hiddenSize", 1, most);
-    c.num_layers = a.integer("numLayers", 1, most);
-    c.num_heads = a.integer("numHeads", 1, most);
-    c.intermediate_size = a.integer("intermediateSize", 1, most);
-    c.max_positions = a.integer("maxPositions", 1, most);
-    c.attention_window = a.integer("attentionWindow", 1, most);
-    c.num_latents = a.integer("numLatents", 1, most);
-    c.rope_theta = a.number("ropeTheta");
-    c.rms_norm_eps = static_cast<float>(a.number("rmsNormEps"));
-    c.tied_embeddings = a.boolean_or("tiedEmbeddings", false);
+    auto c = read_transformer_config<ThoughtConfig>(a);
+    c.attention_window = a.integer("attentionWindow", 1, kMost);
+    c.num_latents = a.integer("numLatents", 1, kMost);
     return c;
 }
 

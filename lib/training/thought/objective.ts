@@ -17,6 +17,7 @@ import type {
   NativeThoughtTrainer,
 } from "../../native/addon.js";
 import { fitSettings } from "../../posterior/fit.js";
+import { divergence } from "../../posterior/thought.js";
 import { Rng } from "../../rng.js";
 import { HELD_OUT_SEED, type HeldOut, type Objective } from "../objective.js";
 import type { TrainSettings } from "../options.js";
@@ -100,14 +101,4 @@ export class ThoughtObjective implements Objective {
 export function shortened(fit: NativeFit, steps: number): NativeFit {
   if (steps === 0 || steps >= fit.steps) return fit;
   return { ...fit, steps, logVarianceInit: (fit.logVarianceInit * steps) / fit.steps };
-}
-
-/** KL of all posteriors from the prior: 1/2 sum(mean² + variance - log variance - 1). */
-export function divergence({ mean, logVariance }: { mean: Float32Array; logVariance: Float32Array }): number {
-  let total = 0;
-  for (let i = 0; i < mean.length; i++) {
-    const lv = logVariance[i]!;
-    total += mean[i]! ** 2 + Math.exp(lv) - lv - 1;
-  }
-  return total / 2;
 }
