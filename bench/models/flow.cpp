@@ -2,12 +2,10 @@
 // bandwidth is that of reading as many bytes again and again, so it is the cache's where the weights fit one. Nor can it be faster than
 // the multiply-adds of all sequences: with 8 of them those take longer than the reading where the cache is fast. What a position reads of
 // the keys and values before it counts for neither.
-#include <cmath>
 #include <memory>
 #include <string>
 
-#include "models/random_weights.h"
-#include "noema/flow_model.h"
+#include "models/random_flow.h"
 #include "ops/bench.h"
 
 using namespace noema;
@@ -59,41 +57,9 @@ Work work_of(const Size& s) {
     return work;
 }
 
-/// What lives from prepare() to the end of a workload.
-struct Loaded {
-    std::unique_ptr<FlowModel> model;
-    std::vector<int32_t> ids;
-    std::vector<double> u;
+struct Loaded : RandomFlow {
     FlowInverse found, one_by_one;
 };
-
-Status load(Engine& engine, const Size& s, Loaded& loaded) {
-    const FlowConfig config = config_of(s);
-    const test::Weights weights =
-        test::random_weights(flow_tensors(config), [](const TensorSpec& spec) -> test::Spread {
-            if (spec.name.find("norm.weight") != std::string::npos) return {0.1f, 1.0f};
-            return {0.02f, 0.0f};
-        });
-    loaded.ids.assign(s.B * kPositions, 0);
-    loaded.u.resize(s.B * kPositions * kLatent);
-    for (size_t i = 0; i < loaded.u.size(); ++i)
-        loaded.u[i] = static_cast<double>(test::normal(1, static_cast<uint32_t>(i)));
-    return FlowModel::load(engine, config, weights.sources, s.precision, loaded.model);
-}
-
-Status invert(Engine& engine, const Size& s, const Loaded& loaded, const InverseRange& range, FlowInverse& out) {
-    const FlowBatch batch{.ids = loaded.ids.data(), .B = s.B, .T = kPositions};
-    return loaded.model->invert(engine, batch, loaded.u.data(), range, out, nullptr);
-}
-
-double largest_difference(const std::vector<double>& a, const std::vector<double>& b) {
-    double worst = a.size() == b.size() ? 0 : INFINITY;
-    for (size_t i = 0; i < a.size() && i < b.size(); ++i) {
-        const double error = std::fabs(a[i] - b[i]);
-        if (!(error <= worst)) worst = error;
-    }
-    return worst;
-}
 
 Workload sequential(const Size& s) {
     const auto loaded = std::make_shared<Loaded>();
@@ -102,11 +68,11 @@ Workload sequential(const Size& s) {
     w.work = work_of(s);
     // Modules of one position are solved by the ops one by one.
     w.prepare = [=](Engine& engine) {
-        NOEMA_TRY(load(engine, s, *loaded));
+        NOEMA_TRY(loaded->load(engine, config_of(s), s.B, s.precision, 0.02f));
         const InverseRange range{.plans = {{.method = InverseMethod::jacobi, .modules = kPositions}}};
-        return invert(engine, s, *loaded, range, loaded->one_by_one);
+        return loaded->invert(engine, range, loaded->one_by_one);
     };
-    w.step = [=](Engine& engine) { return invert(engine, s, *loaded, {}, loaded->found); };
+    w.step = [=](Engine& engine) { return loaded->invert(engine, {}, loaded->found); };
     w.error = [=] { return largest_difference(loaded->found.state, loaded->one_by_one.state); };
     w.tolerance = s.precision == Precision::bf16 ? 0.05 : 1e-3;
     w.release = [=] { *loaded = {}; };

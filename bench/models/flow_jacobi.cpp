@@ -1,11 +1,9 @@
 // A flow inverted by Jacobi sweeps: each goes through all positions at once, so what bounds it is the rate of products, and the share
 // printed is that of the whole inversion, its searches, comparisons and element-wise passes included.
-#include <cmath>
 #include <memory>
 #include <string>
 
-#include "models/random_weights.h"
-#include "noema/flow_model.h"
+#include "models/random_flow.h"
 #include "ops/bench.h"
 
 using namespace noema;
@@ -20,8 +18,9 @@ struct Size {
 };
 constexpr int64_t kPositions = 256, kLatent = 16, kLayers = 6;
 
-// With heads as small as load() makes them a sweep leaves a tenth to a fiftieth of the change before it: 0.04 after the second, 0.003
+// With heads as small as this a sweep leaves a tenth to a fiftieth of the change before it: 0.04 after the second, 0.003
 // after the third. The tolerance lies between, so every size takes the same number of sweeps, and what bf16 rounds away is below it.
+constexpr float kHead = 0.002f;
 constexpr int kSweeps = 3;
 constexpr float kTolerance = 0.01f;
 
@@ -47,57 +46,30 @@ double sweep_flops(const Size& s) {
     return 2 * rows * (weights + 2 * keys * static_cast<double>(kLayers * s.C));
 }
 
-struct Loaded {
-    std::unique_ptr<FlowModel> model;
-    std::vector<int32_t> ids;
-    std::vector<double> u;
+struct Loaded : RandomFlow {
     FlowInverse swept, sequential;
 };
-
-Status load(Engine& engine, const Size& s, Loaded& loaded) {
-    const FlowConfig config = config_of(s);
-    const test::Weights weights =
-        test::random_weights(flow_tensors(config), [](const TensorSpec& spec) -> test::Spread {
-            if (spec.name.find("norm.weight") != std::string::npos) return {0.1f, 1.0f};
-            if (spec.name.find("head.weight") != std::string::npos) return {0.002f, 0.0f};
-            return {0.02f, 0.0f};
-        });
-    loaded.ids.assign(s.B * kPositions, 0);
-    loaded.u.resize(s.B * kPositions * kLatent);
-    for (size_t i = 0; i < loaded.u.size(); ++i)
-        loaded.u[i] = static_cast<double>(test::normal(1, static_cast<uint32_t>(i)));
-    return FlowModel::load(engine, config, weights.sources, s.precision, loaded.model);
-}
 
 /// How far the sweeps' end is from the sequential inverse; infinite where they were not as many as the work says.
 double error_of(const Loaded& loaded) {
     for (const int32_t sweeps : loaded.swept.sweeps[0])
         if (sweeps != kSweeps) return INFINITY;
-    double worst = 0;
-    for (size_t i = 0; i < loaded.swept.state.size(); ++i) {
-        const double off = std::fabs(loaded.swept.state[i] - loaded.sequential.state[i]);
-        if (!(off <= worst)) worst = off;
-    }
-    return worst;
+    return largest_difference(loaded.swept.state, loaded.sequential.state);
 }
 
 Workload jacobi(const Size& s) {
     const auto loaded = std::make_shared<Loaded>();
-    const auto invert = [=](Engine& engine, const InverseRange& range, FlowInverse& out) {
-        const FlowBatch batch{.ids = loaded->ids.data(), .B = s.B, .T = kPositions};
-        return loaded->model->invert(engine, batch, loaded->u.data(), range, out, nullptr);
-    };
     Workload w;
     w.name = "flow/jacobi C" + std::to_string(s.C) + (s.precision == Precision::bf16 ? " bf16" : " f32") + " B" +
              std::to_string(s.B) + " N" + std::to_string(kPositions);
     w.work = {.flops = kSweeps * sweep_flops(s), .passes = kSweeps, .precision = s.precision};
     w.prepare = [=](Engine& engine) {
-        NOEMA_TRY(load(engine, s, *loaded));
-        return invert(engine, {}, loaded->sequential);
+        NOEMA_TRY(loaded->load(engine, config_of(s), s.B, s.precision, kHead));
+        return loaded->invert(engine, {}, loaded->sequential);
     };
     w.step = [=](Engine& engine) {
         const InverseRange range{.plans = {{.method = InverseMethod::jacobi, .tolerance = kTolerance}}};
-        return invert(engine, range, loaded->swept);
+        return loaded->invert(engine, range, loaded->swept);
     };
     w.error = [=] { return error_of(*loaded); };
     w.tolerance = s.precision == Precision::bf16 ? 4e-3 : 1e-3;
