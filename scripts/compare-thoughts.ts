@@ -32,7 +32,7 @@ const options = {
   width: { type: "string", default: "128" },
   heads: { type: "string", default: "2" },
   layers: { type: "string", default: "3" },
-  window: { type: "string", default: "128" },
+  window: { type: "string", default: "16" },
   length: { type: "string", default: "256" },
   batch: { type: "string", default: "8" },
   rate: { type: "string", default: "0.002" },
@@ -83,10 +83,11 @@ export function page(setup: Setup, { rows, effects }: Comparison): string {
 
 Latent thought models of ${layers} blocks of width ${width}, ${heads} heads, that see ${window} keys per layer: T_fast steps of the fast loop fit N latent vectors (of all
 layers together) to every sequence. Each was trained on the same ${(tokens / 1e6).toFixed(2)} M tokens of children's stories, ${batch} sequences of ${length} a step, with the
-same optimiser and the noise of the loop drawn anew at every step, and is judged, with the T_fast that it was trained with, on ${judges} of ${length} tokens
+same optimiser and the noise of the loop drawn anew at every step; in the first half of the training the divergence's weight rises to 1, since a decoder that
+meets nothing but noise first never learns to listen. Each is judged, with the T_fast that it was trained with, on ${judges} of ${length} tokens
 of tinystories.valid.txt. The loop's rates and starts are such that log-variances arrive at the prior's: what they lack every coordinate
-would pay for (${loops(setup)}). The baseline is an autoregressive model of the same blocks without what reads latents. It sees all keys, and its embedding and
-head share nothing, while a thought model's are one matrix: parameters are counted with and without them. ± is the standard error over windows, those of
+would pay for (${loops(setup)}). The baseline is an autoregressive model of the same blocks without what reads latents. It sees all keys. Embedding and
+head share nothing in any of them: parameters are counted with and without them. ± is the standard error over windows, those of
 differences window by window; "for certain" means two of them, which chance alone passes once in twenty comparisons. Each model was trained once, so what
 another seed would change is not in it. Made by \`scripts/compare-thoughts.ts\`; what such figures mean is told in [likelihoods.md](likelihoods.md).
 

@@ -139,8 +139,9 @@ function trainingWords({ options, anneal, model }: ThoughtCardParts): string {
   const { steps } = model.info.config.inference;
   const few = options.fitSteps ?? 0;
   const own = `the model's own ${steps} steps`;
-  if (anneal > 0) return `The fast loop had few steps, but for the branch, where it had ${own}.`;
-  return few > 0 ? `The fast loop had at most ${few} steps.` : `The fast loop had ${own}.`;
+  const rising = options.klWarmup ? ` In the first ${options.klWarmup} steps the divergence's weight rose to 1.` : "";
+  if (anneal > 0) return `The fast loop had few steps, but for the branch, where it had ${own}.${rising}`;
+  return `The fast loop had ${few > 0 ? `at most ${few} steps` : own}.${rising}`;
 }
 
 function boundWords({ draws, thought, importanceWeighted }: Evaluation): string {

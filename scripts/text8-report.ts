@@ -151,16 +151,28 @@ export function findings(rows: readonly Row[]): string {
 /** What a flow must take off the share of characters that its input reads as, for its two states to be told apart in earnest. */
 const STEP = 0.1;
 
-/** Whether every flow of a stack leaves its state less readable than it found it, or one does all: from the figures alone. */
+const ORDINALS = ["first", "second", "third"];
+
+/** Which flows of every stack leave their state less readable than they found it: from the figures alone. */
 export function levels(rows: readonly Row[]): string {
-  const stacks = rows.filter(({ stack }) => stack !== undefined);
-  const falls = ({ stack }: Row) =>
-    stack!.readings.every((share, l, all) => (l === 0 ? 1 : all[l - 1]!) - share >= STEP);
-  const names = stacks.filter(falls).map(({ kind, training }) => `${kind} (${training})`);
-  if (names.length === 0)
-    return `In no stack does every flow take ${100 * STEP} % or more of the characters off what its input reads as.`;
-  const others = names.length < stacks.length ? "; in the others one flow does nearly all of it" : "";
-  return `Every flow takes ${100 * STEP} % or more of the characters off what its input reads as in ${names.join(", ")}${others}.`;
+  const lines = rows.flatMap(({ kind, training, stack }) => {
+    if (!stack) return [];
+    const takers = stack.readings.flatMap((share, l, all) =>
+      (l === 0 ? 1 : all[l - 1]!) - share >= STEP ? [ORDINALS[l]!] : [],
+    );
+    return [`- ${kind}, trained ${training}: ${listed(takers, stack.readings.length)}`];
+  });
+  return [
+    `Which flows take ${100 * STEP} % or more of the characters off what their input reads as:`,
+    "",
+    ...lines,
+  ].join("\n");
+}
+
+function listed(takers: readonly string[], flows: number): string {
+  if (takers.length === flows) return "every one.";
+  if (takers.length === 0) return "none.";
+  return takers.length === 1 ? `the ${takers[0]} alone.` : `the ${takers.join(" and the ")}.`;
 }
 
 function baseline(rows: readonly Row[]): string {

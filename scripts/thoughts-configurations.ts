@@ -75,7 +75,12 @@ export function trainingOf({ name, cell }: Configuration, setup: ModelSetup): Tr
     ...{ run: join(runs, name, "run"), ...talesText(data), cache: join(runs, "cache") },
     shape: { hidden: width, heads, layers },
     ...(cell
-      ? { thought: { preset: "paper", latents: cell.latents, window, inference: loopOf(cell.steps) } }
+      ? {
+          ...{
+            thought: { preset: "paper", latents: cell.latents, window, tied: false, inference: loopOf(cell.steps) },
+          },
+          klWarmup: Math.round(steps / 2),
+        }
       : { family: "autoregressive" }),
     ...{ steps, batch, length, seed, precision: "bf16" },
     ...{ rate, warmup: Math.ceil(steps / 20), schedule: "cosine", floor: 0.1 },

@@ -40,6 +40,8 @@ export interface NativeFit {
   noise: "resample" | "shared";
   logVarianceInit: number;
   constantLogVariance?: boolean;
+  /** Of the KL divergence in what the loop goes down by. Default: 1. */
+  klWeight?: number;
   /**
    * Above 0, a sequence comes to rest once the mean objective of its last 4 steps differs from that of the 4 steps before by at most this
    * many nats per scored target. Default: 0, all steps are taken.

@@ -103,7 +103,7 @@ function autoregressiveConfig(
   return checked({ layout: "noema-autoregressive", ...sizes, ...ends(sizes, vocabulary), tiedEmbeddings: false });
 }
 
-/** The released model's: tied embeddings, as many heads of keys as of queries. */
+/** As many heads of keys as of queries, as in the released model. */
 function thoughtConfig(
   shape: TrainOptions["shape"],
   thought: ThoughtShape,
@@ -111,9 +111,9 @@ function thoughtConfig(
   vocabulary: Vocabulary,
 ): ThoughtConfig {
   const { numKvHeads: _, ...sizes } = transformerSizes(shape, length, vocabulary);
-  const { latents = 8 * sizes.numLayers, window = 256 } = thought;
+  const { latents = 8 * sizes.numLayers, window = 256, tied = true } = thought;
   return checked({
-    ...{ layout: "noema-thought", ...sizes, ...ends(sizes, vocabulary), tiedEmbeddings: true },
+    ...{ layout: "noema-thought", ...sizes, ...ends(sizes, vocabulary), tiedEmbeddings: tied },
     ...{ attentionWindow: window, numLatents: latents, inference: inferenceOf(thought) },
   });
 }

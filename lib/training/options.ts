@@ -93,6 +93,11 @@ export const optionTable = {
     [0, 65536],
     "thought models: most steps of the fast loop in training (held-out text gets the model's own); 0: the model's own",
   ),
+  klWarmup: integer(
+    0,
+    [0, MANY],
+    "thought models: steps in which the divergence's weight in the fast loop rises to 1; until then thoughts may say more than they are worth, and the decoder learns to listen",
+  ),
   precision: choice(["bf16", "f32"] as const, "bf16", "of matrix products; weights and optimiser are f32"),
   seed: integer(0, [0, Number.MAX_SAFE_INTEGER], "of the initial weights, the order of the data and the masks"),
   evaluateEvery: freeInteger(250, [0, MANY], "steps between held-out evaluations; 0: never"),

@@ -22,14 +22,14 @@ struct Sums {
 template <class Load, class Store>
 HWY_INLINE void step(const PosteriorRun& p, const Load& load, const Store& store) {
     const DF d;
-    const VF d_z = load(p.d_z), mean = load(p.mean), rate = hn::Set(d, p.rate);
-    const VF direction = adam_direction(p.adam, hn::Add(d_z, mean), load, store, p.mean_m, p.mean_v);
+    const VF d_z = load(p.d_z), mean = load(p.mean), rate = hn::Set(d, p.rate), kl_weight = hn::Set(d, p.kl_weight);
+    const VF direction = adam_direction(p.adam, hn::MulAdd(kl_weight, mean, d_z), load, store, p.mean_m, p.mean_v);
     store(hn::NegMulAdd(rate, direction, mean), p.mean);
     if (p.constant_log_variance) return;
     const VF log_variance = load(p.log_variance), deviation = exp_any(hn::Mul(log_variance, hn::Set(d, 0.5f)));
     const VF slope = hn::Mul(hn::Mul(d_z, load(p.eps)), deviation);
     const VF excess = hn::MulSub(deviation, deviation, hn::Set(d, 1.0f));
-    const VF gradient = hn::Mul(hn::Add(slope, excess), hn::Set(d, 0.5f));
+    const VF gradient = hn::Mul(hn::MulAdd(kl_weight, excess, slope), hn::Set(d, 0.5f));
     const VF way = adam_direction(p.adam, gradient, load, store, p.log_variance_m, p.log_variance_v);
     store(hn::NegMulAdd(rate, way, log_variance), p.log_variance);
 }
@@ -111,6 +111,7 @@ PosteriorRun run_of(const PosteriorUpdate& p, const AdamFactors& adam, int64_t b
             .n = std::min(kNormalRow, p.mean.shape[1] - first),
             .adam = adam,
             .rate = p.rate,
+            .kl_weight = p.kl_weight,
             .constant_log_variance = p.constant_log_variance,
             .seeded = !p.seeds.empty(),
             .seed = p.seeds ? static_cast<uint64_t>(p.seeds.as<int64_t>()[b]) : 0,

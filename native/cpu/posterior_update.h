@@ -13,7 +13,7 @@ struct PosteriorRun {
     float *next_eps, *z;
     int64_t n;
     AdamFactors adam;
-    float rate;
+    float rate, kl_weight;
     bool constant_log_variance, seeded;
     uint64_t seed;
     uint32_t draw, row;

@@ -28,7 +28,7 @@ struct Posterior {
     const uint8_t* active;
     int64_t seeds_stride, active_stride, n, runs;
     uint32_t draw;
-    float rate;
+    float rate, kl_weight;
     AdamFactors adam;
     bool constant_log_variance, aligned;
     float* sums;  // [B, runs, 2], or null
@@ -64,8 +64,8 @@ template <bool kWhole>
 __device__ __forceinline__ void update(const Posterior& p, int64_t b, int64_t i, Quad& mean, Quad& log_variance) {
     const Quad d_z = load_quad<kWhole>(p.d_z.row(b), i, p.n);
     if (!p.constant_log_variance) {
-        const auto slope = [](float d, float eps, float deviation) {
-            return 0.5f * (d * eps * deviation + fmaf(deviation, deviation, -1.0f));
+        const auto slope = [&](float d, float eps, float deviation) {
+            return 0.5f * fmaf(p.kl_weight, fmaf(deviation, deviation, -1.0f), d * eps * deviation);
         };
         const Quad eps = load_quad<kWhole>(p.eps.row(b), i, p.n),
                    gradient = map(slope, d_z, eps, deviations(log_variance));
@@ -73,7 +73,7 @@ __device__ __forceinline__ void update(const Posterior& p, int64_t b, int64_t i,
             adam_direction<kWhole>(p.adam, gradient, p.log_variance_m.row(b), p.log_variance_v.row(b), i, p.n);
         log_variance = moved<kWhole>(p, log_variance, way, p.log_variance.row(b), i);
     }
-    const Quad gradient = map([](float d, float m) { return d + m; }, d_z, mean);
+    const Quad gradient = map([&](float d, float m) { return fmaf(p.kl_weight, m, d); }, d_z, mean);
     const Quad way = adam_direction<kWhole>(p.adam, gradient, p.mean_m.row(b), p.mean_v.row(b), i, p.n);
     mean = moved<kWhole>(p, mean, way, p.mean.row(b), i);
 }
@@ -181,6 +181,7 @@ Status run(const PosteriorUpdate& a, const Stream& stream, Workspace w) {
                       .runs = runs,
                       .draw = static_cast<uint32_t>(a.draw),
                       .rate = a.rate,
+                      .kl_weight = a.kl_weight,
                       .adam = {a.beta1, a.beta2, a.epsilon, unbias(a.beta1, a.step), unbias(a.beta2, a.step)},
                       .constant_log_variance = a.constant_log_variance,
                       .aligned = rows_aligned(a.mean, a.log_variance, a.d_z, a.eps, a.mean_m, a.mean_v,

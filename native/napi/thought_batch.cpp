@@ -60,6 +60,7 @@ FitOptions read_options(const Arguments& a) {
     o.noise = static_cast<FitNoise>(a.choice("noise", kNoises));
     o.log_variance_init = a.number("logVarianceInit");
     o.constant_log_variance = a.boolean_or("constantLogVariance", false);
+    o.kl_weight = a.number_or("klWeight", 1);
     o.tolerance = a.number_or("tolerance", 0);
     o.score = a.boolean_or("score", false);
     o.repeated = a.boolean_or("repeated", false);

@@ -24,6 +24,7 @@ Status posterior_update(const PosteriorUpdate& p, Context& context) {
         .that(p.draw >= 0 && p.draw <= UINT32_MAX, "draw", "must be in [0, 2^32)")
         .that(p.step >= 1, "step", "counts from 1")
         .that(std::isfinite(p.rate) && p.rate >= 0, "rate", "must be finite and not negative")
+        .that(std::isfinite(p.kl_weight) && p.kl_weight >= 0, "kl_weight", "must be finite and not negative")
         .that(decay(p.beta1), "beta1", "must be in [0, 1)")
         .that(decay(p.beta2), "beta2", "must be in [0, 1)")
         .that(p.epsilon > 0, "epsilon", "must be positive")

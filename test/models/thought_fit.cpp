@@ -23,6 +23,48 @@ std::vector<float> row(const std::vector<float>& all, int64_t b, int64_t n) {
     return {all.begin() + b * n, all.begin() + (b + 1) * n};
 }
 
+void check_gradients(double kl_weight) {
+    Engine engine(*find_backend("reference"), 1);
+    const ThoughtConfig config = small_thought();
+    const auto model = load(engine, config);
+    const Texts texts(config, 15, {15});
+    const int64_t n = config.latent_size();
+    const std::vector<float> mean = normals(1, n, 0.8f), log_variance = normals(2, n, 0.3f, -1.5f);
+    const std::vector<float> draws = normals(3, 2 * n);
+    FitTrace trace;
+    FitTask task{.batch = texts.batch(), .options = {.steps = 1, .kl_weight = kl_weight}, .trace = &trace};
+    task.start = {.mean = mean.data(), .log_variance = log_variance.data(), .draws = draws.data()};
+    fitted(engine, *model, task);
+
+    const auto objective = [&](double along_mean, double along_variance, const std::vector<float>& d) {
+        std::vector<float> z(n), losses(texts.T);
+        double sum = 0;
+        for (int64_t i = 0; i < n; ++i) {
+            const double m = mean[i] + along_mean * d[i], lv = log_variance[i] + along_variance * d[i];
+            z[i] = static_cast<float>(m + draws[i] * std::exp(lv / 2));
+            sum += kl_weight * (m * m + std::exp(lv) - lv - 1) / 2;
+        }
+        REQUIRE(model->losses(engine, texts.batch(), z.data(), losses.data(), nullptr).ok());
+        for (const float nats : losses) sum += nats;
+        return sum;
+    };
+    const int64_t layer = n / config.num_layers;
+    for (int64_t i = 0; i < 2 * config.num_layers; ++i) {
+        // Along a random direction within one layer's latents.
+        std::vector<float> d = normals(10 + static_cast<uint32_t>(i), n);
+        for (int64_t j = 0; j < n; ++j)
+            if (j / layer != i % config.num_layers) d[j] = 0;
+        double by_mean = 0, by_variance = 0;
+        for (int64_t j = 0; j < n; ++j) {
+            by_mean += trace.mean_gradient[j] * d[j];
+            by_variance += trace.log_variance_gradient[j] * d[j];
+        }
+        const double h = 4e-3;
+        CHECK(std::fabs((objective(h, 0, d) - objective(-h, 0, d)) / (2 * h) - by_mean) < 5e-3);
+        CHECK(std::fabs((objective(0, h, d) - objective(0, -h, d)) / (2 * h) - by_variance) < 5e-3);
+    }
+}
+
 }  // namespace
 
 TEST_CASE("thought fit: a batch of eight is eight batches of one, on any number of threads") {
@@ -80,44 +122,9 @@ TEST_CASE("thought fit: other backends fit what the reference fits") {
 }
 
 TEST_CASE("thought fit: its gradients are finite differences of its objective") {
-    Engine engine(*find_backend("reference"), 1);
-    const ThoughtConfig config = small_thought();
-    const auto model = load(engine, config);
-    const Texts texts(config, 15, {15});
-    const int64_t n = config.latent_size();
-    const std::vector<float> mean = normals(1, n, 0.8f), log_variance = normals(2, n, 0.3f, -1.5f);
-    const std::vector<float> draws = normals(3, 2 * n);
-    FitTrace trace;
-    FitTask task{.batch = texts.batch(), .options = {.steps = 1}, .trace = &trace};
-    task.start = {.mean = mean.data(), .log_variance = log_variance.data(), .draws = draws.data()};
-    fitted(engine, *model, task);
-
-    const auto objective = [&](double along_mean, double along_variance, const std::vector<float>& d) {
-        std::vector<float> z(n), losses(texts.T);
-        double sum = 0;
-        for (int64_t i = 0; i < n; ++i) {
-            const double m = mean[i] + along_mean * d[i], lv = log_variance[i] + along_variance * d[i];
-            z[i] = static_cast<float>(m + draws[i] * std::exp(lv / 2));
-            sum += (m * m + std::exp(lv) - lv - 1) / 2;
-        }
-        REQUIRE(model->losses(engine, texts.batch(), z.data(), losses.data(), nullptr).ok());
-        for (const float nats : losses) sum += nats;
-        return sum;
-    };
-    const int64_t layer = n / config.num_layers;
-    for (int64_t i = 0; i < 2 * config.num_layers; ++i) {
-        // Along a random direction within one layer's latents.
-        std::vector<float> d = normals(10 + static_cast<uint32_t>(i), n);
-        for (int64_t j = 0; j < n; ++j)
-            if (j / layer != i % config.num_layers) d[j] = 0;
-        double by_mean = 0, by_variance = 0;
-        for (int64_t j = 0; j < n; ++j) {
-            by_mean += trace.mean_gradient[j] * d[j];
-            by_variance += trace.log_variance_gradient[j] * d[j];
-        }
-        const double h = 4e-3;
-        CHECK(std::fabs((objective(h, 0, d) - objective(-h, 0, d)) / (2 * h) - by_mean) < 5e-3);
-        CHECK(std::fabs((objective(0, h, d) - objective(0, -h, d)) / (2 * h) - by_variance) < 5e-3);
+    for (const double kl_weight : {1.0, 0.25}) {
+        INFO("kl_weight ", kl_weight);
+        check_gradients(kl_weight);
     }
 }
 
@@ -304,6 +311,11 @@ TEST_CASE("thought fit: refusals") {
     task = task_of(texts);
     task.options.tolerance = -1;
     refused(task, "tolerance");
+    task = task_of(texts);
+    for (const double weight : {-0.1, 1.1, static_cast<double>(NAN)}) {
+        task.options.kl_weight = weight;
+        refused(task, "weight");
+    }
     task = task_of(texts);
     task.batch.T = config.max_positions + 1;
     CHECK(model->fit(engine, task, out, nullptr).code == Code::prompt_too_long);

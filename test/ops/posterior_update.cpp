@@ -128,6 +128,7 @@ TEST_CASE("posterior_update: forms of the call") {
         check(step(3, 70, {.seeded = seeded}, {.step = 1, .rate = 0.3f, .constant_log_variance = true}));
         check(step(3, 70, {.seeded = seeded},
                    {.step = 1000000, .rate = 0.01f, .beta1 = 0, .beta2 = 0.5f, .epsilon = 1e-3f}));
+        check(step(3, 70, {.seeded = seeded}, {.step = 3, .rate = 0.3f, .kl_weight = 0.25f}));
     }
 }
 
@@ -146,13 +147,17 @@ TEST_CASE("posterior_update: gradients") {
                    {input("mean", {B, n}), input("log_variance", {B, n}), input("eps", {B, n}), output("z", {B, n}),
                     output("kl", {B})},
                    [](const Tensors& t, Context& context) { return run({.next_eps = t["eps"]}, t, context); }};
-    OpCase backward = step(B, n, {}, {.step = 1, .rate = 0, .beta1 = 0});
-    backward.title = forward.title;
-    for (Field& f : backward.fields)
-        if (f.name == "log_variance") f.fill = {};
-    backward.fields.push_back(input("d_kl", {B}, {.values = {1, 1}}));
-    check_gradient(
-        {forward, backward, {{"z", "d_z"}, {"kl", "d_kl"}}, {{"mean", "mean_m"}, {"log_variance", "log_variance_m"}}});
+    for (const double weight : {1.0, 0.25, 0.0}) {
+        OpCase backward = step(B, n, {}, {.step = 1, .rate = 0, .beta1 = 0, .kl_weight = static_cast<float>(weight)});
+        backward.title = forward.title;
+        for (Field& f : backward.fields)
+            if (f.name == "log_variance") f.fill = {};
+        backward.fields.push_back(input("d_kl", {B}, {.values = {weight, weight}}));
+        check_gradient({forward,
+                        backward,
+                        {{"z", "d_z"}, {"kl", "d_kl"}},
+                        {{"mean", "mean_m"}, {"log_variance", "log_variance_m"}}});
+    }
 }
 
 TEST_CASE("posterior_update: a sequence at rest keeps everything, and does not depend on the others") {

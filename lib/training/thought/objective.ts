@@ -1,7 +1,8 @@
 /**
  * Latent thought models (ltm.md section 2): the fast loop fits every sequence's posterior, then the decoder takes a step on the
  * cross-entropy at a draw from it. That draw is fresh under noise "resample", so cross-entropy and KL divergence together are an
- * unbiased estimate of the bound; under "shared" noise they are the same-noise figure, which is none.
+ * unbiased estimate of the bound; under "shared" noise they are the same-noise figure, which is none, and neither is what counts a part
+ * of the divergence, while its weight rises.
  */
 
 import type { ThoughtConfig } from "../../checkpoint/config.js";
@@ -59,15 +60,16 @@ export class ThoughtObjective implements Objective {
     const tokens = batch * length;
     const rng = new Rng(settings.seed);
     const trajectory = settings.trajectory === "all";
+    const weight = klWeight(step, settings.klWarmup);
+    const fit = quietened(this.#training, weight);
     let loss = 0;
     for (let firstRow = 0; firstRow < batch; firstRow += microBatch) {
       const part = ids.slice(firstRow * length, Math.min(batch, firstRow + microBatch) * length);
       const { excludedId: _, ...request } = nextTokens(part, length, config.bosTokenId);
       const weights = new Float32Array(part.length).fill(1 / tokens);
       const seeds = BigUint64Array.from({ length: request.batch }, (_, row) => sequenceSeed(rng, step, firstRow + row));
-      const fit = this.#training;
       const { tokenLoss, posterior } = await trainer.accumulate({ ...request, weights, seeds, fit, trajectory });
-      loss += (sum(tokenLoss) + divergence(posterior!)) / tokens;
+      loss += (sum(tokenLoss) + weight * divergence(posterior!)) / tokens;
     }
     return loss;
   }
@@ -95,6 +97,26 @@ export class ThoughtObjective implements Objective {
     this.#parts.trainer.dispose();
     this.#parts.model.dispose();
   }
+}
+
+/** By stairs: a device that has recorded the loop for one weight can replay it for a while. */
+const STAIRS = 50;
+
+/** Of the divergence, while it rises with the steps from 0. */
+export function klWeight(step: number, warmup: number): number {
+  return step >= warmup ? 1 : Math.floor((step / warmup) * STAIRS) / STAIRS;
+}
+
+/** Of a log-variance: the paper's start of its loop, a deviation of 0.08. */
+const QUIET = -5;
+
+/**
+ * With so much of the divergence. What that does not push to the prior stays as narrow as it starts: with little of it a fit starts at
+ * QUIET, and thoughts come nearly without noise, which a fresh decoder would have to learn to ignore before it could listen.
+ */
+export function quietened(fit: NativeFit, weight: number): NativeFit {
+  const quiet = Math.min(QUIET, fit.logVarianceInit);
+  return { ...fit, klWeight: weight, logVarianceInit: weight * fit.logVarianceInit + (1 - weight) * quiet };
 }
 
 /** With so many steps, where they are fewer. Log-variances go as far at every step, so they start as much nearer (ltm.md section 2.4). */

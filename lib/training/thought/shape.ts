@@ -1,7 +1,7 @@
 /** The latents and the fast loop that a fresh thought model is to have. */
 
 import type { Inference } from "../../checkpoint/config.js";
-import { checkNames } from "../../decoding/options.js";
+import { checkNames, invalid } from "../../decoding/options.js";
 import { NoemaError, unknownOption } from "../../errors.js";
 import { isObject } from "../../json.js";
 import { fitSettings } from "../../posterior/fit.js";
@@ -11,6 +11,8 @@ export interface ThoughtShape {
   latents?: number;
   /** Keys that a position sees, itself included. Default: 256. */
   window?: number;
+  /** Whether embedding and head are one matrix, as in the released model; apart they learn faster. Default: true. */
+  tied?: boolean;
   /**
    * "paper" (default): noise drawn anew at every step, rates that rise from 0.30 to 0.34. "reproduce-release" does what the released code
    * does (ltm.md sections 2.2 and 2.6): one draw for the whole loop, rates that fall from 0.34 by a cosine, and, unless `trajectory` says
@@ -30,12 +32,13 @@ const inferences: Record<ThoughtPreset, Inference> = {
   "reproduce-release": { steps: 16, learningRate: [0.34, 0.34], schedule: "cosine", ...common, noise: "shared" },
 };
 
-const names = ["latents", "window", "preset", "inference"];
+const names = ["latents", "window", "tied", "preset", "inference"];
 
 export function checkThoughtShape(thought: unknown): asserts thought is ThoughtShape {
   if (!isObject(thought)) throw new NoemaError("ERR_INVALID_ARGUMENT", "train: thought: expected an object");
   checkNames(thought, names, "thought");
-  const { preset, inference } = thought as ThoughtShape;
+  const { tied, preset, inference } = thought as ThoughtShape;
+  if (tied !== undefined && typeof tied !== "boolean") throw invalid("thought.tied", tied, "true or false");
   if (preset !== undefined && !thoughtPresets.includes(preset))
     throw unknownOption(String(preset), thoughtPresets, "thought.preset");
   if (inference !== undefined) checkNames(inference, Object.keys(inferences.paper), "thought.inference");

@@ -23,10 +23,11 @@ A adam(const PosteriorUpdate& p, A x, A gradient, const View (&moments)[2], int6
 template <class A>
 void update(const PosteriorUpdate& p, int64_t b, int64_t i) {
     const A mean = get<A>(p.mean, b, i), log_variance = get<A>(p.log_variance, b, i), d_z = get<A>(p.d_z, b, i);
-    set<A>(p.mean, adam<A>(p, mean, d_z + mean, {p.mean_m, p.mean_v}, b, i), b, i);
+    const A kl_weight = p.kl_weight;
+    set<A>(p.mean, adam<A>(p, mean, d_z + kl_weight * mean, {p.mean_m, p.mean_v}, b, i), b, i);
     if (p.constant_log_variance) return;
     const A slope = d_z * get<A>(p.eps, b, i) * std::exp(log_variance / 2);
-    const A gradient = (slope + std::exp(log_variance) - 1) / 2;
+    const A gradient = (slope + kl_weight * (std::exp(log_variance) - 1)) / 2;
     set<A>(p.log_variance, adam<A>(p, log_variance, gradient, {p.log_variance_m, p.log_variance_v}, b, i), b, i);
 }
 

@@ -61,6 +61,8 @@ struct FitOptions {
     FitNoise noise = FitNoise::resample;
     double log_variance_init = -5.0;
     bool constant_log_variance = false;
+    /// Of the divergence in what the loop goes down by; the history tells it whole. Below 1 a thought may say more than it is worth.
+    double kl_weight = 1;
     /// Above 0: a sequence is at rest, and its posterior stays as it is, once the mean objective of its last kFitWindow steps differs from
     /// that of the kFitWindow steps before by at most `tolerance` nats per scored target. It is looked at after every step.
     double tolerance = 0;

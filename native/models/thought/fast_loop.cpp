@@ -207,6 +207,7 @@ Status FastLoop::update(int64_t s) {
                       .draw = s + 1,
                       .step = s + 1,
                       .rate = static_cast<float>(o_.rate.at(s, o_.steps)),
+                      .kl_weight = static_cast<float>(o_.kl_weight),
                       .constant_log_variance = o_.constant_log_variance};
     if (!o_.constant_log_variance) {
         p.log_variance_m = log_variance_m_;

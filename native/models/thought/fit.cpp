@@ -14,6 +14,7 @@ Status check_task(const ThoughtConfig& config, const FitTask& task) {
     if (!is_rate(o.rate.first) || !is_rate(o.rate.last)) return refuse("rates must be finite, and not below 0");
     if (task.progress_every < 1) return refuse("progress comes every 1 or more steps");
     if (!(o.tolerance >= 0)) return refuse("the tolerance may not be below 0");
+    if (!(o.kl_weight >= 0 && o.kl_weight <= 1)) return refuse("the divergence's weight must be in [0, 1]");
     if (!std::isfinite(static_cast<float>(o.log_variance_init))) return refuse("log_variance_init must be finite");
     const FitStart& from = task.start;
     if (!from.seeds && !(from.mean && from.log_variance && from.draws))
@@ -26,7 +27,7 @@ Recipe recipe_of(const ThoughtNetwork& network, const FitTask& task, const Cours
     const FitOptions& o = task.options;
     const FitStart& from = task.start;
     Recipe recipe(network.identity, task.batch.B, task.batch.T, o.steps, course.until, o.rate.first, o.rate.last,
-                  o.rate.schedule, o.noise, o.constant_log_variance, o.score, from.seeds != nullptr,
+                  o.rate.schedule, o.noise, o.constant_log_variance, o.kl_weight, o.score, from.seeds != nullptr,
                   from.mean != nullptr, from.log_variance != nullptr, from.draws != nullptr, learns);
     if (course.all_scored()) return recipe;
     for (const int64_t targets : course.scored) recipe.add(targets > 0);

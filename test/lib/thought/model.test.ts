@@ -3,7 +3,7 @@ import { join } from "node:path";
 import test from "ava";
 import { createEngine, type Engine, evaluate, type ThoughtModel } from "../../../lib/index.js";
 import { readMetrics } from "../../../lib/training/metrics.js";
-import { shortened } from "../../../lib/training/thought/objective.js";
+import { klWeight, quietened, shortened } from "../../../lib/training/thought/objective.js";
 import { noema } from "../../support/command.js";
 import { scratch } from "../training/scratch.js";
 import { fixture, trained } from "../training/tiny-run.js";
@@ -170,16 +170,25 @@ test("scoring: fresh draws, tighter by importance; a context is fitted, not paid
   engine.dispose();
 });
 
+const fit = {
+  ...{ steps: 16, firstRate: 0.3, lastRate: 0.34, schedule: "linear" as const },
+  ...{ noise: "resample" as const, logVarianceInit: -4 },
+};
+
 test("a shortened fit starts as much nearer to the prior's variance", (t) => {
-  const fit = {
-    steps: 16,
-    firstRate: 0.3,
-    lastRate: 0.34,
-    schedule: "linear",
-    noise: "resample",
-    logVarianceInit: -4,
-  } as const;
   t.like(shortened(fit, 4), { steps: 4, logVarianceInit: -1, firstRate: 0.3 });
   t.is(shortened(fit, 0), fit);
   t.is(shortened(fit, 20), fit);
+});
+
+test("the divergence's weight rises by stairs, and what it does not push stays narrow", (t) => {
+  t.deepEqual(
+    [0, 1, 19, 20, 500, 999, 1000, 5000].map((step) => klWeight(step, 1000)),
+    [0, 0, 0, 0.02, 0.5, 0.98, 1, 1],
+  );
+  t.is(klWeight(0, 0), 1);
+  t.like(quietened(fit, 1), { ...fit, klWeight: 1 });
+  t.like(quietened(fit, 0), { steps: 16, klWeight: 0, logVarianceInit: -5 });
+  t.like(quietened(fit, 0.5), { klWeight: 0.5, logVarianceInit: -4.5 });
+  t.like(quietened({ ...fit, logVarianceInit: -8 }, 0), { logVarianceInit: -8 });
 });

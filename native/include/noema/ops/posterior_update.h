@@ -2,8 +2,8 @@
 // posterior q = N(mean, exp(log_variance)) consists of: Adam on the loss of the last draw, then the next draw.
 //
 //   with d_z, the gradient of the summed cross-entropy at z = mean + eps exp(log_variance / 2):
-//     d_mean = d_z + mean
-//     d_log_variance = d_z eps exp(log_variance / 2) / 2 + (exp(log_variance) - 1) / 2        (the second terms are the KL's)
+//     d_mean = d_z + kl_weight mean
+//     d_log_variance = d_z eps exp(log_variance / 2) / 2 + kl_weight (exp(log_variance) - 1) / 2   (the second terms are the KL's)
 //     mean and log_variance each:  m = beta1 m + (1-beta1) g;   v = beta2 v + (1-beta2) g²
 //                                  x -= rate m/(1-beta1^step) / (sqrt(v/(1-beta2^step)) + epsilon)
 //   always, with mean and log_variance as they are now:
@@ -44,6 +44,7 @@ struct PosteriorUpdate {
     float beta1 = 0.9f;
     float beta2 = 0.999f;
     float epsilon = 1e-8f;
+    float kl_weight = 1.0f;              // of the loss alone: kl and log_ratio are what they are
     bool constant_log_variance = false;  // freezes log_variance
 };
 
