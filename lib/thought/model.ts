@@ -2,7 +2,7 @@
 
 import { cancellable } from "../cancellation.js";
 import type { ThoughtConfig } from "../checkpoint/config.js";
-import { checkNames, checkNumber, checkSignal, invalid } from "../decoding/options.js";
+import { checkNames, checkNumber, checkSignal, invalid, isList } from "../decoding/options.js";
 import { NoemaError } from "../errors.js";
 import type { EstimateOptions } from "../evaluation/bound.js";
 import { type Bounded, type Score, type ScoreOptions, score } from "../evaluation/score.js";
@@ -20,6 +20,7 @@ import type { ThoughtHost } from "./host.js";
 import { look, type ThoughtInspection, withLayers } from "./inspect.js";
 import { ThoughtJob } from "./job.js";
 import {
+  checkPriorScale,
   mannerOf,
   type ThoughtBatchOptions,
   type ThoughtGenerateOptions,
@@ -53,6 +54,7 @@ export interface ThoughtModelParts extends ModelParts<NativeThoughtModel, Though
 /** Texts of one shape go through the loop together; more than this many take turns. */
 const batchLimit = 16;
 const inferNames = ["think", "seed", "onProgress", "signal"];
+const imagineNames = ["seed", "scale"];
 
 export class ThoughtModel extends Model<NativeThoughtModel, ThoughtConfig> {
   readonly family = "thought";
@@ -87,8 +89,10 @@ export class ThoughtModel extends Model<NativeThoughtModel, ThoughtConfig> {
   }
 
   /** A draw from the prior: a thought that no text is behind. */
-  imagine({ seed, scale = 1 }: { seed?: Seed; scale?: number } = {}): Thought {
+  imagine(options: { seed?: Seed; scale?: number } = {}): Thought {
     this.check();
+    checkNames(options, imagineNames, "imagine");
+    const { seed, scale = 1 } = options;
     return fromPrior(this.#host, seedAt(seed), checkNumber(scale, { min: 0, max: 10 }, "scale"));
   }
 
@@ -98,14 +102,15 @@ export class ThoughtModel extends Model<NativeThoughtModel, ThoughtConfig> {
     return between(this.#own(from), this.#own(to), share);
   }
 
-  /** The thought as if only these layers, counted from 0, read it: to the others it is zeros, the prior's mean. */
+  /** The thought as if only these layers, counted from 0, read it: to the others it is the prior, drawn at its mean, and costs nothing. */
   onlyLayers(thought: Thought, layers: readonly number[]): Thought {
     this.check();
-    const on = new Set(
-      layers.map((l) => checkNumber(l, { min: 0, max: this.config.numLayers - 1, integer: true }, "layers")),
-    );
     const { parts } = this.#own(thought);
-    return new Thought({ ...parts, z: withLayers(this.#host, parts.z, (layer) => on.has(layer)) });
+    if (!isList(layers)) throw invalid("layers", layers, "a list of layers");
+    const layer = { min: 0, max: this.config.numLayers - 1, integer: true };
+    const on = new Set(Array.from(layers, (number) => checkNumber(number, layer, "layers")));
+    const left = (values: Float32Array) => withLayers(this.#host, values, (number) => on.has(number));
+    return new Thought({ ...parts, mean: left(parts.mean), logVariance: left(parts.logVariance), z: left(parts.z) });
   }
 
   /** Reads a thought that `thought.save` wrote; refuses those of other models. */
@@ -119,6 +124,7 @@ export class ThoughtModel extends Model<NativeThoughtModel, ThoughtConfig> {
     return this.start(() => {
       const manner = this.#manner(options, thoughtGenerateOptions);
       const canvas = thoughtCanvas(options, this.#limits);
+      checkPriorScale(options, [canvas]);
       return new SingleWork(new ThoughtJob(this.#host, [canvas], manner));
     }, options?.signal);
   }
@@ -132,6 +138,7 @@ export class ThoughtModel extends Model<NativeThoughtModel, ThoughtConfig> {
     const { prompts, ...shared } = options;
     if (!Array.isArray(prompts)) throw invalid("prompts", prompts, "a list of prompts");
     const canvases = prompts.map((prompt, i) => thoughtCanvas({ ...shared, prompt }, this.#limits, i));
+    checkPriorScale(options, canvases);
     const work = new BatchWork(canvases, {
       shapeOf: ({ prompt, wanted }) => `${prompt.length} ${wanted}`,
       limit: batchLimit,
