@@ -7,7 +7,7 @@ export type FinishReason = "length" | "eos" | "abort";
 export interface Usage {
   promptTokens: number;
   completionTokens: number;
-  /** Forward passes that looked at this text. */
+  /** Forward passes that looked at this text, and, of a thought model, at those that it was chosen from: fits and bounds are some, too. */
   forwards: number;
 }
 

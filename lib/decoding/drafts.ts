@@ -17,6 +17,8 @@ export interface Draft {
   tokens: number[];
   /** Nats per token of prompt and text: the bound with fresh draws. Unknown where nothing is compared. */
   bound: number;
+  /** Forward passes that looked at it so far, in fits, in writing and in judging. */
+  passes: number;
 }
 
 /** How texts are written, whatever their prompts. */
@@ -67,7 +69,16 @@ export async function begin(
     };
     for (const [at, thought] of (await fitAll(host, task)).entries()) thoughts[at] = thought;
   }
-  return starts.map((start, at) => ({ ...start, thought: thoughts[at]!, tokens: [], bound: Number.POSITIVE_INFINITY }));
+  return starts.map((start, at) => {
+    const thought = thoughts[at]!;
+    const passes = thought === given ? 0 : fitPasses(thought);
+    return { ...start, thought, passes, tokens: [], bound: Number.POSITIVE_INFINITY };
+  });
+}
+
+/** Every step's, and one that scores the draw in the end; a draw from the prior took none. */
+function fitPasses({ tokens, steps }: Thought): number {
+  return tokens === 0 ? 0 : steps + 1;
 }
 
 /** Writes the texts of all drafts from their prompts on; with `refitEvery`, thoughts follow what is written. */
@@ -111,7 +122,10 @@ async function continueAll(host: ThoughtCore, drafts: readonly Draft[], continui
     ...(cancellation && { cancellation }),
     ...(onTokens && { onTokens: (fresh: Int32Array) => tell(fresh, places, onTokens) }),
   });
-  for (const [b, own] of tokens.entries()) drafts[b]!.tokens.push(...own);
+  for (const [b, own] of tokens.entries()) {
+    drafts[b]!.tokens.push(...own);
+    drafts[b]!.passes += own.length;
+  }
 }
 
 /** [steps,B] tokens, -1 of texts that had ended. */
@@ -137,7 +151,10 @@ async function rethink(
   const texts = drafts.map(({ prompt, tokens }) => [...prompt, ...tokens]);
   const seeds = drafts.map((draft) => seedOf(draft, round, FIT));
   const thoughts = await fitAll(host, { texts, seeds, settings, cancellation });
-  for (const [at, draft] of drafts.entries()) draft.thought = thoughts[at]!;
+  for (const [at, draft] of drafts.entries()) {
+    draft.thought = thoughts[at]!;
+    draft.passes += fitPasses(draft.thought);
+  }
 }
 
 /** Fits the thoughts to the drafts, and judges the drafts by them: the bound per token, with draws that the fits have not seen. */
@@ -156,5 +173,8 @@ export async function judge(host: ThoughtCore, drafts: readonly Draft[], rethink
   const { cancellation } = rethinking;
   const request = { ...textBatch(texts, config.bosTokenId), mean, logVariance, count: BOUND_DRAWS, seeds };
   const { nelbo } = await native.bound({ ...request, ...(cancellation && { cancellation }) });
-  for (const [b, draft] of drafts.entries()) draft.bound = nelbo[b]! / texts[b]!.ids.length;
+  for (const [b, draft] of drafts.entries()) {
+    draft.bound = nelbo[b]! / texts[b]!.ids.length;
+    draft.passes += BOUND_DRAWS;
+  }
 }

@@ -137,6 +137,30 @@ test("priorScale scales the draw that guides a text without a prompt, and nothin
   t.is(log.fits.length, 0);
 });
 
+test("usage counts every forward pass that looked at a text: of fits, tokens and bounds, whatever was chosen", async (t) => {
+  const { model } = fakeThought({
+    write: (number, wanted) => (number % 2 === 0 ? [number, 1] : draft(number, wanted)),
+  });
+  // Every other draft ends after two tokens.
+  const passes = async (options: object) =>
+    (await model.generate({ prompt, maxTokens: 5, think: { steps: 3 }, ...options })).usage.forwards;
+  const fit = 3 + 1;
+  t.is(await passes({}), fit + 2);
+  t.is(await passes({}), fit + 5);
+  t.is(await passes({ prompt: [] }), 2);
+  t.is(await passes({ thought: model.imagine(), think: undefined }), 5);
+  // Two candidates, of 2 and 5 tokens, in two rounds.
+  t.is(await passes({ drafts: 2, rounds: 1 }), 2 * fit + 2 * (2 + 5 + 2 * (fit + 8)));
+  t.is(await passes({ refitEvery: 2 }), fit + 2);
+  t.is(await passes({ refitEvery: 2 }), fit + 2 + fit + 2);
+  t.is(await passes({ maxTokens: 0 }), 0);
+  const own = await model.generateBatch({ prompts: [prompt, prompt], maxTokens: 5, think: { steps: 3 } });
+  t.deepEqual(
+    own.map(({ usage }) => usage.forwards),
+    [fit + 5, fit + 2],
+  );
+});
+
 test("between: means and log-variances in proportion, the draw along the circle", (t) => {
   const { model } = fakeThought();
   const { sizes } = model.imagine().parts;
