@@ -1,5 +1,6 @@
 /** One run of a model, as a stream of events and as a promise of the result. */
 
+import { withPartial } from "./cancellation.js";
 import { NoemaError } from "./errors.js";
 
 export type FinishReason = "length" | "eos" | "abort";
@@ -147,7 +148,7 @@ export class Generation<R = GenerationResult> implements AsyncIterable<Generatio
       if (this.#cause !== undefined) throw this.#cause;
       return await this.#work.run((event) => this.#emit(event));
     } catch (error) {
-      throw withPartial(this.#cause ?? error, () => this.partial);
+      throw withPartial(this.#cause ?? error, this.partial);
     } finally {
       signal?.removeEventListener("abort", abort);
       this.#over = true;
@@ -167,12 +168,4 @@ class Latch {
   readonly promise = new Promise<void>((resolve) => {
     this.resolve = resolve;
   });
-}
-
-/** Hangs what was made so far on the error. Reasons that cannot carry it (strings) go without. */
-function withPartial(error: unknown, partial: () => unknown): unknown {
-  if (typeof error === "object" && error !== null && Object.isExtensible(error)) {
-    Object.defineProperty(error, "partial", { value: partial(), configurable: true, writable: true });
-  }
-  return error;
 }

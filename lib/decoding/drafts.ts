@@ -1,8 +1,9 @@
 /** Drafts: texts that thoughts guide, what they cost, and thinking again about them. */
 
+import { mapPartial } from "../cancellation.js";
 import { textBatch } from "../evaluation/likelihood.js";
 import { sequenceSeed } from "../evaluation/thought-bound.js";
-import type { NativeCancellation, NativeFit } from "../native/addon.js";
+import type { ContinueResult, NativeCancellation, NativeFit } from "../native/addon.js";
 import type { ThoughtCore } from "../posterior/core.js";
 import { type FitTask, fitAll, fromPrior } from "../posterior/infer.js";
 import type { Thought } from "../posterior/thought.js";
@@ -116,15 +117,22 @@ async function continueAll(host: ThoughtCore, drafts: readonly Draft[], continui
   }
   // A token's draw is a function of its position, so the same seed serves every chunk.
   const seeds = BigUint64Array.from(drafts, (draft) => seedOf(draft, round, WRITE));
-  const { tokens } = await native.continue({
+  const request = {
     ...{ ids, batch: texts.length, length, lengths: Int32Array.from(texts, (text) => text.length) },
     ...{ z, tokens: wanted, seeds, ...manner.draw, endId: config.eosTokenId ?? -1 },
     ...(cancellation && { cancellation }),
     ...(onTokens && { onTokens: (fresh: Int32Array) => tell(fresh, places, onTokens) }),
-  });
-  for (const [b, own] of tokens.entries()) {
-    drafts[b]!.tokens.push(...own);
-    drafts[b]!.passes += own.length;
+  };
+  const keep = (made: ContinueResult) => {
+    for (const [b, own] of made.tokens.entries()) {
+      drafts[b]!.tokens.push(...own);
+      drafts[b]!.passes += own.length;
+    }
+  };
+  try {
+    keep(await native.continue(request));
+  } catch (error) {
+    throw mapPartial(error, keep);
   }
 }
 

@@ -1,5 +1,6 @@
 /** Thoughts of texts: the fast loop, many texts at a time, each independent of the others to the bit. */
 
+import { mapPartial } from "../cancellation.js";
 import { textBatch } from "../evaluation/likelihood.js";
 import type { FitResult, NativeCancellation, NativeFit } from "../native/addon.js";
 import { fillNormals } from "../normals.js";
@@ -21,20 +22,18 @@ export interface FitTask {
   settings: NativeFit;
   cancellation?: NativeCancellation | undefined;
   onProgress?: ((at: number, progress: FitProgress) => void) | undefined;
+  /** Steps between two reports. Default: 4. */
+  progressEvery?: number | undefined;
 }
 
-/** Steps between two reports. */
-const PROGRESS_EVERY = 4;
-
-export async function fitAll(
-  host: ThoughtCore,
-  { texts, seeds, settings, cancellation, onProgress }: FitTask,
-): Promise<Thought[]> {
+/** Of fits that end early, the error's `partial` are the thoughts as they then were, if the fits had begun. */
+export async function fitAll(host: ThoughtCore, task: FitTask): Promise<Thought[]> {
   const { native, config, sizes } = host;
-  const report = (steps: number, objective: Float32Array) => {
-    for (const [at, nats] of objective.entries()) onProgress!(at, { steps, objective: nats });
-  };
-  const fitted = await native.fit({
+  const { texts, seeds, settings, cancellation, progressEvery = 4 } = task;
+  const listening = listen(task);
+  const thoughts = (fitted: FitResult) => texts.map((text, b) => thoughtOf(fitted, b, { sizes, tokens: text.length }));
+  const left = (partial: FitResult) => (partial.mean.length > 0 ? thoughts(onlySteps(partial)) : undefined);
+  const fits = native.fit({
     ...textBatch(
       texts.map((ids) => ({ ids })),
       config.bosTokenId,
@@ -42,9 +41,37 @@ export async function fitAll(
     seeds: BigUint64Array.from(seeds),
     fit: { ...settings, score: true },
     ...(cancellation && { cancellation }),
-    ...(onProgress && { onProgress: report, progressEvery: PROGRESS_EVERY }),
+    ...(task.onProgress && { onProgress: listening.report, progressEvery }),
   });
-  return texts.map((text, b) => thoughtOf(fitted, b, { sizes, tokens: text.length }));
+  const [fitted] = await Promise.allSettled([fits]);
+  listening.check();
+  if (fitted.status === "rejected") throw mapPartial(fitted.reason, left);
+  return thoughts(fitted.value);
+}
+
+/** What a listener throws would be lost in the native callback: the fit ends by it instead. */
+function listen({ onProgress, cancellation }: Pick<FitTask, "onProgress" | "cancellation">) {
+  let failure: { error: unknown } | undefined;
+  return {
+    report: (steps: number, objective: Float32Array): void => {
+      if (failure) return;
+      try {
+        for (const [at, nats] of objective.entries()) onProgress?.(at, { steps, objective: nats });
+      } catch (error) {
+        failure = { error };
+        cancellation?.cancel();
+      }
+    },
+    check: (): void => {
+      if (failure) throw failure.error;
+    },
+  };
+}
+
+/** Nothing was handed on of a fit that ended early, so its last figures are those of its last step. */
+function onlySteps(fitted: FitResult): FitResult {
+  const taken = Math.max(...fitted.steps);
+  return { ...fitted, crossEntropy: fitted.crossEntropy.slice(0, taken), kl: fitted.kl.slice(0, taken) };
 }
 
 function thoughtOf(fitted: FitResult, b: number, { sizes, tokens }: Pick<Thought["parts"], "sizes" | "tokens">) {

@@ -14,7 +14,10 @@ export interface ThoughtSizes {
   fingerprint: string;
 }
 
-/** How a fit went, step by step; the last figures are those of the draw that was handed on. In nats, over the text's scored tokens. */
+/**
+ * How a fit went, step by step; the last figures are those of the draw that was handed on, unless the fit ended early. In nats, over the
+ * text's scored tokens.
+ */
 export interface FitCurve {
   crossEntropy: readonly number[];
   kl: readonly number[];

@@ -1,6 +1,6 @@
 /** A loaded latent thought model: fits thoughts to texts, and writes, scores and explains texts by them. */
 
-import { cancellable } from "../cancellation.js";
+import { cancellable, mapPartial } from "../cancellation.js";
 import type { ThoughtConfig } from "../checkpoint/config.js";
 import { checkNames, checkNumber, checkSignal, invalid, isList } from "../decoding/options.js";
 import { NoemaError } from "../errors.js";
@@ -11,7 +11,7 @@ import type { Generation, GenerationResult } from "../generation.js";
 import { Model, type ModelInfo, type ModelParts } from "../model.js";
 import type { NativeCancellation, NativeThoughtModel } from "../native/addon.js";
 import { type FitOptions, fitSettings } from "../posterior/fit.js";
-import { type FitProgress, fitAll, fromPrior } from "../posterior/infer.js";
+import { type FitProgress, type FitTask, fitAll, fromPrior } from "../posterior/infer.js";
 import { between, Thought, type ThoughtSizes } from "../posterior/thought.js";
 import { type Prompt, promptIds, seedAt } from "../request.js";
 import type { Seed } from "../rng.js";
@@ -41,7 +41,10 @@ export interface InferOptions {
   think?: FitOptions;
   /** Of the start and the noise. Default: 0. */
   seed?: Seed;
+  /** What it throws ends the fit, and is what `infer` rejects with. */
   onProgress?: (progress: FitProgress) => void;
+  /** Steps between two reports; where a machine takes them faster than they are heard, some are left out. Default: 4. */
+  progressEvery?: number;
   signal?: AbortSignal;
 }
 
@@ -53,7 +56,7 @@ export interface ThoughtModelParts extends ModelParts<NativeThoughtModel, Though
 
 /** Texts of one shape go through the loop together; more than this many take turns. */
 const batchLimit = 16;
-const inferNames = ["think", "seed", "onProgress", "signal"];
+const inferNames = ["think", "seed", "onProgress", "progressEvery", "signal"];
 const imagineNames = ["seed", "scale"];
 
 export class ThoughtModel extends Model<NativeThoughtModel, ThoughtConfig> {
@@ -72,18 +75,26 @@ export class ThoughtModel extends Model<NativeThoughtModel, ThoughtConfig> {
     return { family: "thought", ...this.commonInfo, bosTokenId, numLatents };
   }
 
-  /** Fits a thought to a text by the fast loop (ltm.md section 2). */
+  /**
+   * Fits a thought to a text by the fast loop (ltm.md section 2). Where it ends early, by the signal or because the objective is no
+   * number any more (ERR_NON_FINITE, which names the step), the error's `partial` is the last good thought, if there is one.
+   */
   async infer(text: Prompt, options: InferOptions = {}): Promise<Thought> {
     checkNames(options, inferNames, "infer");
     checkSignal(options.signal);
-    const { think = {}, seed, onProgress, signal } = options;
+    const { think = {}, seed, onProgress, progressEvery, signal } = options;
     if (onProgress !== undefined && typeof onProgress !== "function")
       throw invalid("onProgress", onProgress, "a function");
+    if (progressEvery !== undefined)
+      checkNumber(progressEvery, { min: 1, max: 1 << 20, integer: true }, "progressEvery");
     const ids = this.#textIds(text);
     const settings = fitSettings(think, this.config);
     const report = onProgress && ((_: number, progress: FitProgress) => onProgress(progress));
+    const task: FitTask = { texts: [ids], seeds: [seedAt(seed)], settings, onProgress: report, progressEvery };
     const [thought] = await cancellable(this.#host, signal, (cancellation) =>
-      fitAll(this.#host, { texts: [ids], seeds: [seedAt(seed)], settings, cancellation, onProgress: report }),
+      fitAll(this.#host, { ...task, cancellation }).catch((error) => {
+        throw mapPartial(error, ([left]: Thought[]) => left);
+      }),
     );
     return thought!;
   }
@@ -169,7 +180,10 @@ export class ThoughtModel extends Model<NativeThoughtModel, ThoughtConfig> {
 
   #scorer({ think = {}, signal }: EstimateOptions): ThoughtScorer {
     const { native, config } = this;
-    const call = <R>(work: (cancellation: NativeCancellation) => Promise<R>) => cancellable(this.#host, signal, work);
+    // What a window's fit leaves is nothing to those who asked for a score.
+    const bare = (error: unknown) => Promise.reject(mapPartial(error, () => undefined));
+    const call = <R>(work: (cancellation: NativeCancellation) => Promise<R>) =>
+      cancellable(this.#host, signal, (cancellation) => work(cancellation).catch(bare));
     return {
       fit: (request) => call((cancellation) => native.fit({ ...request, cancellation })),
       bound: (request) => call((cancellation) => native.bound({ ...request, cancellation })),

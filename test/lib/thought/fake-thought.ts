@@ -4,6 +4,7 @@ import type { ThoughtConfig } from "../../../lib/checkpoint/config.js";
 import type {
   BoundRequest,
   ContinueRequest,
+  ContinueResult,
   FitRequest,
   FitResult,
   NativeThoughtModel,
@@ -34,6 +35,7 @@ export interface FakeThoughtOptions {
   write?: (draft: number, wanted: number) => readonly number[];
   /** Instead of a fit that goes well. */
   onFit?: (request: NativeFitRequest, well: FitResult) => Promise<FitResult>;
+  onContinue?: (request: ContinueRequest, well: ContinueResult) => Promise<ContinueResult>;
 }
 
 /** What was asked of the native model, call by call. */
@@ -45,7 +47,7 @@ export interface FakeThoughtLog {
 
 /** Fits are numbered from 100, and their draws, means and log-variances say the number; drafts are numbered from 10. */
 export function fakeThought(options: FakeThoughtOptions = {}): { model: ThoughtModel; log: FakeThoughtLog } {
-  const { nats = () => 1, write = (draft, wanted) => Array<number>(wanted).fill(draft), onFit } = options;
+  const { nats = () => 1, write = (draft, wanted) => Array<number>(wanted).fill(draft), onFit, onContinue } = options;
   const log: FakeThoughtLog = { fits: [], bounds: [], continues: [] };
   let [fits, drafts] = [100, 10];
   const native = {
@@ -63,7 +65,8 @@ export function fakeThought(options: FakeThoughtOptions = {}): { model: ThoughtM
     continue: async (request: ContinueRequest) => {
       log.continues.push(request);
       const tokens = Array.from({ length: request.batch }, () => Int32Array.from(write(drafts++, request.tokens)));
-      return { tokens, confidence: [] };
+      const well = { tokens, confidence: [] };
+      return onContinue ? onContinue(request, well) : well;
     },
     dispose: () => {},
   } as unknown as NativeThoughtModel;
