@@ -26,7 +26,7 @@ export async function cancellable<R>(
 /** Hangs what was made so far on the error. Reasons that cannot carry it (strings) go without. */
 export function withPartial(error: unknown, partial: unknown): unknown {
   if (typeof error === "object" && error !== null && Object.isExtensible(error)) {
-    Object.defineProperty(error, "partial", { value: partial, configurable: true, writable: true });
+    Object.defineProperty(error, "partial", { value: partial, enumerable: false, configurable: true, writable: true });
   }
   return error;
 }

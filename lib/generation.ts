@@ -2,13 +2,14 @@
 
 import { withPartial } from "./cancellation.js";
 import { NoemaError } from "./errors.js";
+import type { Thought } from "./posterior/thought.js";
 
 export type FinishReason = "length" | "eos" | "abort";
 
 export interface Usage {
   promptTokens: number;
   completionTokens: number;
-  /** Forward passes that looked at this text, and, of a thought model, at those that it was chosen from: fits and bounds are some, too. */
+  /** Forward passes that looked at this text; of a thought model also those of fits and bounds, and of all drafts that it was chosen from. */
   forwards: number;
 }
 
@@ -61,6 +62,11 @@ export interface GenerationResult {
   timing: Timing;
   /** Positions that the rule left masked and that were filled greedily. */
   filled: number;
+  /**
+   * Of a thought model: the thought that the text was written by last or, where drafts were compared, the one that was fitted to it. Of
+   * a text that was not finished: the latest there was, even of a fit that ended early (of several drafts, the first's).
+   */
+  thought?: Thought;
 }
 
 /** What runs behind a generation. */

@@ -5,7 +5,7 @@ import { textBatch } from "../evaluation/likelihood.js";
 import { sequenceSeed } from "../evaluation/thought-bound.js";
 import type { ContinueResult, NativeCancellation, NativeFit } from "../native/addon.js";
 import type { ThoughtCore } from "../posterior/core.js";
-import { type FitTask, fitAll, fromPrior } from "../posterior/infer.js";
+import { fitAll, fromPrior } from "../posterior/infer.js";
 import type { Thought } from "../posterior/thought.js";
 import { Rng } from "../rng.js";
 
@@ -13,7 +13,8 @@ import { Rng } from "../rng.js";
 export interface Draft {
   readonly prompt: readonly number[];
   readonly seed: bigint;
-  thought: Thought;
+  /** None: it is still to be fitted. */
+  thought: Thought | undefined;
   /** New tokens, the end-of-text token that ended them included. */
   tokens: number[];
   /** Nats per token of prompt and text: the bound with fresh draws. Unknown where nothing is compared. */
@@ -54,32 +55,38 @@ function seedOf({ seed }: Pick<Draft, "seed">, round: number, purpose: number): 
   return sequenceSeed(new Rng(seed), round, purpose);
 }
 
-/** Drafts without text yet: their thoughts given, fitted to their prompts, or drawn from the prior where there is nothing to fit. */
-export async function begin(
+/** Drafts without text yet; their thoughts are given, drawn from the prior where there is nothing to fit, or still to be fitted. */
+export function blank(
   host: ThoughtCore,
   starts: readonly Pick<Draft, "prompt" | "seed">[],
-  { manner, cancellation }: Writing,
-): Promise<Draft[]> {
-  const { thought: given, priorScale, fit: settings } = manner;
-  const thoughts = starts.map((start) => given ?? fromPrior(host, seedOf(start, 0, FIT), priorScale));
-  if (!given && starts[0]!.prompt.length > 0) {
-    const task: FitTask = {
-      texts: starts.map(({ prompt }) => prompt),
-      seeds: starts.map((start) => seedOf(start, 0, FIT)),
-      ...{ settings, cancellation },
-    };
-    for (const [at, thought] of (await fitAll(host, task)).entries()) thoughts[at] = thought;
-  }
-  return starts.map((start, at) => {
-    const thought = thoughts[at]!;
-    const passes = thought === given ? 0 : fitPasses(thought);
-    return { ...start, thought, passes, tokens: [], bound: Number.POSITIVE_INFINITY };
+  { thought: given, priorScale }: Manner,
+): Draft[] {
+  const drawn = (start: Pick<Draft, "prompt" | "seed">) =>
+    start.prompt.length > 0 ? undefined : fromPrior(host, seedOf(start, 0, FIT), priorScale);
+  return starts.map((start) => {
+    return { ...start, thought: given ?? drawn(start), tokens: [], bound: Number.POSITIVE_INFINITY, passes: 0 };
   });
 }
 
-/** Every step's, and one that scores the draw in the end; a draw from the prior took none. */
-function fitPasses({ tokens, steps }: Thought): number {
-  return tokens === 0 ? 0 : steps + 1;
+/** Fits the thoughts that are still to be fitted, to their prompts. */
+export async function fitPrompts(
+  host: ThoughtCore,
+  drafts: readonly Draft[],
+  { manner, cancellation }: Writing,
+): Promise<void> {
+  const some = drafts.filter(({ thought }) => !thought);
+  if (some.length > 0) await rethink(host, some, { settings: manner.fit, cancellation, round: 0 });
+}
+
+/** Drafts that are ready to be written. */
+export async function begin(
+  host: ThoughtCore,
+  starts: readonly Pick<Draft, "prompt" | "seed">[],
+  writing: Writing,
+): Promise<Draft[]> {
+  const drafts = blank(host, starts, writing.manner);
+  await fitPrompts(host, drafts, writing);
+  return drafts;
 }
 
 /** Writes the texts of all drafts from their prompts on; with `refitEvery`, thoughts follow what is written. */
@@ -113,7 +120,7 @@ async function continueAll(host: ThoughtCore, drafts: readonly Draft[], continui
   const z = new Float32Array(texts.length * sizes.latents * sizes.width);
   for (const [b, text] of texts.entries()) {
     ids.set(text, b * length);
-    z.set(drafts[b]!.thought.z, b * sizes.latents * sizes.width);
+    z.set(drafts[b]!.thought!.z, b * sizes.latents * sizes.width);
   }
   // A token's draw is a function of its position, so the same seed serves every chunk.
   const seeds = BigUint64Array.from(drafts, (draft) => seedOf(draft, round, WRITE));
@@ -158,10 +165,17 @@ async function rethink(
 ): Promise<void> {
   const texts = drafts.map(({ prompt, tokens }) => [...prompt, ...tokens]);
   const seeds = drafts.map((draft) => seedOf(draft, round, FIT));
-  const thoughts = await fitAll(host, { texts, seeds, settings, cancellation });
-  for (const [at, draft] of drafts.entries()) {
-    draft.thought = thoughts[at]!;
-    draft.passes += fitPasses(draft.thought);
+  // A step is a pass, and one more scores the draw in the end, where there is an end.
+  const keep = (thoughts: readonly Thought[], scored: number) => {
+    for (const [at, draft] of drafts.entries()) {
+      draft.thought = thoughts[at]!;
+      draft.passes += draft.thought.steps + scored;
+    }
+  };
+  try {
+    keep(await fitAll(host, { texts, seeds, settings, cancellation }), 1);
+  } catch (error) {
+    throw mapPartial(error, (left: Thought[]) => keep(left, 0));
   }
 }
 
@@ -173,8 +187,8 @@ export async function judge(host: ThoughtCore, drafts: readonly Draft[], rethink
   const mean = new Float32Array(drafts.length * size);
   const logVariance = new Float32Array(drafts.length * size);
   for (const [b, { thought }] of drafts.entries()) {
-    mean.set(thought.mean, b * size);
-    logVariance.set(thought.logVariance, b * size);
+    mean.set(thought!.mean, b * size);
+    logVariance.set(thought!.logVariance, b * size);
   }
   const texts = drafts.map(({ prompt, tokens }) => ({ ids: [...prompt, ...tokens] }));
   const seeds = BigUint64Array.from(drafts, (draft) => seedOf(draft, rethinking.round, BOUND));

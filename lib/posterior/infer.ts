@@ -21,19 +21,17 @@ export interface FitTask {
   seeds: readonly bigint[];
   settings: NativeFit;
   cancellation?: NativeCancellation | undefined;
-  onProgress?: ((at: number, progress: FitProgress) => void) | undefined;
-  /** Steps between two reports. Default: 4. */
-  progressEvery?: number | undefined;
+  onProgress?: ((steps: number, objective: Float32Array) => void) | undefined;
+  /** Steps between two reports. */
+  progressEvery?: number;
 }
 
 /** Of fits that end early, the error's `partial` are the thoughts as they then were, if the fits had begun. */
 export async function fitAll(host: ThoughtCore, task: FitTask): Promise<Thought[]> {
   const { native, config, sizes } = host;
-  const { texts, seeds, settings, cancellation, progressEvery = 4 } = task;
-  const listening = listen(task);
+  const { texts, seeds, settings, cancellation, onProgress, progressEvery = 1 } = task;
   const thoughts = (fitted: FitResult) => texts.map((text, b) => thoughtOf(fitted, b, { sizes, tokens: text.length }));
-  const left = (partial: FitResult) => (partial.mean.length > 0 ? thoughts(onlySteps(partial)) : undefined);
-  const fits = native.fit({
+  const request = {
     ...textBatch(
       texts.map((ids) => ({ ids })),
       config.bosTokenId,
@@ -41,31 +39,38 @@ export async function fitAll(host: ThoughtCore, task: FitTask): Promise<Thought[
     seeds: BigUint64Array.from(seeds),
     fit: { ...settings, score: true },
     ...(cancellation && { cancellation }),
-    ...(task.onProgress && { onProgress: listening.report, progressEvery }),
-  });
-  const [fitted] = await Promise.allSettled([fits]);
-  listening.check();
-  if (fitted.status === "rejected") throw mapPartial(fitted.reason, left);
-  return thoughts(fitted.value);
+    ...(onProgress && { onProgress, progressEvery }),
+  };
+  try {
+    return thoughts(await native.fit(request));
+  } catch (error) {
+    throw mapPartial(error, (left: FitResult) => (left.mean.length > 0 ? thoughts(onlySteps(left)) : undefined));
+  }
 }
 
-/** What a listener throws would be lost in the native callback: the fit ends by it instead. */
-function listen({ onProgress, cancellation }: Pick<FitTask, "onProgress" | "cancellation">) {
+export interface WatchedFit extends Pick<FitTask, "settings" | "progressEvery"> {
+  text: ArrayLike<number>;
+  seed: bigint;
+  cancellation: NativeCancellation;
+  onProgress: ((progress: FitProgress) => void) | undefined;
+}
+
+/** One text's thought. What the listener throws would be lost in the native callback: it ends the fit, and comes out of it. */
+export async function fitOne(host: ThoughtCore, { text, seed, onProgress, ...task }: WatchedFit): Promise<Thought> {
   let failure: { error: unknown } | undefined;
-  return {
-    report: (steps: number, objective: Float32Array): void => {
-      if (failure) return;
-      try {
-        for (const [at, nats] of objective.entries()) onProgress?.(at, { steps, objective: nats });
-      } catch (error) {
-        failure = { error };
-        cancellation?.cancel();
-      }
-    },
-    check: (): void => {
-      if (failure) throw failure.error;
-    },
+  const report = (steps: number, objective: Float32Array) => {
+    try {
+      if (!failure) onProgress?.({ steps, objective: objective[0]! });
+    } catch (error) {
+      failure = { error };
+      task.cancellation.cancel();
+    }
   };
+  const fits = fitAll(host, { ...task, texts: [text], seeds: [seed], onProgress: onProgress && report });
+  const [fitted] = await Promise.allSettled([fits]);
+  if (failure) throw failure.error;
+  if (fitted.status === "rejected") throw mapPartial(fitted.reason, ([left]: Thought[]) => left);
+  return fitted.value[0]!;
 }
 
 /** Nothing was handed on of a fit that ended early, so its last figures are those of its last step. */

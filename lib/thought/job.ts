@@ -1,6 +1,6 @@
 /** Texts guided by thoughts: canvases of one shape are fitted, written, judged and thought over together. */
 
-import { begin, type Draft, judge, type Writing, write } from "../decoding/drafts.js";
+import { blank, type Draft, fitPrompts, judge, type Writing, write } from "../decoding/drafts.js";
 import { sequenceSeed } from "../evaluation/thought-bound.js";
 import type { FinishReason, GenerationEvent, GenerationResult, RefineEvent, Timing } from "../generation.js";
 import type { NativeCancellation } from "../native/addon.js";
@@ -100,8 +100,9 @@ export class ThoughtJob {
     const starts = this.#canvases.flatMap(({ prompt, seed }) =>
       Array.from({ length: candidates }, (_, i) => ({ prompt, seed: candidateSeed(seed, i) })),
     );
-    const drafts = await begin(this.#host, starts, writing);
+    const drafts = blank(this.#host, starts, this.#manner);
     this.#candidates = drafts;
+    await fitPrompts(this.#host, drafts, writing);
     await write(this.#host, drafts, writing);
     this.#drafts = streams ? drafts : await this.#thoughtOver(drafts, writing, emit);
   }
@@ -161,9 +162,12 @@ export class ThoughtJob {
     return this.#canvases.map(({ prompt, wanted }, at) => {
       const { ids, text, timing } = this.#outlets[at]!;
       const reason: FinishReason = !this.#ended ? "abort" : ids.length < wanted ? "eos" : "length";
-      const forwards = this.#own(this.#candidates, at).reduce((sum, { passes }) => sum + passes, 0);
+      const candidates = this.#own(this.#candidates, at);
+      const forwards = candidates.reduce((sum, { passes }) => sum + passes, 0);
+      const { thought } = this.#drafts[at] ?? candidates[0] ?? {};
       const usage = { promptTokens: prompt.length, completionTokens: ids.length, forwards };
-      return { text, ids: Int32Array.from(ids), reason, usage, timing: { ...timing }, filled: 0 };
+      const known = { ...(thought && { thought }), timing: { ...timing }, filled: 0 };
+      return { text, ids: Int32Array.from(ids), reason, usage, ...known };
     });
   }
 }

@@ -11,7 +11,7 @@ import type { Generation, GenerationResult } from "../generation.js";
 import { Model, type ModelInfo, type ModelParts } from "../model.js";
 import type { NativeCancellation, NativeThoughtModel } from "../native/addon.js";
 import { type FitOptions, fitSettings } from "../posterior/fit.js";
-import { type FitProgress, type FitTask, fitAll, fromPrior } from "../posterior/infer.js";
+import { type FitProgress, fitOne, fromPrior } from "../posterior/infer.js";
 import { between, Thought, type ThoughtSizes } from "../posterior/thought.js";
 import { type Prompt, promptIds, seedAt } from "../request.js";
 import type { Seed } from "../rng.js";
@@ -82,21 +82,13 @@ export class ThoughtModel extends Model<NativeThoughtModel, ThoughtConfig> {
   async infer(text: Prompt, options: InferOptions = {}): Promise<Thought> {
     checkNames(options, inferNames, "infer");
     checkSignal(options.signal);
-    const { think = {}, seed, onProgress, progressEvery, signal } = options;
+    const { think = {}, seed, onProgress, progressEvery = 4, signal } = options;
     if (onProgress !== undefined && typeof onProgress !== "function")
       throw invalid("onProgress", onProgress, "a function");
-    if (progressEvery !== undefined)
-      checkNumber(progressEvery, { min: 1, max: 1 << 20, integer: true }, "progressEvery");
-    const ids = this.#textIds(text);
+    checkNumber(progressEvery, { min: 1, max: 1 << 20, integer: true }, "progressEvery");
     const settings = fitSettings(think, this.config);
-    const report = onProgress && ((_: number, progress: FitProgress) => onProgress(progress));
-    const task: FitTask = { texts: [ids], seeds: [seedAt(seed)], settings, onProgress: report, progressEvery };
-    const [thought] = await cancellable(this.#host, signal, (cancellation) =>
-      fitAll(this.#host, { ...task, cancellation }).catch((error) => {
-        throw mapPartial(error, ([left]: Thought[]) => left);
-      }),
-    );
-    return thought!;
+    const fit = { text: this.#textIds(text), seed: seedAt(seed), settings, onProgress, progressEvery };
+    return cancellable(this.#host, signal, (cancellation) => fitOne(this.#host, { ...fit, cancellation }));
   }
 
   /** A draw from the prior: a thought that no text is behind. */

@@ -61,12 +61,13 @@ test("progress comes every so many steps", async (t) => {
 test("what a listener throws ends the fit, and is what infer rejects with", async (t) => {
   const model = await open(t);
   const before = await model.infer(text);
-  const failure = new Error("the listener's");
+  const failure = Object.assign(new Error("the listener's"), { partial: "its own" });
   const onProgress = (): never => {
     throw failure;
   };
   const endless = { think: { steps: 65536 }, progressEvery: 1, onProgress };
   t.is(await rejection(model.infer(text, endless)), failure);
+  t.is(failure.partial, "its own");
   t.is(await rejection(model.infer(text, { ...endless, think: { steps: 1 } })), failure, "even at the last step");
   t.deepEqual((await model.infer(text)).parts, before.parts);
 });
@@ -152,6 +153,27 @@ test("a text that is aborted has counted what was written of it", async (t) => {
   const attempt = model.generate({ prompt: text, maxTokens: 9, think: { steps: 3 } });
   const { partial } = await rejection<Left<GenerationResult>>(attempt);
   t.like(partial, { reason: "abort", usage: { forwards: 3 + 1 + 2 } });
+});
+
+test("a text whose fit is aborted hands over the thought so far; one that is written, the thought that it was written by", async (t) => {
+  const left = (well: FitResult) => ({ ...well, steps: Int32Array.of(2) });
+  const { model, log } = fakeThought({
+    onFit: (_, well) =>
+      log.fits.length % 2 === 1
+        ? Promise.resolve(well)
+        : Promise.reject(Object.assign(new NoemaError("ERR_ABORTED", "cancelled"), { partial: left(well) })),
+  });
+  const numberOf = ({ thought }: GenerationResult) => numbersOf(thought!.z);
+  t.deepEqual(numberOf(await model.generate({ prompt: text, maxTokens: 2 })), [100]);
+  const failed = await rejection<Left<GenerationResult>>(model.generate({ prompt: text, maxTokens: 2 }));
+  t.deepEqual(numberOf(failed.partial!), [101]);
+  t.like(failed.partial, { thought: { steps: 2 }, usage: { forwards: 2 } });
+  const refitted = model.generate({ prompt: text, maxTokens: 4, think: { steps: 3 }, refitEvery: 2 });
+  const { partial } = await rejection<Left<GenerationResult>>(refitted);
+  t.deepEqual(numberOf(partial!), [103]);
+  t.deepEqual([partial!.usage.forwards, partial!.thought!.tokens], [3 + 1 + 2 + 2, text.length + 2]);
+  const given = model.imagine();
+  t.is((await model.generate({ prompt: text, maxTokens: 2, thought: given })).thought, given);
 });
 
 test("a text of one token has a thought, and is continued", async (t) => {
