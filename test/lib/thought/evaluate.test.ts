@@ -58,6 +58,21 @@ test("more thought says more of the text, and no number of steps leaves variance
     await t.throwsAsync(judge({ think: { steps: -1 } }), { code: "ERR_INVALID_ARGUMENT", message: /think\.steps/ });
   }));
 
+const STORY = `Once upon a time, there was a little girl named Lily. She had a red ball that she loved very much. One day she
+took it to the park, and the ball rolled into the pond. Lily was sad. A duck swam up to her and said, "Do not cry, I will help you."
+The duck pushed the ball with its beak until it came back to her. Lily smiled and thanked the duck. From then on they were friends.`;
+
+test("on a story, by the model that comes with noema: importance weighting tightens, and both parts are told", async (t) => {
+  await using engine = await createEngine();
+  await using model = await engine.load("models/tales-thought", { family: "thought" });
+  const file = join(await scratch(), "story.txt");
+  await writeFile(file, STORY);
+  const { bound, importanceWeighted, thought, tokens } = await evaluate(model, file, { draws: 8 });
+  t.true(tokens > 80 && bound < 4.5, "a story to it, not noise: of 4096 tokens, 8.3 nats would be none the wiser");
+  t.true(importanceWeighted! < bound && bound - importanceWeighted! < 1);
+  t.true(thought!.crossEntropy > 1 && thought!.kl > 0 && Math.abs(thought!.crossEntropy + thought!.kl - bound) < 1e-9);
+});
+
 test("a model loaded with fewer latents has thoughts of its own", async (t) => {
   setting ??= prepare();
   const { folder, file } = await setting;
