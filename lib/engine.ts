@@ -14,7 +14,7 @@ import type { Addon, BackendName, EngineStats, NativeEngine, NativeTensor, Preci
 import { moduleOf } from "./native/device-module.js";
 import { loadAddon } from "./native/load.js";
 import { type OpenAddon, openEngine } from "./native/open-engine.js";
-import { fingerprintOf } from "./thought/fingerprint.js";
+import { fingerprintOf, withLatents } from "./thought/fingerprint.js";
 import { ThoughtModel } from "./thought/model.js";
 import { Tokenizer } from "./tokenizer/tokenizer.js";
 
@@ -39,6 +39,11 @@ export interface LoadOptions {
   precision?: Precision;
   /** Refuses a model of another family. */
   family?: Family;
+  /**
+   * Thought models: N, fewer latents than the checkpoint's, a multiple of the layers: every layer reads its first. Thoughts belong to the
+   * model with the N that they were fitted with.
+   */
+  latents?: number;
 }
 
 interface ModelsByFamily {
@@ -114,7 +119,7 @@ export class Engine extends Handle {
     const tokenizer = path === undefined ? undefined : await Tokenizer.load(path);
     tokenizer?.checkFits(config.vocabSize);
     this.check();
-    const model = await this.#open(checkpoint, precision, tokenizer);
+    const model = await this.#open(checkpoint, { precision, tokenizer, latents: options.latents });
     if (this.disposed) {
       model.dispose();
       this.check();
@@ -122,7 +127,7 @@ export class Engine extends Handle {
     return this.adopt(model);
   }
 
-  async #open(checkpoint: Checkpoint, precision: Precision, tokenizer: Tokenizer | undefined): Promise<AnyModel> {
+  async #open(checkpoint: Checkpoint, { precision, tokenizer, latents }: Opening): Promise<AnyModel> {
     const tensors = Array.from(checkpoint.tensors, nativeTensor);
     const owner = {
       addon: this.#addon,
@@ -130,6 +135,8 @@ export class Engine extends Handle {
       release: (model: Handle) => this.release(model),
     };
     const parts = { tokenizer, folder: checkpoint.folder, owner };
+    if (latents !== undefined && checkpoint.layout.family !== "thought")
+      throw invalid("latents", latents, `none: ${checkpoint.folder} is a ${checkpoint.layout.family} model`);
     if (checkpoint.layout.family === "flow") {
       const { config } = ofFamily(checkpoint, "flow");
       return new FlowModel({ ...parts, config, native: await this.#native.loadFlow(config, tensors, precision) });
@@ -140,10 +147,10 @@ export class Engine extends Handle {
       return new AutoregressiveModel({ ...parts, config, native });
     }
     if (checkpoint.layout.family === "thought") {
-      const own = ofFamily(checkpoint, "thought");
+      const own = withLatents(ofFamily(checkpoint, "thought"), latents);
       const { config } = own;
       const fingerprint = await fingerprintOf(own);
-      const native = await this.#native.loadThought(config, tensors, precision);
+      const native = await this.#native.loadThought(config, Array.from(own.tensors, nativeTensor), precision);
       return new ThoughtModel({ ...parts, config, native, fingerprint });
     }
     const { config } = ofFamily(checkpoint, "masked");
@@ -186,6 +193,12 @@ export class Engine extends Handle {
   }
 }
 
+interface Opening {
+  precision: Precision;
+  tokenizer: Tokenizer | undefined;
+  latents: number | undefined;
+}
+
 interface EngineParts {
   queueLimit: number;
   about: Pick<DeviceInfo, "description" | "fallbackReason">;
@@ -201,7 +214,7 @@ function nativeTensor([name, { shape, dtype, path, offset }]: [string, LocatedTe
 
 function precisionOf(folder: string, options: LoadOptions): Precision {
   if (typeof folder !== "string") throw invalid("folder", folder, "the path of a checkpoint folder");
-  checkNames(options, ["precision", "family"], "load");
+  checkNames(options, ["precision", "family", "latents"], "load");
   const { precision = "f32", family } = options;
   if (family !== undefined && !families.includes(family)) throw unknownOption(String(family), families, "family");
   if (!precisions.includes(precision)) throw unknownOption(String(precision), precisions, "precision");

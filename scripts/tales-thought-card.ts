@@ -114,7 +114,7 @@ stories and will contradict itself.
 
 ## What it is
 
-${(parameters / 1e6).toFixed(2)} M parameters in bf16: ${L} blocks of width ${C}, ${H} heads of ${C / H}, SwiGLU of ${F}, tied embedding of ${V} byte-level tokens, ${config.maxPositions} positions,
+${(parameters / 1e6).toFixed(2)} M parameters in bf16: ${L} blocks of width ${C}, ${H} heads of ${C / H}, SwiGLU of ${F}, ${config.tiedEmbeddings ? "one embedding" : "an embedding and a head"} of ${V} byte-level tokens, ${config.maxPositions} positions,
 of which every block sees the last ${config.attentionWindow}. Each block reads ${N / L} of the thought's vectors. A thought is fitted in ${config.inference.steps} steps. Trained and
 written by noema with \`scripts/train-tales-thought.ts\`.
 
@@ -135,11 +135,13 @@ Of a text that was never trained on (\`noema inspect models/tales-thought --text
 ${samplesSection(texts, sampling)}`;
 }
 
-function trainingWords({ options, anneal, model }: ThoughtCardParts): string {
+function trainingWords({ options, anneal, model, state }: ThoughtCardParts): string {
   const { steps } = model.info.config.inference;
-  const few = options.fitSteps ?? 0;
+  const { fitSteps: few = 0, klWarmup: warmup = 0 } = options;
+  if (state.step < warmup)
+    throw new Error(`the run stands at step ${state.step}, before the end of its klWarmup of ${warmup}`);
   const own = `the model's own ${steps} steps`;
-  const rising = options.klWarmup ? ` In the first ${options.klWarmup} steps the divergence's weight rose to 1.` : "";
+  const rising = warmup > 0 ? ` In the first ${warmup} steps the divergence's weight rose to 1.` : "";
   if (anneal > 0) return `The fast loop had few steps, but for the branch, where it had ${own}.${rising}`;
   return `The fast loop had ${few > 0 ? `at most ${few} steps` : own}.${rising}`;
 }

@@ -1,7 +1,7 @@
 // What scripts/compare-thoughts.ts compares: one small thought model at several T_fast and N, and what it would be without thoughts.
 import { join } from "node:path";
-import type { Inference } from "../lib/checkpoint/config.js";
 import type { TrainOptions } from "../lib/index.js";
+import { type Pace, paced } from "../lib/posterior/fit.js";
 import type { Places } from "./comparison.js";
 import { talesText } from "./tales-run.js";
 
@@ -54,19 +54,11 @@ export function configurations({ fast, latents }: Pick<Setup, "fast" | "latents"
   return [{ name: "autoregressive" }, ...cells.map((cell) => ({ name: `t${cell.steps}-n${cell.latents}`, cell }))];
 }
 
-/** What the paper's rates take log-variances through, from its start to the prior's 0, and in how many steps (ltm.md section 2.4). */
-const TRAVEL = 5;
-const STEPS = 16;
+/** The paper's: its rates take log-variances from its start to the prior's in as many steps. */
+const PAPER: Pace = { steps: 16, learningRate: [0.3, 0.34], schedule: "linear", logVarianceInit: -5 };
 
-/**
- * The fast loop, so that log-variances arrive at the prior's: where they do not, every coordinate pays for it, and what the table showed
- * would be the schedule. They move by about the rate at every step: fewer steps start as much nearer. Many would go past with the
- * paper's rates, so theirs fall, by a cosine, once the fall is long enough for the whole way.
- */
-export function loopOf(steps: number): Pick<Inference, "steps" | "schedule" | "learningRate" | "logVarianceInit"> {
-  if (steps >= 2 * STEPS) return { steps, schedule: "cosine", learningRate: [0.34, 0.34], logVarianceInit: -TRAVEL };
-  return { steps, schedule: "linear", learningRate: [0.3, 0.34], logVarianceInit: (-TRAVEL * steps) / STEPS };
-}
+/** The fast loop in so many steps. */
+export const loopOf = (steps: number): Pace => paced(PAPER, steps);
 
 export function trainingOf({ name, cell }: Configuration, setup: ModelSetup): TrainOptions {
   const { data, runs, tokens, width, heads, layers, window, length, batch, rate, seed } = setup;

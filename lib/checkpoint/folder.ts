@@ -108,8 +108,8 @@ export interface CheckpointToWrite {
   tensors: ReadonlyMap<string, WeightSource>;
   /** What the file holds; f32 values are rounded to the nearest bf16. Default F32. */
   dtype?: "F32" | "BF16";
-  /** Files to copy under their own names: tokenizer.json, tokenizer_config.json, ... */
-  files?: readonly string[];
+  /** The file of its tokenizer, whatever its name. */
+  tokenizer?: string;
 }
 
 /**
@@ -137,20 +137,19 @@ export async function writeCheckpoint(folder: string, checkpoint: CheckpointToWr
 }
 
 /** Writes all files; gives their names, config.json last. */
-async function stage(staging: string, { config, tensors, dtype = "F32", files = [] }: CheckpointToWrite) {
+async function stage(staging: string, { config, tensors, dtype = "F32", tokenizer }: CheckpointToWrite) {
   const layout: Layout = layoutNamed(config.layout);
   const json = layout.config(config);
   layout.parse({ path: "the config to write", values: json });
   await writeSafetensors(join(staging, WEIGHTS_FILE), plan(layout, config, tensors, dtype), { format: "pt" });
-  const names = files.map((file) => basename(file));
-  for (const [i, file] of files.entries()) {
-    const bytes = await readFile(file);
-    await writeDurably(join(staging, names[i]!), (handle) => writeAll(handle, bytes));
+  if (tokenizer !== undefined) {
+    const bytes = await readFile(tokenizer);
+    await writeDurably(join(staging, TOKENIZER_FILE), (handle) => writeAll(handle, bytes));
   }
   const text = Buffer.from(`${JSON.stringify(json, null, 2)}\n`);
   await writeDurably(join(staging, CONFIG_FILE), (handle) => writeAll(handle, text));
   await syncFolder(staging);
-  return [WEIGHTS_FILE, ...names, CONFIG_FILE];
+  return [WEIGHTS_FILE, ...(tokenizer === undefined ? [] : [TOKENIZER_FILE]), CONFIG_FILE];
 }
 
 function plan(

@@ -61,7 +61,8 @@ async function fits(
   windows: readonly Window[],
   { seed, sameNoise }: Scoring,
 ): Promise<{ fitted: FitResult; shared: FitResult | undefined }> {
-  const { settings } = scorer;
+  // Windows are of one length, but for the last.
+  const settings = { ...scorer.settings, repeated: true };
   const request = { ...textBatch(windows.map(fittedTo), scorer.bosId), seeds: seedsOf(seed, windows, FIT) };
   const isShared = settings.noise === "shared";
   const fitted = await scorer.fit({ ...request, fit: { ...settings, score: sameNoise && isShared } });

@@ -1,12 +1,12 @@
 /** How a thought is fitted to a text: options of the fast loop (ltm.md section 2), by default those that the checkpoint names. */
 
-import type { ThoughtConfig } from "../checkpoint/config.js";
+import type { Inference, ThoughtConfig } from "../checkpoint/config.js";
 import { checkNames, checkNumber, invalid } from "../decoding/options.js";
 import { unknownOption } from "../errors.js";
 import type { NativeFit } from "../native/addon.js";
 
 export interface FitOptions {
-  /** T_fast: more steps are more thought. */
+  /** T_fast: more steps are more thought. Given alone, rates and start follow, see `paced`. */
   steps?: number;
   /** Adam's rate at the first step and at the last; or one for all. */
   rate?: number | readonly [number, number];
@@ -27,12 +27,41 @@ const schedules = ["linear", "cosine", "constant"] as const;
 const noises = ["resample", "shared"] as const;
 const MOST_STEPS = 1 << 16;
 
+/** What of the loop belongs together. */
+export type Pace = Pick<Inference, "steps" | "learningRate" | "schedule" | "logVarianceInit">;
+
+/** How many times the steps make room for a cosine: it falls to a tenth, so it goes little more than half as far as its first rate would. */
+const ROOM = 2.5;
+
+/**
+ * The loop in another number of steps. Adam moves a log-variance by about the rate at every step, and for what it lacks of the prior's in
+ * the end every coordinate pays (ltm.md section 2.4). So fewer steps start as much nearer; more have rates as much smaller, or, where
+ * there is room for it, rates that fall by a cosine, and what was found settles.
+ */
+export function paced(own: Pace, steps: number): Pace {
+  const { learningRate, schedule, logVarianceInit } = own;
+  const [first, last] = schedule === "constant" ? [learningRate[0], learningRate[0]] : learningRate;
+  const share = own.steps > 0 ? steps / own.steps : 1;
+  if (share <= 1) return { ...own, steps, logVarianceInit: logVarianceInit * share };
+  if (schedule === "cosine") return { ...own, steps };
+  if (share >= ROOM) return { steps, learningRate: [last, last], schedule: "cosine", logVarianceInit };
+  return { steps, learningRate: [first / share, last / share], schedule, logVarianceInit };
+}
+
+/** The model's own, in the number of steps asked for unless more is said of how they go. */
+function paceOf(options: FitOptions, inference: Inference): Pace {
+  const { steps = inference.steps, rate, schedule, logVarianceInit } = options;
+  const { constantLogVariance = inference.constantLogVariance } = options;
+  checkNumber(steps, { min: 0, max: MOST_STEPS, integer: true }, "think.steps");
+  const isFree = rate === undefined && schedule === undefined && logVarianceInit === undefined && !constantLogVariance;
+  return isFree ? paced(inference, steps) : { ...inference, steps };
+}
+
 export function fitSettings(options: FitOptions, { inference }: Pick<ThoughtConfig, "inference">): NativeFit {
   checkNames(options, names, "think");
-  const { steps = inference.steps, rate = inference.learningRate, tolerance = 0 } = options;
-  const { schedule = inference.schedule, noise = inference.noise } = options;
-  const { logVarianceInit = inference.logVarianceInit, constantLogVariance = inference.constantLogVariance } = options;
-  checkNumber(steps, { min: 0, max: MOST_STEPS, integer: true }, "think.steps");
+  const pace = paceOf(options, inference);
+  const { rate = pace.learningRate, schedule = pace.schedule, logVarianceInit = pace.logVarianceInit } = options;
+  const { constantLogVariance = inference.constantLogVariance, noise = inference.noise, tolerance = 0 } = options;
   checkNumber(tolerance, { min: 0 }, "think.tolerance");
   checkNumber(logVarianceInit, { min: -30, max: 10 }, "think.logVarianceInit");
   if (!schedules.includes(schedule)) throw unknownOption(String(schedule), schedules, "think.schedule");
@@ -40,7 +69,7 @@ export function fitSettings(options: FitOptions, { inference }: Pick<ThoughtConf
   if (typeof constantLogVariance !== "boolean")
     throw invalid("think.constantLogVariance", constantLogVariance, "true or false");
   const [firstRate, lastRate] = ratesOf(rate);
-  return { steps, firstRate, lastRate, schedule, noise, logVarianceInit, constantLogVariance, tolerance };
+  return { steps: pace.steps, firstRate, lastRate, schedule, noise, logVarianceInit, constantLogVariance, tolerance };
 }
 
 function ratesOf(rate: number | readonly [number, number]): [number, number] {

@@ -6,12 +6,14 @@ import type { NativeCancellation } from "../native/addon.js";
 import type { ThoughtCore } from "../posterior/core.js";
 import type { FitCurve, Thought } from "../posterior/thought.js";
 
-/** What is left of a text in the layers that read its thought: every token predicted from those before it. */
+/** What there is of a text in the layers that read its thought. */
 export interface LayerReading {
-  /** Nats per token. */
+  /** Nats per token, every token predicted from those before it. */
   crossEntropy: number;
-  /** Share of the tokens that were the likeliest. */
+  /** Share of the tokens that were then the likeliest. */
   accuracy: number;
+  /** Share of the tokens that stand in their places when the text is written greedily from its start, by the draw alone. */
+  rebuilt: number;
 }
 
 export interface ThoughtInspection {
@@ -42,13 +44,19 @@ export async function look(
   const per = config.numLatents / L;
   const { klPerVector, z } = thought;
   const { targets, ...batch } = { ...textBatch([{ ids: text }], bosTokenId), cancellation };
+  const partial = Array.from({ length: L + 1 }, (_, layers) => withLayers(host, z, (layer) => layer < layers));
+  const written = await writtenBy(host, partial, { tokens: text.length, cancellation });
   const byLayers: LayerReading[] = [];
   for (let layers = 0; layers <= L; layers++) {
-    const read = { ...batch, z: withLayers(host, z, (layer) => layer < layers) };
+    const read = { ...batch, z: partial[layers]! };
     const losses = await native.losses({ ...read, targets });
     const { likeliest } = await native.forward({ ...read, likeliest: true });
-    const right = likeliest!.reduce((count, id, i) => count + (id === targets[i] ? 1 : 0), 0);
-    byLayers.push({ crossEntropy: sum(losses) / text.length, accuracy: right / text.length });
+    const inPlace = (ids: ArrayLike<number>) => targets.filter((id, i) => id === ids[i]).length / text.length;
+    byLayers.push({
+      crossEntropy: sum(losses) / text.length,
+      accuracy: inPlace(likeliest!),
+      rebuilt: inPlace(written[layers]!),
+    });
   }
   const { attention } = await native.forward({ ...batch, z, attention: true });
   return {
@@ -56,6 +64,21 @@ export async function look(
     kl: Array.from({ length: L }, (_, layer) => Array.from(klPerVector.subarray(layer * per, (layer + 1) * per))),
     attention: attention!.map((weights) => meanOverHeads(weights, text.length, per)),
   };
+}
+
+/** The likeliest texts from their start on, one for each of the draws. */
+async function writtenBy(
+  { native, config }: ThoughtCore,
+  draws: readonly Float32Array[],
+  { tokens, cancellation }: { tokens: number; cancellation: NativeCancellation },
+): Promise<Int32Array[]> {
+  const batch = draws.length;
+  const size = draws[0]!.length;
+  const z = new Float32Array(batch * size);
+  for (const [b, draw] of draws.entries()) z.set(draw, b * size);
+  const start = { ids: new Int32Array(batch).fill(config.bosTokenId), batch, length: 1 };
+  const greedy = { temperature: 0, topK: 0, topP: 1, endId: -1, seeds: new BigUint64Array(batch) };
+  return (await native.continue({ ...start, z, tokens, ...greedy, cancellation })).tokens;
 }
 
 /** [T,H,M] as [T][M]. */

@@ -171,7 +171,7 @@ export class Session {
     const { run, objective, tokenizerPath } = this.parts;
     const { config, trainer } = objective;
     const tensors = trainer.names().map(({ name }) => [name, () => trainer.read(this.source, name)] as const);
-    await writeCheckpoint(run, { config, tensors: new Map(tensors), dtype: "BF16", files: [tokenizerPath] });
+    await writeCheckpoint(run, { config, tensors: new Map(tensors), dtype: "BF16", tokenizer: tokenizerPath });
   }
 
   async dispose(): Promise<void> {

@@ -86,7 +86,7 @@ test("estimate: without loading", async (t) => {
 
 test("a folder without tokenizer.json: ids only", async (t) => {
   const { engine } = await fakeModelOn();
-  const bare = await writeFake([]);
+  const bare = await writeFake({ tokenizer: false });
   const model = await engine.load(bare, { family: "masked" });
   t.is(model.tokenizer, undefined);
   await t.throwsAsync(async () => model.generate({ prompt: "text" }), { code: "ERR_BAD_TOKENIZER" });

@@ -31,7 +31,7 @@ async function randomModel(): Promise<string> {
       rng.fill(bits, { stream: RngStream.init, row: row++ });
       return [canonical, Float32Array.from(bits, (word) => 0.6 * (word / 2 ** 32 - 0.5))];
     });
-  await writeCheckpoint(target, { config, tensors: new Map(tensors), files: [tokenizerPath] });
+  await writeCheckpoint(target, { config, tensors: new Map(tensors), tokenizer: tokenizerPath });
   return target;
 }
 

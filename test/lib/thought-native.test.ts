@@ -177,7 +177,7 @@ test("a checkpoint of the family is written, and read back", async (t) => {
   const tensors = noemaThought.tensors(config).map(({ canonical, shape }, row): [string, Float32Array] => {
     return [canonical, smallWeights(shape, row)];
   });
-  await writeCheckpoint(folder, { config, tensors: new Map(tensors), files: [] });
+  await writeCheckpoint(folder, { config, tensors: new Map(tensors) });
   await using engine = await createEngine({ device: "cpu", threads: 1 });
   t.is((await engine.estimate(folder)).parameters, (await load()).info().parameters);
   await using loaded = await engine.load(folder);

@@ -32,7 +32,8 @@ test("a baseline and a model per cell, all trained alike", (t) => {
   t.like(baseline, { family: "autoregressive", thought: undefined, steps: 3 });
   t.like(cell, { thought: { latents: 12, window: 6, inference: loopOf(4) }, family: undefined });
   const { family: _, run: __, ...rest } = baseline!;
-  const { thought: ___, run: ____, ...others } = cell!;
+  const { thought: ___, klWarmup, run: ____, ...others } = cell!;
+  t.is(klWarmup, 2);
   t.deepEqual(rest, others);
 });
 
@@ -44,7 +45,7 @@ test("log-variances have the way to the prior's that the rates take them", (t) =
     t.true(Math.abs(way / -logVarianceInit - 1) < 0.03, `${steps}`);
   }
   t.is(loopOf(4).logVarianceInit, -1.25);
-  for (const steps of [32, 64]) {
+  for (const steps of [40, 64]) {
     const { schedule, learningRate, logVarianceInit } = loopOf(steps);
     t.is(schedule, "cosine");
     t.true(0.55 * steps * learningRate[1] > -logVarianceInit, `${steps}`);

@@ -3,7 +3,7 @@ import { type ThoughtCardParts, thoughtCard } from "../../scripts/tales-thought-
 
 const config = {
   ...{ hiddenSize: 256, numHeads: 4, numLayers: 6, intermediateSize: 704, vocabSize: 4096, maxPositions: 256 },
-  ...{ attentionWindow: 128, numLatents: 24, inference: { steps: 16 } },
+  ...{ attentionWindow: 128, numLatents: 24, tiedEmbeddings: false, inference: { steps: 16 } },
 };
 const found = {
   ...{ kind: "upper", nats: 900, tokens: 300, bound: 3, standardError: 0.0123, drawError: 0.01, sequences: 12 },
@@ -34,6 +34,7 @@ test("the thought card's figures come from the run's records and from evaluation
     "7.45 M parameters",
     "a thought of 24 vectors",
     "Each block reads 4 of",
+    "an embedding and a head of 4096 byte-level tokens",
     "3.0000 ± 0.0123",
     "cross-entropy of 2.9000 and a KL divergence of 0.1000",
     "(IWAE-8): at most 2.9800",
@@ -56,4 +57,11 @@ test("continuations are compared with those of a baseline where there is one", (
   const compared = { bound: 2.75, standardError: 0.03, parameters: 6_900_000 };
   t.true(thoughtCard({ ...parts, compared }).includes("(6.90 M parameters)"));
   t.true(thoughtCard({ ...parts, compared }).includes("has 2.7500 ± 0.0300"));
+});
+
+test("the rise of the divergence's weight is told, and a run that ended before its end is no model", (t) => {
+  const rising = (klWarmup: number) => thoughtCard({ ...parts, options: { ...parts.options, klWarmup } });
+  t.regex(rising(100), /In the first 100 steps the divergence's weight rose to 1\./);
+  t.false(rising(0).includes("rose"));
+  t.throws(() => rising(101), { message: /at step 100, before the end of its klWarmup of 101/ });
 });

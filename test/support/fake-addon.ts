@@ -60,12 +60,12 @@ export function fakeFolder(): Promise<string> {
 }
 
 /** A fresh one, for tests that change it. */
-export async function writeFake(files: readonly string[] = [tokenizerPath]): Promise<string> {
+export async function writeFake({ tokenizer = true } = {}): Promise<string> {
   const target = join(sharedFolder(), "model");
   const specs = layoutNamed("llada").tensors(fakeConfig);
   const size = (shape: number[]): number => shape.reduce((product, n) => product * n, 1);
   const tensors = new Map(specs.map(({ canonical, shape }) => [canonical, new Float32Array(size(shape))]));
-  await writeCheckpoint(target, { config: fakeConfig, tensors, files });
+  await writeCheckpoint(target, { config: fakeConfig, tensors, ...(tokenizer && { tokenizer: tokenizerPath }) });
   return target;
 }
 

@@ -38,6 +38,6 @@ export async function writeSmallModel(): Promise<string> {
   const folder = join(await mkdtemp(join(tmpdir(), "noema-small-")), "model");
   const specs = layoutNamed("llada").tensors(smallConfig);
   const tensors = new Map(specs.map(({ canonical, shape }, row) => [canonical, smallWeights(shape, row)]));
-  await writeCheckpoint(folder, { config: smallConfig, tensors, files: [tokenizerPath] });
+  await writeCheckpoint(folder, { config: smallConfig, tensors, tokenizer: tokenizerPath });
   return folder;
 }

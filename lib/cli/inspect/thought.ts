@@ -16,12 +16,12 @@ export async function thought(
   return { found, rows: [titles, ...rows], picture: (decode) => thoughtPicture(found, decode) };
 }
 
-const titles = ["read up to", "nats/token", "right", "KL", "of its vectors", "attended most"];
+const titles = ["read up to", "nats/token", "right", "rebuilt", "KL", "of its vectors", "attended most"];
 
 /** When so many layers read the thought; of the last of them, what its vectors are. */
 function rowOf({ byLayers, kl, attention }: ThoughtInspection, layers: number): string[] {
-  const { crossEntropy, accuracy } = byLayers[layers]!;
-  const reading = [crossEntropy.toFixed(3), `${(100 * accuracy).toFixed(0)} %`];
+  const { crossEntropy, accuracy, rebuilt } = byLayers[layers]!;
+  const reading = [crossEntropy.toFixed(3), ...[accuracy, rebuilt].map((share) => `${(100 * share).toFixed(0)} %`)];
   const vectors = kl[layers - 1];
   if (!vectors) return ["no layer", ...reading];
   const total = vectors.reduce((sum, nats) => sum + nats, 0);

@@ -40,7 +40,11 @@ export class ThoughtObjective implements Objective {
   constructor(parts: ThoughtParts) {
     this.#parts = parts;
     this.#fit = fitSettings({}, parts.config);
-    this.#training = { ...shortened(this.#fit, parts.settings.fitSteps), repeated: true };
+    const { steps } = this.#fit;
+    this.#training = {
+      ...fitSettings({ steps: Math.min(steps, parts.settings.fitSteps || steps) }, parts.config),
+      repeated: true,
+    };
   }
 
   get config(): ThoughtConfig {
@@ -117,10 +121,4 @@ const QUIET = -5;
 export function quietened(fit: NativeFit, weight: number): NativeFit {
   const quiet = Math.min(QUIET, fit.logVarianceInit);
   return { ...fit, klWeight: weight, logVarianceInit: weight * fit.logVarianceInit + (1 - weight) * quiet };
-}
-
-/** With so many steps, where they are fewer. Log-variances go as far at every step, so they start as much nearer (ltm.md section 2.4). */
-export function shortened(fit: NativeFit, steps: number): NativeFit {
-  if (steps === 0 || steps >= fit.steps) return fit;
-  return { ...fit, steps, logVarianceInit: (fit.logVarianceInit * steps) / fit.steps };
 }

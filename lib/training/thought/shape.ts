@@ -4,7 +4,7 @@ import type { Inference } from "../../checkpoint/config.js";
 import { checkNames, invalid } from "../../decoding/options.js";
 import { NoemaError, unknownOption } from "../../errors.js";
 import { isObject } from "../../json.js";
-import { fitSettings } from "../../posterior/fit.js";
+import { fitSettings, paced } from "../../posterior/fit.js";
 
 export interface ThoughtShape {
   /** N, latent vectors of all layers together: a multiple of the layers. Default: 8 per layer. */
@@ -19,7 +19,7 @@ export interface ThoughtShape {
    * otherwise, gradients of the decoder from every step of the loop. Its losses are the same-noise figure, no bounds.
    */
   preset?: ThoughtPreset;
-  /** Of the fast loop, over the preset's. */
+  /** Of the fast loop, over the preset's. With steps alone the paper's rates and start follow them, see `paced`. */
   inference?: Partial<Inference>;
 }
 
@@ -47,6 +47,9 @@ export function checkThoughtShape(thought: unknown): asserts thought is ThoughtS
   fitSettings({ ...others, rate }, { inference: all });
 }
 
-export function inferenceOf({ preset = "paper", inference }: ThoughtShape): Inference {
-  return { ...inferences[preset], ...inference };
+export function inferenceOf({ preset = "paper", inference = {} }: ThoughtShape): Inference {
+  const own = inferences[preset];
+  const { steps = own.steps, learningRate, schedule, logVarianceInit } = inference;
+  const isFree = [learningRate, schedule, logVarianceInit].every((setting) => setting === undefined);
+  return { ...own, ...(preset === "paper" && isFree && paced(own, steps)), ...inference };
 }

@@ -81,6 +81,9 @@ void moments_to_gradients(FitTrace& trace) {
         for (float& x : *v) x /= share;
 }
 
+/// A recording holds every launch of every step; of more steps than this it would take longer to make than it saves, and nobody could stop it.
+constexpr int64_t kMostRecordedSteps = 128;
+
 struct Attempt {
     Engine& engine;
     const ThoughtNetwork& network;
@@ -92,7 +95,7 @@ struct Attempt {
         make_room(network.config, task, out);
         const FitRun fit{network, task, trajectory, course};
         const auto body = [&](Context& c) { return run_fast_loop(fit, out, c); };
-        const bool silent = o.tolerance == 0 && !task.progress && !task.trace;
+        const bool silent = o.tolerance == 0 && !task.progress && !task.trace && o.steps <= kMostRecordedSteps;
         Status status = o.repeated && silent
                             ? engine.execute(recipe_of(network, task, course, trajectory != nullptr), body, cancelled)
                             : engine.execute(body, cancelled);

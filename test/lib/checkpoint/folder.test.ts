@@ -47,9 +47,9 @@ test("what was written is opened again, tensor by tensor", async (t) => {
   for (const config of [tinyConfig, { ...tinyConfig, tiedEmbeddings: true, padTokenId: 3 }]) {
     const parent = await temporaryFolder(t);
     const folder = join(parent, "deep", "model");
-    await writeFile(join(parent, "tokenizer.json"), "{}");
+    await writeFile(join(parent, "letters.json"), "{}");
     const tensors = countingTensors(config);
-    await writeCheckpoint(folder, { config, tensors, files: [join(parent, "tokenizer.json")] });
+    await writeCheckpoint(folder, { config, tensors, tokenizer: join(parent, "letters.json") });
     const checkpoint = await openCheckpoint(folder);
     t.deepEqual(checkpoint.config, config);
     t.is(checkpoint.layout, llada);

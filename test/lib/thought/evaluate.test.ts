@@ -45,15 +45,50 @@ test("the bound by fresh draws: cross-entropy and KL apart, weighting by importa
     t.deepEqual(await judge({ draws: 32, callTokens: 1 }), result, "a window does not depend on those beside it");
   }));
 
-test("more thought lowers the bound; fits that come to rest are told by their mean", (t) =>
+test("more thought says more of the text, and no number of steps leaves variances half-way; fits at rest are told by their mean", (t) =>
   judged(async (judge) => {
-    const [short, long] = [await judge({ think: { steps: 2 } }), await judge({ think: { steps: 16 } })];
-    t.is(short.thought!.steps, 2);
-    t.true(long.bound < short.bound);
+    const of = (steps: number) => judge({ think: { steps } });
+    const [none, short, own, some, long] = [await of(0), await of(2), await of(4), await of(9), await of(64)];
+    t.is(short!.thought!.steps, 2);
+    t.true(none!.thought!.kl < 0.05, "the prior, but for the start's spread");
+    t.true(long!.thought!.crossEntropy < none!.thought!.crossEntropy);
+    for (const { bound, thought } of [short!, own!, some!, long!]) t.true(thought!.kl < 0.2, `${bound}`);
     const resting = await judge({ think: { steps: 64, tolerance: 10 } });
-    t.true(resting.thought!.steps >= 8 && resting.thought!.steps < 64);
+    t.true(resting.thought!.steps >= 7 && resting.thought!.steps < 64);
     await t.throwsAsync(judge({ think: { steps: -1 } }), { code: "ERR_INVALID_ARGUMENT", message: /think\.steps/ });
   }));
+
+const STORY = `Once upon a time, there was a little girl named Lily. She had a red ball that she loved very much. One day she
+took it to the park, and the ball rolled into the pond. Lily was sad. A duck swam up to her and said, "Do not cry, I will help you."
+The duck pushed the ball with its beak until it came back to her. Lily smiled and thanked the duck. From then on they were friends.`;
+
+test("on a story, by the model that comes with noema: importance weighting tightens, and both parts are told", async (t) => {
+  await using engine = await createEngine();
+  await using model = await engine.load("models/tales-thought", { family: "thought" });
+  const file = join(await scratch(), "story.txt");
+  await writeFile(file, STORY);
+  const { bound, importanceWeighted, thought, tokens } = await evaluate(model, file, { draws: 8 });
+  t.true(tokens > 80 && bound < 4.5, "a story to it, not noise: of 4096 tokens, 8.3 nats would be none the wiser");
+  t.true(importanceWeighted! < bound && bound - importanceWeighted! < 1);
+  t.true(thought!.crossEntropy > 1 && thought!.kl > 0 && Math.abs(thought!.crossEntropy + thought!.kl - bound) < 1e-9);
+});
+
+test("a model loaded with fewer latents has thoughts of its own", async (t) => {
+  setting ??= prepare();
+  const { folder, file } = await setting;
+  await using engine = await createEngine({ threads: 1 });
+  const load = (latents: number) => engine.load(folder, { family: "thought", latents });
+  await using model = await engine.load(folder, { family: "thought" });
+  await using narrow = await load(2);
+  t.is(narrow.info.numLatents, 2);
+  const thought = await narrow.infer("abcabc");
+  t.deepEqual(thought.shape, [2, 32]);
+  t.not((await evaluate(narrow, file)).bound, (await evaluate(model, file)).bound);
+  t.is((await narrow.generate({ thought, prompt: "abc", maxTokens: 4, temperature: 0 })).ids.length, 4);
+  await t.throwsAsync(async () => model.generate({ thought }), { message: /another model/ });
+  for (const latents of [3, 0, -2, 1.5, 6])
+    await t.throwsAsync(load(latents), { code: "ERR_INVALID_ARGUMENT", message: /latents.*multiple of the 2 layers/ });
+});
 
 test("the same-noise figure has a name of its own, and changes no other", (t) =>
   judged(async (judge) => {

@@ -4,7 +4,7 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import test from "ava";
 import { createEngine } from "../../../lib/index.js";
-import type { NativeCancellation, NativeThoughtModel } from "../../../lib/native/addon.js";
+import type { ContinueRequest, NativeCancellation, NativeThoughtModel } from "../../../lib/native/addon.js";
 import { Thought } from "../../../lib/posterior/thought.js";
 import type { ThoughtHost } from "../../../lib/thought/host.js";
 import { look, type ThoughtInspection } from "../../../lib/thought/inspect.js";
@@ -48,10 +48,16 @@ test("a text's thought: shapes, and the figures of the fit again", async (t) => 
   t.notDeepEqual(found.attention[0], found.attention[1]);
 });
 
-test("accuracy counts the likeliest tokens; attention is the mean over heads", async (t) => {
+test("accuracy counts the likeliest tokens, rebuilt those that stand in their places; attention is the mean over heads", async (t) => {
   const text = [5, 6, 7];
   const seen: number[][] = [];
   const native = {
+    // With nothing to read the first token is guessed, and with the draw the last ones.
+    continue: async ({ ids, z, tokens, temperature }: ContinueRequest) => {
+      t.deepEqual([Array.from(ids), tokens, temperature], [[9, 9], 3, 0]);
+      t.deepEqual(Array.from(z), [0, 0, 3, 4]);
+      return { tokens: [Int32Array.of(5, 0, 0), Int32Array.of(0, 6, 7)], confidence: [] };
+    },
     losses: async ({ targets }: { targets: Int32Array }) => Float32Array.from(targets, (id) => id),
     forward: async ({ z, attention }: { z: Float32Array; attention?: boolean }) => {
       seen.push(Array.from(z));
@@ -72,8 +78,8 @@ test("accuracy counts the likeliest tokens; attention is the mean over heads", a
   } as ThoughtHost;
   const found = await look(host, text, { thought, cancellation: {} as NativeCancellation });
   t.deepEqual(found.byLayers, [
-    { crossEntropy: 6, accuracy: 0 },
-    { crossEntropy: 6, accuracy: 2 / 3 },
+    { crossEntropy: 6, accuracy: 0, rebuilt: 1 / 3 },
+    { crossEntropy: 6, accuracy: 2 / 3, rebuilt: 2 / 3 },
   ]);
   t.deepEqual(found.attention, [text.map((_, i) => [(1 + 0.25 * i) / 2, (1 - 0.25 * i) / 2])]);
   t.deepEqual(found.kl, [[0.5, 2]]);
@@ -93,7 +99,11 @@ function inspectionOf(tokens: number, L: number, M: number, steps = 16): Thought
     ...{ thought: {} as Thought, tokens, ids: Int32Array.from({ length: tokens }, (_, i) => i) },
     kl: perLayer((layer) => Array.from({ length: M }, (_, m) => 300 * layer * m)),
     curve: { crossEntropy: nats(500), kl: nats(9000) },
-    byLayers: Array.from({ length: L + 1 }, (_, l) => ({ crossEntropy: 5 - l / 10, accuracy: l / (L + 1) })),
+    byLayers: Array.from({ length: L + 1 }, (_, l) => ({
+      crossEntropy: 5 - l / 10,
+      accuracy: l / (L + 1),
+      rebuilt: 0,
+    })),
     attention: perLayer(() => Array.from({ length: tokens }, (_, t) => weights(t))),
   };
 }
@@ -146,10 +156,10 @@ test("on the command line: a table, a picture, a document", async (t) => {
   const looked = await noema("inspect", path, "--text", "abc<a&b>", "--svg", svg);
   t.is(looked.error, "");
   const [titles, ...rows] = looked.out.trimEnd().split("\n");
-  t.regex(titles!, /^read up to +nats\/token +right +KL +of its vectors +attended most$/);
+  t.regex(titles!, /^read up to +nats\/token +right +rebuilt +KL +of its vectors +attended most$/);
   t.is(rows.length, 3);
-  t.regex(rows[0]!, /^no layer +\d+\.\d{3} +\d+ %$/);
-  t.regex(rows[2]!, /^layer 1 +\d+\.\d{3} +\d+ % +\d+\.\d +\d+\.\d \d+\.\d +vector [01], \d+ %$/);
+  t.regex(rows[0]!, /^no layer +\d+\.\d{3} +\d+ % +\d+ %$/);
+  t.regex(rows[2]!, /^layer 1 +\d+\.\d{3} +\d+ % +\d+ % +\d+\.\d +\d+\.\d \d+\.\d +vector [01], \d+ %$/);
   const picture = await readFile(svg, "utf8");
   t.is(xmlFault(picture), undefined);
   t.false(picture.includes("<a&b>"));

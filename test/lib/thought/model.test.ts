@@ -3,7 +3,7 @@ import { join } from "node:path";
 import test from "ava";
 import { createEngine, type Engine, evaluate, type ThoughtModel } from "../../../lib/index.js";
 import { readMetrics } from "../../../lib/training/metrics.js";
-import { klWeight, quietened, shortened } from "../../../lib/training/thought/objective.js";
+import { klWeight, quietened } from "../../../lib/training/thought/objective.js";
 import { noema } from "../../support/command.js";
 import { scratch } from "../training/scratch.js";
 import { fixture, trained } from "../training/tiny-run.js";
@@ -170,12 +170,6 @@ const fit = {
   ...{ steps: 16, firstRate: 0.3, lastRate: 0.34, schedule: "linear" as const },
   ...{ noise: "resample" as const, logVarianceInit: -4 },
 };
-
-test("a shortened fit starts as much nearer to the prior's variance", (t) => {
-  t.like(shortened(fit, 4), { steps: 4, logVarianceInit: -1, firstRate: 0.3 });
-  t.is(shortened(fit, 0), fit);
-  t.is(shortened(fit, 20), fit);
-});
 
 test("the divergence's weight rises by stairs, and what it does not push stays narrow", (t) => {
   t.deepEqual(
