@@ -24,7 +24,7 @@ async function write(broken: boolean): Promise<string> {
     const weights = smallWeights(shape, row);
     return [canonical, broken && canonical === "norm.weight" ? weights.fill(3e38) : weights];
   });
-  await writeCheckpoint(folder, { config, tensors: new Map(tensors), files: [] });
+  await writeCheckpoint(folder, { config, tensors: new Map(tensors) });
   return folder;
 }
 let written: Promise<string> | undefined;
