@@ -1,13 +1,15 @@
 /** One run of a model, as a stream of events and as a promise of the result. */
 
+import { withPartial } from "./cancellation.js";
 import { NoemaError } from "./errors.js";
+import type { Thought } from "./posterior/thought.js";
 
 export type FinishReason = "length" | "eos" | "abort";
 
 export interface Usage {
   promptTokens: number;
   completionTokens: number;
-  /** Forward passes that looked at this text. */
+  /** Forward passes that looked at this text; of a thought model also those of fits and bounds, and of all drafts that it was chosen from. */
   forwards: number;
 }
 
@@ -60,6 +62,11 @@ export interface GenerationResult {
   timing: Timing;
   /** Positions that the rule left masked and that were filled greedily. */
   filled: number;
+  /**
+   * Of a thought model: the thought that the text was written by last or, where drafts were compared, the one that was fitted to it. Of
+   * a text that was not finished: the latest there was, even of a fit that ended early (of several drafts, the first's).
+   */
+  thought?: Thought;
 }
 
 /** What runs behind a generation. */
@@ -147,7 +154,7 @@ export class Generation<R = GenerationResult> implements AsyncIterable<Generatio
       if (this.#cause !== undefined) throw this.#cause;
       return await this.#work.run((event) => this.#emit(event));
     } catch (error) {
-      throw withPartial(this.#cause ?? error, () => this.partial);
+      throw withPartial(this.#cause ?? error, this.partial);
     } finally {
       signal?.removeEventListener("abort", abort);
       this.#over = true;
@@ -167,12 +174,4 @@ class Latch {
   readonly promise = new Promise<void>((resolve) => {
     this.resolve = resolve;
   });
-}
-
-/** Hangs what was made so far on the error. Reasons that cannot carry it (strings) go without. */
-function withPartial(error: unknown, partial: () => unknown): unknown {
-  if (typeof error === "object" && error !== null && Object.isExtensible(error)) {
-    Object.defineProperty(error, "partial", { value: partial(), configurable: true, writable: true });
-  }
-  return error;
 }

@@ -17,7 +17,12 @@ import type { Layout, TensorSpec } from "./layout.js";
 
 /** Latents of one layer: the most that the cross-attention takes. */
 const LATENTS = 64;
-const RATE = { min: 0, max: 1e6 };
+/** Of the fast loop's settings: what `fitSettings` takes, so that a checkpoint that is read can be used. */
+export const fastLoopRanges = {
+  steps: { min: 0, max: 1 << 16 },
+  rate: { min: 0, max: 10 },
+  logVarianceInit: { min: -30, max: 10 },
+};
 
 const schedules: readonly Inference["schedule"][] = ["linear", "cosine", "constant"];
 const noises: readonly Inference["noise"][] = ["resample", "shared"];
@@ -26,19 +31,20 @@ const noises: readonly Inference["noise"][] = ["resample", "shared"];
 function rates(config: ConfigFile): [number, number] {
   const value = config.values.learning_rate;
   const list = typeof value === "number" ? [value] : value;
-  const isRate = (rate: unknown): rate is number => typeof rate === "number" && rate >= RATE.min && rate <= RATE.max;
+  const { min, max } = fastLoopRanges.rate;
+  const isRate = (rate: unknown): rate is number => typeof rate === "number" && rate >= min && rate <= max;
   if (Array.isArray(list) && list.length >= 1 && list.length <= 2 && list.every(isRate))
     return [list[0]!, list.at(-1)!];
-  throw badValue(config, "learning_rate", `two numbers ${RATE.min} .. ${RATE.max}`);
+  throw badValue(config, "learning_rate", `two numbers ${min} .. ${max}`);
 }
 
 /** @internal The fast loop's settings; expectations of golden cases word them alike. */
 export function parseInference(config: ConfigFile): Inference {
   return {
-    steps: integer(config, "steps", { min: 1, max: 1 << 20 }),
+    steps: integer(config, "steps", fastLoopRanges.steps),
     learningRate: rates(config),
     schedule: oneOf(config, "schedule", schedules),
-    logVarianceInit: number(config, "log_variance_init", { min: -80, max: 80 }),
+    logVarianceInit: number(config, "log_variance_init", fastLoopRanges.logVarianceInit),
     noise: oneOf(config, "noise", noises),
     constantLogVariance: Object.hasOwn(config.values, "constant_log_variance")
       ? boolean(config, "constant_log_variance")

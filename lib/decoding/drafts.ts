@@ -1,10 +1,11 @@
 /** Drafts: texts that thoughts guide, what they cost, and thinking again about them. */
 
+import { mapPartial } from "../cancellation.js";
 import { textBatch } from "../evaluation/likelihood.js";
 import { sequenceSeed } from "../evaluation/thought-bound.js";
-import type { NativeCancellation, NativeFit } from "../native/addon.js";
+import type { ContinueResult, NativeCancellation, NativeFit } from "../native/addon.js";
 import type { ThoughtCore } from "../posterior/core.js";
-import { type FitTask, fitAll, fromPrior } from "../posterior/infer.js";
+import { fitAll, fromPrior } from "../posterior/infer.js";
 import type { Thought } from "../posterior/thought.js";
 import { Rng } from "../rng.js";
 
@@ -12,11 +13,14 @@ import { Rng } from "../rng.js";
 export interface Draft {
   readonly prompt: readonly number[];
   readonly seed: bigint;
-  thought: Thought;
+  /** None: it is still to be fitted. */
+  thought: Thought | undefined;
   /** New tokens, the end-of-text token that ended them included. */
   tokens: number[];
   /** Nats per token of prompt and text: the bound with fresh draws. Unknown where nothing is compared. */
   bound: number;
+  /** Forward passes that looked at it so far, in fits, in writing and in judging. */
+  passes: number;
 }
 
 /** How texts are written, whatever their prompts. */
@@ -51,23 +55,38 @@ function seedOf({ seed }: Pick<Draft, "seed">, round: number, purpose: number): 
   return sequenceSeed(new Rng(seed), round, purpose);
 }
 
-/** Drafts without text yet: their thoughts given, fitted to their prompts, or drawn from the prior where there is nothing to fit. */
+/** Drafts without text yet; their thoughts are given, drawn from the prior where there is nothing to fit, or still to be fitted. */
+export function blank(
+  host: ThoughtCore,
+  starts: readonly Pick<Draft, "prompt" | "seed">[],
+  { thought: given, priorScale }: Manner,
+): Draft[] {
+  const drawn = (start: Pick<Draft, "prompt" | "seed">) =>
+    start.prompt.length > 0 ? undefined : fromPrior(host, seedOf(start, 0, FIT), priorScale);
+  return starts.map((start) => {
+    return { ...start, thought: given ?? drawn(start), tokens: [], bound: Number.POSITIVE_INFINITY, passes: 0 };
+  });
+}
+
+/** Fits the thoughts that are still to be fitted, to their prompts. */
+export async function fitPrompts(
+  host: ThoughtCore,
+  drafts: readonly Draft[],
+  { manner, cancellation }: Writing,
+): Promise<void> {
+  const some = drafts.filter(({ thought }) => !thought);
+  if (some.length > 0) await rethink(host, some, { settings: manner.fit, cancellation, round: 0 });
+}
+
+/** Drafts that are ready to be written. */
 export async function begin(
   host: ThoughtCore,
   starts: readonly Pick<Draft, "prompt" | "seed">[],
-  { manner, cancellation }: Writing,
+  writing: Writing,
 ): Promise<Draft[]> {
-  const { thought: given, priorScale, fit: settings } = manner;
-  const thoughts = starts.map((start) => given ?? fromPrior(host, seedOf(start, 0, FIT), priorScale));
-  if (!given && starts[0]!.prompt.length > 0) {
-    const task: FitTask = {
-      texts: starts.map(({ prompt }) => prompt),
-      seeds: starts.map((start) => seedOf(start, 0, FIT)),
-      ...{ settings, cancellation },
-    };
-    for (const [at, thought] of (await fitAll(host, task)).entries()) thoughts[at] = thought;
-  }
-  return starts.map((start, at) => ({ ...start, thought: thoughts[at]!, tokens: [], bound: Number.POSITIVE_INFINITY }));
+  const drafts = blank(host, starts, writing.manner);
+  await fitPrompts(host, drafts, writing);
+  return drafts;
 }
 
 /** Writes the texts of all drafts from their prompts on; with `refitEvery`, thoughts follow what is written. */
@@ -101,17 +120,27 @@ async function continueAll(host: ThoughtCore, drafts: readonly Draft[], continui
   const z = new Float32Array(texts.length * sizes.latents * sizes.width);
   for (const [b, text] of texts.entries()) {
     ids.set(text, b * length);
-    z.set(drafts[b]!.thought.z, b * sizes.latents * sizes.width);
+    z.set(drafts[b]!.thought!.z, b * sizes.latents * sizes.width);
   }
   // A token's draw is a function of its position, so the same seed serves every chunk.
   const seeds = BigUint64Array.from(drafts, (draft) => seedOf(draft, round, WRITE));
-  const { tokens } = await native.continue({
+  const request = {
     ...{ ids, batch: texts.length, length, lengths: Int32Array.from(texts, (text) => text.length) },
     ...{ z, tokens: wanted, seeds, ...manner.draw, endId: config.eosTokenId ?? -1 },
     ...(cancellation && { cancellation }),
     ...(onTokens && { onTokens: (fresh: Int32Array) => tell(fresh, places, onTokens) }),
-  });
-  for (const [b, own] of tokens.entries()) drafts[b]!.tokens.push(...own);
+  };
+  const keep = (made: ContinueResult) => {
+    for (const [b, own] of made.tokens.entries()) {
+      drafts[b]!.tokens.push(...own);
+      drafts[b]!.passes += own.length;
+    }
+  };
+  try {
+    keep(await native.continue(request));
+  } catch (error) {
+    throw mapPartial(error, keep);
+  }
 }
 
 /** [steps,B] tokens, -1 of texts that had ended. */
@@ -136,8 +165,18 @@ async function rethink(
 ): Promise<void> {
   const texts = drafts.map(({ prompt, tokens }) => [...prompt, ...tokens]);
   const seeds = drafts.map((draft) => seedOf(draft, round, FIT));
-  const thoughts = await fitAll(host, { texts, seeds, settings, cancellation });
-  for (const [at, draft] of drafts.entries()) draft.thought = thoughts[at]!;
+  // A step is a pass, and one more scores the draw in the end, where there is an end.
+  const keep = (thoughts: readonly Thought[], scored: number) => {
+    for (const [at, draft] of drafts.entries()) {
+      draft.thought = thoughts[at]!;
+      draft.passes += draft.thought.steps + scored;
+    }
+  };
+  try {
+    keep(await fitAll(host, { texts, seeds, settings, cancellation }), 1);
+  } catch (error) {
+    throw mapPartial(error, (left: Thought[]) => keep(left, 0));
+  }
 }
 
 /** Fits the thoughts to the drafts, and judges the drafts by them: the bound per token, with draws that the fits have not seen. */
@@ -148,13 +187,16 @@ export async function judge(host: ThoughtCore, drafts: readonly Draft[], rethink
   const mean = new Float32Array(drafts.length * size);
   const logVariance = new Float32Array(drafts.length * size);
   for (const [b, { thought }] of drafts.entries()) {
-    mean.set(thought.mean, b * size);
-    logVariance.set(thought.logVariance, b * size);
+    mean.set(thought!.mean, b * size);
+    logVariance.set(thought!.logVariance, b * size);
   }
   const texts = drafts.map(({ prompt, tokens }) => ({ ids: [...prompt, ...tokens] }));
   const seeds = BigUint64Array.from(drafts, (draft) => seedOf(draft, rethinking.round, BOUND));
   const { cancellation } = rethinking;
   const request = { ...textBatch(texts, config.bosTokenId), mean, logVariance, count: BOUND_DRAWS, seeds };
   const { nelbo } = await native.bound({ ...request, ...(cancellation && { cancellation }) });
-  for (const [b, draft] of drafts.entries()) draft.bound = nelbo[b]! / texts[b]!.ids.length;
+  for (const [b, draft] of drafts.entries()) {
+    draft.bound = nelbo[b]! / texts[b]!.ids.length;
+    draft.passes += BOUND_DRAWS;
+  }
 }

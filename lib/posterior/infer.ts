@@ -1,5 +1,6 @@
 /** Thoughts of texts: the fast loop, many texts at a time, each independent of the others to the bit. */
 
+import { mapPartial } from "../cancellation.js";
 import { textBatch } from "../evaluation/likelihood.js";
 import type { FitResult, NativeCancellation, NativeFit } from "../native/addon.js";
 import { fillNormals } from "../normals.js";
@@ -20,21 +21,17 @@ export interface FitTask {
   seeds: readonly bigint[];
   settings: NativeFit;
   cancellation?: NativeCancellation | undefined;
-  onProgress?: ((at: number, progress: FitProgress) => void) | undefined;
+  onProgress?: ((steps: number, objective: Float32Array) => void) | undefined;
+  /** Steps between two reports. */
+  progressEvery?: number;
 }
 
-/** Steps between two reports. */
-const PROGRESS_EVERY = 4;
-
-export async function fitAll(
-  host: ThoughtCore,
-  { texts, seeds, settings, cancellation, onProgress }: FitTask,
-): Promise<Thought[]> {
+/** Of fits that end early, the error's `partial` are the thoughts as they then were, if the fits had begun. */
+export async function fitAll(host: ThoughtCore, task: FitTask): Promise<Thought[]> {
   const { native, config, sizes } = host;
-  const report = (steps: number, objective: Float32Array) => {
-    for (const [at, nats] of objective.entries()) onProgress!(at, { steps, objective: nats });
-  };
-  const fitted = await native.fit({
+  const { texts, seeds, settings, cancellation, onProgress, progressEvery = 1 } = task;
+  const thoughts = (fitted: FitResult) => texts.map((text, b) => thoughtOf(fitted, b, { sizes, tokens: text.length }));
+  const request = {
     ...textBatch(
       texts.map((ids) => ({ ids })),
       config.bosTokenId,
@@ -42,9 +39,44 @@ export async function fitAll(
     seeds: BigUint64Array.from(seeds),
     fit: { ...settings, score: true },
     ...(cancellation && { cancellation }),
-    ...(onProgress && { onProgress: report, progressEvery: PROGRESS_EVERY }),
-  });
-  return texts.map((text, b) => thoughtOf(fitted, b, { sizes, tokens: text.length }));
+    ...(onProgress && { onProgress, progressEvery }),
+  };
+  try {
+    return thoughts(await native.fit(request));
+  } catch (error) {
+    throw mapPartial(error, (left: FitResult) => (left.mean.length > 0 ? thoughts(onlySteps(left)) : undefined));
+  }
+}
+
+export interface WatchedFit extends Pick<FitTask, "settings" | "progressEvery"> {
+  text: ArrayLike<number>;
+  seed: bigint;
+  cancellation: NativeCancellation;
+  onProgress: ((progress: FitProgress) => void) | undefined;
+}
+
+/** One text's thought. What the listener throws would be lost in the native callback: it ends the fit, and comes out of it. */
+export async function fitOne(host: ThoughtCore, { text, seed, onProgress, ...task }: WatchedFit): Promise<Thought> {
+  let failure: { error: unknown } | undefined;
+  const report = (steps: number, objective: Float32Array) => {
+    try {
+      if (!failure) onProgress?.({ steps, objective: objective[0]! });
+    } catch (error) {
+      failure = { error };
+      task.cancellation.cancel();
+    }
+  };
+  const fits = fitAll(host, { ...task, texts: [text], seeds: [seed], onProgress: onProgress && report });
+  const [fitted] = await Promise.allSettled([fits]);
+  if (failure) throw failure.error;
+  if (fitted.status === "rejected") throw mapPartial(fitted.reason, ([left]: Thought[]) => left);
+  return fitted.value[0]!;
+}
+
+/** Nothing was handed on of a fit that ended early, so its last figures are those of its last step. */
+function onlySteps(fitted: FitResult): FitResult {
+  const taken = Math.max(...fitted.steps);
+  return { ...fitted, crossEntropy: fitted.crossEntropy.slice(0, taken), kl: fitted.kl.slice(0, taken) };
 }
 
 function thoughtOf(fitted: FitResult, b: number, { sizes, tokens }: Pick<Thought["parts"], "sizes" | "tokens">) {

@@ -1,7 +1,7 @@
 /** A thought: the posterior of a text's latent vectors and a draw from it, kept, saved, mixed with others. */
 
 import { SafetensorsFile, writeSafetensors } from "../checkpoint/safetensors.js";
-import { checkNumber } from "../decoding/options.js";
+import { checkNumber, invalid } from "../decoding/options.js";
 import { NoemaError } from "../errors.js";
 
 /** What thoughts of a model are measured by. */
@@ -14,7 +14,10 @@ export interface ThoughtSizes {
   fingerprint: string;
 }
 
-/** How a fit went, step by step; the last figures are those of the draw that was handed on. In nats, over the text's scored tokens. */
+/**
+ * How a fit went, step by step; the last figures are those of the draw that was handed on, unless the fit ended early. In nats, over the
+ * text's scored tokens.
+ */
 export interface FitCurve {
   crossEntropy: readonly number[];
   kl: readonly number[];
@@ -27,7 +30,7 @@ export interface ThoughtParts {
   logVariance: Float32Array;
   /** [N,C] a draw. */
   z: Float32Array;
-  /** Scored tokens that it was fitted to; 0: it is a draw from the prior. */
+  /** Scored tokens that it was fitted to; 0: no text is behind it, it was drawn from the prior or lies between others. */
   tokens: number;
   /** Steps that were taken. */
   steps: number;
@@ -87,6 +90,7 @@ export class Thought {
 
   /** Writes a safetensors file: mean, log_variance and z [N,C] in f32, and whose they are. */
   async save(path: string): Promise<void> {
+    checkPath(path);
     const { latents, width, fingerprint } = this.#sizes;
     const tensors = Object.entries(tensorNames).map(([key, name]) => {
       return { name, dtype: "F32" as const, shape: [latents, width], data: this[key as keyof typeof tensorNames] };
@@ -98,6 +102,7 @@ export class Thought {
 
   /** ERR_BAD_CHECKPOINT where the file is no thought, is damaged, or belongs to another model. */
   static async load(path: string, sizes: ThoughtSizes): Promise<Thought> {
+    checkPath(path);
     await using file = await SafetensorsFile.open(path);
     const { metadata, tensors } = file;
     const bad = (problem: string) => new NoemaError("ERR_BAD_CHECKPOINT", `${path}: ${problem}`, { path });
@@ -127,6 +132,10 @@ export class Thought {
   }
 }
 
+function checkPath(path: unknown): void {
+  if (typeof path !== "string") throw invalid("path", path, "the path of a thought's file");
+}
+
 /** What is told beside the tensors is no reason to refuse them. */
 function curveOf(text: string | undefined): FitCurve {
   const none: FitCurve = { crossEntropy: [], kl: [] };
@@ -139,7 +148,10 @@ function curveOf(text: string | undefined): FitCurve {
   }
 }
 
-/** A thought on the way from one to another: means, log-variances and draws in proportion; the draw keeps the length that one has. */
+/**
+ * A thought on the way from one to another: means, log-variances and draws in proportion; the draw keeps the length that one has. Draws
+ * that are opposite to each other have no one way around between them: theirs leads straight through zero.
+ */
 export function between(from: Thought, to: Thought, share: number): Thought {
   checkNumber(share, { min: 0, max: 1 }, "share");
   const [a, b] = [from.parts, to.parts];
@@ -162,7 +174,7 @@ function onSphere(from: Float32Array, to: Float32Array, share: number): Float32A
   }
   const [a, b] = [Math.sqrt(aa), Math.sqrt(bb)];
   const angle = Math.acos(Math.min(1, Math.max(-1, ab / (a * b))));
-  if (!(angle > 1e-6)) return from.map((x, i) => (1 - share) * x + share * to[i]!);
+  if (!(Math.sin(angle) > 1e-6)) return from.map((x, i) => (1 - share) * x + share * to[i]!);
   const length = (1 - share) * a + share * b;
   const [u, v] = [Math.sin((1 - share) * angle) / Math.sin(angle), Math.sin(share * angle) / Math.sin(angle)];
   return from.map((x, i) => length * ((u * x) / a + (v * to[i]!) / b));

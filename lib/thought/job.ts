@@ -1,6 +1,6 @@
 /** Texts guided by thoughts: canvases of one shape are fitted, written, judged and thought over together. */
 
-import { begin, type Draft, judge, type Writing, write } from "../decoding/drafts.js";
+import { blank, type Draft, fitPrompts, judge, type Writing, write } from "../decoding/drafts.js";
 import { sequenceSeed } from "../evaluation/thought-bound.js";
 import type { FinishReason, GenerationEvent, GenerationResult, RefineEvent, Timing } from "../generation.js";
 import type { NativeCancellation } from "../native/addon.js";
@@ -13,6 +13,8 @@ type Emit = (at: number, event: GenerationEvent) => void;
 /** A draft's seed among a canvas's candidates: the first has the canvas's own. */
 const candidateSeed = (seed: bigint, candidate: number): bigint =>
   candidate === 0 ? seed : sequenceSeed(new Rng(seed), 0xffffffff, candidate);
+
+const lowest = (drafts: readonly Draft[]): Draft => drafts.reduce((a, b) => (b.bound < a.bound ? b : a));
 
 /** One canvas's way out: committed tokens, and their text. */
 class Outlet {
@@ -56,7 +58,9 @@ export class ThoughtJob {
   readonly #manner: ThoughtManner;
   readonly #cancellation: NativeCancellation;
   readonly #outlets: readonly Outlet[];
-  #drafts: Draft[] = [];
+  /** Every candidate of every canvas, as it stands. */
+  #candidates: readonly Draft[] = [];
+  #drafts: readonly Draft[] = [];
   #ended = false;
 
   /** All canvases have prompts of one length and want as many tokens. */
@@ -96,14 +100,16 @@ export class ThoughtJob {
     const starts = this.#canvases.flatMap(({ prompt, seed }) =>
       Array.from({ length: candidates }, (_, i) => ({ prompt, seed: candidateSeed(seed, i) })),
     );
-    const drafts = await begin(this.#host, starts, writing);
+    const drafts = blank(this.#host, starts, this.#manner);
+    this.#candidates = drafts;
+    await fitPrompts(this.#host, drafts, writing);
     await write(this.#host, drafts, writing);
     this.#drafts = streams ? drafts : await this.#thoughtOver(drafts, writing, emit);
   }
 
   /** The best of every canvas's candidates, each the best of its rounds. */
   async #thoughtOver(drafts: Draft[], writing: Writing, emit: Emit): Promise<Draft[]> {
-    const { rounds, fit: settings, candidates } = this.#manner;
+    const { rounds, fit: settings } = this.#manner;
     const cancellation = this.#cancellation;
     const best = drafts.map((draft) => ({ ...draft }));
     for (let round = 0; ; round++) {
@@ -113,18 +119,20 @@ export class ThoughtJob {
       if (round === rounds) break;
       await write(this.#host, drafts, writing, round + 1);
     }
-    return this.#canvases.map((_, at) =>
-      best.slice(at * candidates, (at + 1) * candidates).reduce((a, b) => (b.bound < a.bound ? b : a)),
-    );
+    return this.#canvases.map((_, at) => lowest(this.#own(best, at)));
+  }
+
+  /** Of drafts of all canvases, one canvas's. */
+  #own(drafts: readonly Draft[], at: number): readonly Draft[] {
+    const { candidates } = this.#manner;
+    return drafts.slice(at * candidates, (at + 1) * candidates);
   }
 
   /** The best draft of every canvas so far. */
   #tell(best: readonly Draft[], step: number, emit: Emit): void {
     if (!this.#manner.refine) return;
-    const { candidates } = this.#manner;
     for (const at of this.#canvases.keys()) {
-      const own = best.slice(at * candidates, (at + 1) * candidates);
-      const { prompt, tokens } = own.reduce((a, b) => (b.bound < a.bound ? b : a));
+      const { prompt, tokens } = lowest(this.#own(best, at));
       const ids = [...prompt, ...tokens];
       emit(at, { ...canvasOf(ids, step), mask: new Uint8Array(ids.length).fill(1, prompt.length), round: step });
     }
@@ -154,9 +162,12 @@ export class ThoughtJob {
     return this.#canvases.map(({ prompt, wanted }, at) => {
       const { ids, text, timing } = this.#outlets[at]!;
       const reason: FinishReason = !this.#ended ? "abort" : ids.length < wanted ? "eos" : "length";
-      const forwards = ids.length * this.#manner.candidates * (1 + this.#manner.rounds);
+      const candidates = this.#own(this.#candidates, at);
+      const forwards = candidates.reduce((sum, { passes }) => sum + passes, 0);
+      const { thought } = this.#drafts[at] ?? candidates[0] ?? {};
       const usage = { promptTokens: prompt.length, completionTokens: ids.length, forwards };
-      return { text, ids: Int32Array.from(ids), reason, usage, timing: { ...timing }, filled: 0 };
+      const known = { ...(thought && { thought }), timing: { ...timing }, filled: 0 };
+      return { text, ids: Int32Array.from(ids), reason, usage, ...known };
     });
   }
 }

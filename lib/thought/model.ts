@@ -1,8 +1,8 @@
 /** A loaded latent thought model: fits thoughts to texts, and writes, scores and explains texts by them. */
 
-import { cancellable } from "../cancellation.js";
+import { cancellable, mapPartial } from "../cancellation.js";
 import type { ThoughtConfig } from "../checkpoint/config.js";
-import { checkNames, checkNumber, checkSignal, invalid } from "../decoding/options.js";
+import { checkNames, checkNumber, checkSignal, invalid, isList } from "../decoding/options.js";
 import { NoemaError } from "../errors.js";
 import type { EstimateOptions } from "../evaluation/bound.js";
 import { type Bounded, type Score, type ScoreOptions, score } from "../evaluation/score.js";
@@ -11,7 +11,7 @@ import type { Generation, GenerationResult } from "../generation.js";
 import { Model, type ModelInfo, type ModelParts } from "../model.js";
 import type { NativeCancellation, NativeThoughtModel } from "../native/addon.js";
 import { type FitOptions, fitSettings } from "../posterior/fit.js";
-import { type FitProgress, fitAll, fromPrior } from "../posterior/infer.js";
+import { type FitProgress, fitOne, fromPrior } from "../posterior/infer.js";
 import { between, Thought, type ThoughtSizes } from "../posterior/thought.js";
 import { type Prompt, promptIds, seedAt } from "../request.js";
 import type { Seed } from "../rng.js";
@@ -20,6 +20,7 @@ import type { ThoughtHost } from "./host.js";
 import { look, type ThoughtInspection, withLayers } from "./inspect.js";
 import { ThoughtJob } from "./job.js";
 import {
+  checkPriorScale,
   mannerOf,
   type ThoughtBatchOptions,
   type ThoughtGenerateOptions,
@@ -40,7 +41,10 @@ export interface InferOptions {
   think?: FitOptions;
   /** Of the start and the noise. Default: 0. */
   seed?: Seed;
+  /** What it throws ends the fit, and is what `infer` rejects with. */
   onProgress?: (progress: FitProgress) => void;
+  /** Steps between two reports; where a machine takes them faster than they are heard, some are left out. Default: 4. */
+  progressEvery?: number;
   signal?: AbortSignal;
 }
 
@@ -52,7 +56,8 @@ export interface ThoughtModelParts extends ModelParts<NativeThoughtModel, Though
 
 /** Texts of one shape go through the loop together; more than this many take turns. */
 const batchLimit = 16;
-const inferNames = ["think", "seed", "onProgress", "signal"];
+const inferNames = ["think", "seed", "onProgress", "progressEvery", "signal"];
+const imagineNames = ["seed", "scale"];
 
 export class ThoughtModel extends Model<NativeThoughtModel, ThoughtConfig> {
   readonly family = "thought";
@@ -70,25 +75,27 @@ export class ThoughtModel extends Model<NativeThoughtModel, ThoughtConfig> {
     return { family: "thought", ...this.commonInfo, bosTokenId, numLatents };
   }
 
-  /** Fits a thought to a text by the fast loop (ltm.md section 2). */
+  /**
+   * Fits a thought to a text by the fast loop (ltm.md section 2). Where it ends early, by the signal or because the objective is no
+   * number any more (ERR_NON_FINITE, which names the step), the error's `partial` is the last good thought, if there is one.
+   */
   async infer(text: Prompt, options: InferOptions = {}): Promise<Thought> {
     checkNames(options, inferNames, "infer");
     checkSignal(options.signal);
-    const { think = {}, seed, onProgress, signal } = options;
+    const { think = {}, seed, onProgress, progressEvery = 4, signal } = options;
     if (onProgress !== undefined && typeof onProgress !== "function")
       throw invalid("onProgress", onProgress, "a function");
-    const ids = this.#textIds(text);
+    checkNumber(progressEvery, { min: 1, max: 1 << 20, integer: true }, "progressEvery");
     const settings = fitSettings(think, this.config);
-    const report = onProgress && ((_: number, progress: FitProgress) => onProgress(progress));
-    const [thought] = await cancellable(this.#host, signal, (cancellation) =>
-      fitAll(this.#host, { texts: [ids], seeds: [seedAt(seed)], settings, cancellation, onProgress: report }),
-    );
-    return thought!;
+    const fit = { text: this.#textIds(text), seed: seedAt(seed), settings, onProgress, progressEvery };
+    return cancellable(this.#host, signal, (cancellation) => fitOne(this.#host, { ...fit, cancellation }));
   }
 
   /** A draw from the prior: a thought that no text is behind. */
-  imagine({ seed, scale = 1 }: { seed?: Seed; scale?: number } = {}): Thought {
+  imagine(options: { seed?: Seed; scale?: number } = {}): Thought {
     this.check();
+    checkNames(options, imagineNames, "imagine");
+    const { seed, scale = 1 } = options;
     return fromPrior(this.#host, seedAt(seed), checkNumber(scale, { min: 0, max: 10 }, "scale"));
   }
 
@@ -98,14 +105,15 @@ export class ThoughtModel extends Model<NativeThoughtModel, ThoughtConfig> {
     return between(this.#own(from), this.#own(to), share);
   }
 
-  /** The thought as if only these layers, counted from 0, read it: to the others it is zeros, the prior's mean. */
+  /** The thought as if only these layers, counted from 0, read it: to the others it is the prior, drawn at its mean, and costs nothing. */
   onlyLayers(thought: Thought, layers: readonly number[]): Thought {
     this.check();
-    const on = new Set(
-      layers.map((l) => checkNumber(l, { min: 0, max: this.config.numLayers - 1, integer: true }, "layers")),
-    );
     const { parts } = this.#own(thought);
-    return new Thought({ ...parts, z: withLayers(this.#host, parts.z, (layer) => on.has(layer)) });
+    if (!isList(layers)) throw invalid("layers", layers, "a list of layers");
+    const layer = { min: 0, max: this.config.numLayers - 1, integer: true };
+    const on = new Set(Array.from(layers, (number) => checkNumber(number, layer, "layers")));
+    const left = (values: Float32Array) => withLayers(this.#host, values, (number) => on.has(number));
+    return new Thought({ ...parts, mean: left(parts.mean), logVariance: left(parts.logVariance), z: left(parts.z) });
   }
 
   /** Reads a thought that `thought.save` wrote; refuses those of other models. */
@@ -119,6 +127,7 @@ export class ThoughtModel extends Model<NativeThoughtModel, ThoughtConfig> {
     return this.start(() => {
       const manner = this.#manner(options, thoughtGenerateOptions);
       const canvas = thoughtCanvas(options, this.#limits);
+      checkPriorScale(options, [canvas]);
       return new SingleWork(new ThoughtJob(this.#host, [canvas], manner));
     }, options?.signal);
   }
@@ -132,6 +141,7 @@ export class ThoughtModel extends Model<NativeThoughtModel, ThoughtConfig> {
     const { prompts, ...shared } = options;
     if (!Array.isArray(prompts)) throw invalid("prompts", prompts, "a list of prompts");
     const canvases = prompts.map((prompt, i) => thoughtCanvas({ ...shared, prompt }, this.#limits, i));
+    checkPriorScale(options, canvases);
     const work = new BatchWork(canvases, {
       shapeOf: ({ prompt, wanted }) => `${prompt.length} ${wanted}`,
       limit: batchLimit,
@@ -162,7 +172,10 @@ export class ThoughtModel extends Model<NativeThoughtModel, ThoughtConfig> {
 
   #scorer({ think = {}, signal }: EstimateOptions): ThoughtScorer {
     const { native, config } = this;
-    const call = <R>(work: (cancellation: NativeCancellation) => Promise<R>) => cancellable(this.#host, signal, work);
+    // What a window's fit leaves is nothing to those who asked for a score.
+    const bare = (error: unknown) => Promise.reject(mapPartial(error, () => undefined));
+    const call = <R>(work: (cancellation: NativeCancellation) => Promise<R>) =>
+      cancellable(this.#host, signal, (cancellation) => work(cancellation).catch(bare));
     return {
       fit: (request) => call((cancellation) => native.fit({ ...request, cancellation })),
       bound: (request) => call((cancellation) => native.bound({ ...request, cancellation })),

@@ -3,6 +3,7 @@
 import type { ThoughtConfig } from "../checkpoint/config.js";
 import type { Manner } from "../decoding/drafts.js";
 import { checkNames, checkNumber, checkSignal, invalid, sharedOptions } from "../decoding/options.js";
+import { NoemaError } from "../errors.js";
 import { type FitOptions, fitSettings } from "../posterior/fit.js";
 import { Thought } from "../posterior/thought.js";
 import { type Limits, type Prompt, promptIds, seedAt, tokenCount } from "../request.js";
@@ -14,11 +15,14 @@ export interface ThoughtGenerateOptions {
   prompt?: Prompt;
   /** Default: 128, or what the model's positions leave. */
   maxTokens?: number;
-  /** How the thought is fitted to the prompt: more steps are more thought. */
+  /** How thoughts are fitted to the prompt and, in rounds, refits and drafts, to what was written: more steps are more thought. */
   think?: FitOptions;
-  /** Guides the text instead of one that is fitted to the prompt. */
+  /**
+   * Guides the text instead of one that is fitted to the prompt. The text begins by it; the fits of `refitEvery` and `rounds` replace it.
+   * Of several drafts each begins by it.
+   */
   thought?: Thought;
-  /** Scale of the draw from the prior that guides a text without a prompt. Default: 1. */
+  /** Scale of the draw from the prior that guides a text without a prompt, and no other text. Default: 1. */
   priorScale?: number;
   /** The thought is fitted anew, to all that is there, after so many new tokens. Default: 0, never. */
   refitEvery?: number;
@@ -84,7 +88,7 @@ export function mannerOf(
   if (thought !== undefined && !(thought instanceof Thought)) throw invalid("thought", thought, "a thought");
   const count = (name: "refitEvery" | "rounds" | "drafts", least: number, most: number) =>
     checkNumber(asked[name] ?? least, { min: least, max: most, integer: true }, name);
-  return {
+  const manner = {
     ...{ fit: fitSettings(think, config), thought, refine },
     priorScale: checkNumber(asked.priorScale ?? 1, { min: 0, max: 10 }, "priorScale"),
     refitEvery: count("refitEvery", 0, config.maxPositions),
@@ -96,6 +100,30 @@ export function mannerOf(
       topP: checkNumber(topP, sharedOptions.topP, "topP"),
     },
   };
+  if (thought) refuseIdle(asked, manner);
+  return manner;
+}
+
+const idle = (problem: string) => new NoemaError("ERR_INVALID_ARGUMENT", `generate: ${problem}`);
+
+/** Who asks for what has no effect on texts that a given thought guides expects one. */
+function refuseIdle(asked: ThoughtGenerateOptions, { rounds, refitEvery, candidates, draw }: ThoughtManner): void {
+  const isRefitted = rounds > 0 || refitEvery > 0;
+  if (asked.think !== undefined && !isRefitted && candidates === 1)
+    throw idle("think has no effect: the thought is given, and without rounds, refitEvery or drafts none is fitted");
+  if (asked.priorScale !== undefined)
+    throw idle("priorScale has no effect: the thought is given, and none is drawn from the prior");
+  if (candidates > 1 && !isRefitted && (draw.temperature === 0 || draw.topK === 1))
+    throw idle("drafts would all be the same text: the likeliest tokens by the one thought that is given");
+}
+
+/** A prompt is what thoughts are fitted to; only without one they are drawn. */
+export function checkPriorScale(
+  { priorScale }: Pick<ThoughtGenerateOptions, "priorScale">,
+  canvases: readonly ThoughtCanvas[],
+): void {
+  if (priorScale !== undefined && canvases.length > 0 && canvases.every(({ prompt }) => prompt.length > 0))
+    throw idle("priorScale has no effect: the thought is fitted to the prompt, and none is drawn from the prior");
 }
 
 export function thoughtCanvas(

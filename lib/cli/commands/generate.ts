@@ -58,7 +58,10 @@ export function generate(program: Command, streams: Streams): void {
       "flows: draw from the mixture nearest the noise instead of inverting it; --top-k and --top-p cut what is drawn from",
     )
     .option("--think <steps>", "thought models: steps of the fast loop (default: the checkpoint's)")
-    .option("--thought <file>", "thought models: write by this thought instead of the prompt's")
+    .option(
+      "--thought <file>",
+      "thought models: begin by this thought instead of the prompt's; rounds and refits replace it",
+    )
     .option(
       "--rounds <n>",
       "thought models: think again about the draft, so many times; the best is the text (default: 0)",

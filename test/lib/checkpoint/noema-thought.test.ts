@@ -1,7 +1,8 @@
 import test from "ava";
-import { noemaThought } from "../../../lib/checkpoint/noema-thought.js";
+import { fastLoopRanges, noemaThought } from "../../../lib/checkpoint/noema-thought.js";
 import { findLayout } from "../../../lib/checkpoint/registry.js";
 import type { JsonObject } from "../../../lib/json.js";
+import { type FitOptions, fitSettings } from "../../../lib/posterior/fit.js";
 
 /** The example of the layout's description. */
 const values = {
@@ -37,6 +38,25 @@ test("settings of the fast loop", (t) => {
   const frozen = parse({ inference: { ...values.inference, constant_log_variance: true, noise: "shared" } });
   t.like(frozen.inference, { constantLogVariance: true, noise: "shared" });
   t.deepEqual(parse(noemaThought.config(frozen)), frozen);
+});
+
+test("what a checkpoint may say of the fast loop is what a fit takes", (t) => {
+  const { steps, rate, logVarianceInit } = fastLoopRanges;
+  const settings: [key: string, option: keyof FitOptions, range: { min: number; max: number }, beyond: number][] = [
+    ["steps", "steps", steps, 1],
+    ["learning_rate", "rate", rate, 1e-6],
+    ["log_variance_init", "logVarianceInit", logVarianceInit, 1e-6],
+  ];
+  for (const [key, option, { min, max }, beyond] of settings) {
+    for (const value of [min, max]) {
+      t.notThrows(() => fitSettings({}, { inference: parseInference({ [key]: value }) }), `${key} ${value}`);
+      t.notThrows(() => fitSettings({ [option]: value }, parse()), `${option} ${value}`);
+    }
+    for (const value of [min - beyond, max + beyond]) {
+      t.throws(() => parseInference({ [key]: value }), { code: "ERR_BAD_CHECKPOINT" }, `${key} ${value}`);
+      t.throws(() => fitSettings({ [option]: value }, parse()), { code: "ERR_INVALID_ARGUMENT" }, `${option} ${value}`);
+    }
+  }
 });
 
 test("tensors: names, shapes and their number", (t) => {
@@ -77,7 +97,7 @@ test("what is wrong is named", (t) => {
   refused({ inference: "fast" }, /"inference": found .*, expected an object/);
   const loop = (changes: JsonObject, message: RegExp) =>
     refused({ inference: { ...values.inference, ...changes } }, message);
-  loop({ steps: 0 }, /inference: "steps": found 0/);
+  loop({ steps: -1 }, /inference: "steps": found -1/);
   loop({ learning_rate: [0.3, 0.34, 0.4] }, /"learning_rate"/);
   loop({ learning_rate: [-1, 0] }, /"learning_rate"/);
   loop({ schedule: "slow" }, /"schedule": found "slow", expected one of "linear", "cosine", "constant"/);

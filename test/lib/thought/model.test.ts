@@ -112,12 +112,8 @@ test("a text depends on its seed alone; thinking more, again and in many ways", 
   for await (const event of rethought) if (event.type === "refine") drafts.push(event.step);
   t.deepEqual(drafts, [0, 1, 2]);
   t.deepEqual((await model.generate({ ...options, rounds: 2, drafts: 2 })).ids, (await rethought).ids);
-  t.true((await model.generate({ ...options, refitEvery: 5 })).ids.length <= 12);
-  const unprompted = await model.generate({ maxTokens: 6, priorScale: 0.5, temperature: 0 });
-  t.is(unprompted.usage.promptTokens, 0);
-  const imagined = model.imagine({ seed: 1 });
-  const given = await model.generate({ ...options, thought: imagined });
-  t.deepEqual((await model.generate({ ...options, thought: imagined })).ids, given.ids);
+  const refitted = await model.generate({ ...options, refitEvery: 5 });
+  t.deepEqual(refitted.ids.slice(0, 5), alone.ids.slice(0, 5), "until the first refit it is the same text");
   const refused = (own: object, message: RegExp) => t.throwsAsync(async () => model.generate(own), { message });
   await refused({ rounds: -1 }, /rounds/);
   await refused({ think: { steps: 1.5 } }, /think.steps/);
