@@ -1,6 +1,7 @@
 /** How a thought is fitted to a text: options of the fast loop (ltm.md section 2), by default those that the checkpoint names. */
 
 import type { Inference, ThoughtConfig } from "../checkpoint/config.js";
+import { fastLoopRanges } from "../checkpoint/noema-thought.js";
 import { checkNames, checkNumber, invalid } from "../decoding/options.js";
 import { unknownOption } from "../errors.js";
 import type { NativeFit } from "../native/addon.js";
@@ -25,7 +26,6 @@ export interface FitOptions {
 const names = ["steps", "rate", "schedule", "noise", "logVarianceInit", "constantLogVariance", "tolerance"];
 const schedules = ["linear", "cosine", "constant"] as const;
 const noises = ["resample", "shared"] as const;
-const MOST_STEPS = 1 << 16;
 
 /** What of the loop belongs together. */
 export type Pace = Pick<Inference, "steps" | "learningRate" | "schedule" | "logVarianceInit">;
@@ -52,7 +52,7 @@ export function paced(own: Pace, steps: number): Pace {
 function paceOf(options: FitOptions, inference: Inference): Pace {
   const { steps = inference.steps, rate, schedule, logVarianceInit } = options;
   const { constantLogVariance = inference.constantLogVariance } = options;
-  checkNumber(steps, { min: 0, max: MOST_STEPS, integer: true }, "think.steps");
+  checkNumber(steps, { ...fastLoopRanges.steps, integer: true }, "think.steps");
   const isFree = rate === undefined && schedule === undefined && logVarianceInit === undefined && !constantLogVariance;
   return isFree ? paced(inference, steps) : { ...inference, steps };
 }
@@ -63,7 +63,7 @@ export function fitSettings(options: FitOptions, { inference }: Pick<ThoughtConf
   const { rate = pace.learningRate, schedule = pace.schedule, logVarianceInit = pace.logVarianceInit } = options;
   const { constantLogVariance = inference.constantLogVariance, noise = inference.noise, tolerance = 0 } = options;
   checkNumber(tolerance, { min: 0 }, "think.tolerance");
-  checkNumber(logVarianceInit, { min: -30, max: 10 }, "think.logVarianceInit");
+  checkNumber(logVarianceInit, fastLoopRanges.logVarianceInit, "think.logVarianceInit");
   if (!schedules.includes(schedule)) throw unknownOption(String(schedule), schedules, "think.schedule");
   if (!noises.includes(noise)) throw unknownOption(String(noise), noises, "think.noise");
   if (typeof constantLogVariance !== "boolean")
@@ -75,7 +75,7 @@ export function fitSettings(options: FitOptions, { inference }: Pick<ThoughtConf
 function ratesOf(rate: number | readonly [number, number]): [number, number] {
   const [first, last, ...others] = typeof rate === "number" ? [rate, rate] : Array.from(rate ?? []);
   if (last === undefined || others.length > 0) throw invalid("think.rate", rate, "a number, or the first and the last");
-  checkNumber(first, { min: 0, max: 10 }, "think.rate");
-  checkNumber(last, { min: 0, max: 10 }, "think.rate");
+  checkNumber(first, fastLoopRanges.rate, "think.rate");
+  checkNumber(last, fastLoopRanges.rate, "think.rate");
   return [first!, last];
 }

@@ -37,7 +37,8 @@ export async function fitAll(host: ThoughtCore, task: FitTask): Promise<Thought[
       config.bosTokenId,
     ),
     seeds: BigUint64Array.from(seeds),
-    fit: { ...settings, score: true },
+    // A loop that nobody watches may be recorded: rounds and refits go through it again, as do drafts of other calls.
+    fit: { ...settings, score: true, repeated: !onProgress },
     ...(cancellation && { cancellation }),
     ...(onProgress && { onProgress, progressEvery }),
   };
