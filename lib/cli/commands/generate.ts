@@ -28,6 +28,10 @@ interface GenerateFlags extends DecodingFlags, Pick<BoundFlags, "precision" | "j
   ancestral?: boolean;
   think?: string;
   thought?: string;
+  toward?: string;
+  share?: string;
+  layers?: string;
+  priorScale?: string;
   rounds?: string;
   drafts?: string;
   refitEvery?: string;
@@ -62,6 +66,10 @@ export function generate(program: Command, streams: Streams): void {
       "--thought <file>",
       "thought models: begin by this thought instead of the prompt's; rounds and refits replace it",
     )
+    .option("--toward <file>", "with --thought: a thought on the way from it to this one")
+    .option("--share <x>", "with --toward: how far, 0 to 1 (default: 0.5)")
+    .option("--layers <list>", "with --thought: only these layers read it, as in 0,2 (default: all)")
+    .option("--prior-scale <x>", "thought models, without a prompt: scale of the draw from the prior (default: 1)")
     .option(
       "--rounds <n>",
       "thought models: think again about the draft, so many times; the best is the text (default: 0)",
@@ -94,8 +102,7 @@ async function run(folder: string, { flags, signal, streams }: Context): Promise
   const isLive = terminal.isTTY === true && !flags.json;
   const refine = isLive || (flags.json === true && flags.refine === true);
   const prompt = flags.prompt ?? (flags.infill === undefined ? await standardInput(streams) : "");
-  const thought =
-    model.family === "thought" && flags.thought !== undefined ? await model.loadThought(flags.thought) : undefined;
+  const thought = model.family === "thought" ? await givenThought(model, flags) : undefined;
   const generation = start(model, { flags, signal, prompt, refine, thought });
   if (flags.json) await printEvents(generation, streams);
   else if (isLive) await show(generation, model, { streams, isInfill: flags.infill !== undefined });
@@ -111,9 +118,30 @@ interface Start extends Pick<Context, "flags" | "signal"> {
 /** Flags that one family alone knows. */
 const familyFlags = {
   flow: ["inversion", "exit", "ancestral"],
-  thought: ["think", "thought", "rounds", "drafts", "refitEvery"],
+  thought: ["think", "thought", "toward", "share", "layers", "priorScale", "rounds", "drafts", "refitEvery"],
   masked: ["infill", "decoding"],
 } as const;
+
+/** The thought that the files make, if there are any. */
+async function givenThought(model: ThoughtModel, flags: GenerateFlags): Promise<Thought | undefined> {
+  const { thought: file, toward, share, layers } = flags;
+  const needs = (name: "toward" | "share" | "layers", needed: string) =>
+    new NoemaError("ERR_INVALID_ARGUMENT", `--${name}: expected --${needed} beside it`, { [name]: flags[name] });
+  if (share !== undefined && toward === undefined) throw needs("share", "toward");
+  if (file === undefined) {
+    if (toward !== undefined) throw needs("toward", "thought");
+    if (layers !== undefined) throw needs("layers", "thought");
+    return undefined;
+  }
+  let thought = await model.loadThought(file);
+  if (toward !== undefined)
+    thought = model.between(thought, await model.loadThought(toward), numberOf(share ?? "0.5", "share"));
+  if (layers === undefined) return thought;
+  return model.onlyLayers(
+    thought,
+    layers.split(",").map((layer) => numberOf(layer, "layers")),
+  );
+}
 
 function refuseForeign(flags: GenerateFlags, own: keyof typeof familyFlags): void {
   for (const [family, names] of Object.entries(familyFlags))
@@ -177,6 +205,7 @@ function think(
     ...asked,
     ...drawing(flags, "thought"),
     ...(flags.think !== undefined && { think: { steps: numberOf(flags.think, "think") } }),
+    ...(flags.priorScale !== undefined && { priorScale: numberOf(flags.priorScale, "prior-scale") }),
     ...(flags.rounds !== undefined && { rounds: numberOf(flags.rounds, "rounds") }),
     ...(flags.drafts !== undefined && { drafts: numberOf(flags.drafts, "drafts") }),
     ...(flags.refitEvery !== undefined && { refitEvery: numberOf(flags.refitEvery, "refit-every") }),

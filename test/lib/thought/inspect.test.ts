@@ -179,4 +179,22 @@ test("on the command line: a thought that took more steps is kept, and guides a 
   t.is(text.error, "");
   t.regex((await noema("inspect", path, "--save", file)).error, /--save is about what is in a text: give --text/);
   t.regex((await noema("inspect", path, "--svg", file)).error, /give --text/);
+  const other = join(await scratch(), "other.safetensors");
+  await noema("inspect", path, "--text", "cabd", "--save", other);
+  const mixed = ["--thought", file, "--toward", other, "--share", "0.25", "--layers", "1"];
+  const written = await noema("generate", path, "--prompt", "abc", "--max-tokens", "12", ...mixed);
+  await using engine = await createEngine({ threads: 1 });
+  await using model = await engine.load(path, { family: "thought" });
+  const between = model.between(await model.loadThought(file), await model.loadThought(other), 0.25);
+  const thought = model.onlyLayers(between, [1]);
+  t.is(written.out, `${(await model.generate({ prompt: "abc", maxTokens: 12, thought })).text}\n`);
+  const quiet = await noema("generate", path, "--prompt", "", "--max-tokens", "12", "--prior-scale", "0");
+  t.is(quiet.out, `${(await model.generate({ maxTokens: 12, priorScale: 0 })).text}\n`);
+  const refused = async (message: RegExp, ...flags: string[]) =>
+    t.regex((await noema("generate", path, "--prompt", "a", ...flags)).error, message);
+  await refused(/--toward: expected --thought/, "--toward", other);
+  await refused(/--share: expected --toward/, "--thought", file, "--share", "0.5");
+  await refused(/--layers: expected --thought/, "--layers", "0");
+  await refused(/layers: expected an integer from 0 to 1/, "--thought", file, "--layers", "2");
+  await refused(/--share: "x" is no number/, "--thought", file, "--toward", other, "--share", "x");
 });
