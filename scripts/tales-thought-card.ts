@@ -2,7 +2,6 @@
 import { existsSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { windowsOfFiles } from "../lib/evaluation/windows.js";
 import { type Engine, type Evaluation, evaluate, type ThoughtModel } from "../lib/index.js";
 import { thoughtPicture } from "../lib/thought/picture.js";
 import {
@@ -30,8 +29,8 @@ const TOKENS = 160;
 const WINDOWS = 128;
 /** Tokens given of every window, where continuations are judged. */
 const PREFIX = 64;
-/** Held-out windows that are read with their thoughts and without. */
-const READ = 16;
+/** Steps of the fast loop, in times of the model's own, that are compared. */
+const THINKING = [0, 1, 4];
 /** What the picture shows. */
 const SHOWN = "Tom saw a red ball in the park. He wanted to play with it.";
 
@@ -47,29 +46,20 @@ export async function publishThought(engine: Engine, publication: ThoughtPublica
   const compared = existsSync(join(baseline, "config.json"))
     ? await continuations(engine, baseline, files, rest)
     : undefined;
-  const worth = await worthOf(model, files);
+  const thinking: Evaluation[] = [];
+  for (const times of THINKING) {
+    const steps = times * model.config.inference.steps;
+    thinking.push(await evaluate(model, files, { draws, limit: WINDOWS, think: { steps } }));
+  }
   const prompts = SEEDS.map(() => PROMPT);
   const texts = (await model.generateBatch({ prompts, maxTokens: TOKENS, ...DRAW, seed: SEEDS[0]! })).map(
     ({ text }) => PROMPT + text,
   );
   const picture = thoughtPicture(await model.inspect(SHOWN), (id) => model.tokenizer!.decode([id]));
   await writeFile(join(folder, "thought.svg"), picture);
-  const figures = { heldOut, sameNoiseNelbo: sameNoiseNelbo!, continuation, worth, ...(compared && { compared }) };
+  const figures = { heldOut, sameNoiseNelbo: sameNoiseNelbo!, continuation, thinking, ...(compared && { compared }) };
   const records = await recordsOf(publication);
   await writeFile(join(folder, "README.md"), thoughtCard({ model, ...figures, texts, ...records }));
-}
-
-/** What the draw of a fitted thought takes off, in nats per token: the mean over windows, and its standard error. */
-async function worthOf(model: ThoughtModel, files: readonly string[]): Promise<ThoughtCardParts["worth"]> {
-  const { maxPositions: length, eosTokenId: eosId } = model.config;
-  const saved: number[] = [];
-  for await (const { ids } of windowsOfFiles(files, model.tokenizer!, { length, eosId, limit: READ })) {
-    const { byLayers } = await model.inspect(ids);
-    saved.push(byLayers[0]!.crossEntropy - byLayers.at(-1)!.crossEntropy);
-  }
-  const mean = saved.reduce((sum, own) => sum + own, 0) / saved.length;
-  const squares = saved.reduce((sum, own) => sum + (own - mean) ** 2, 0);
-  return { mean, standardError: Math.sqrt(squares / (saved.length - 1) / saved.length) };
 }
 
 async function continuations(
@@ -93,7 +83,8 @@ export interface ThoughtCardParts extends RunRecords {
   /** Over the first WINDOWS windows, as is the continuations' loss. */
   sameNoiseNelbo: number;
   continuation: Evaluation;
-  worth: { mean: number; standardError: number };
+  /** By THINKING, over the first WINDOWS windows. */
+  thinking: readonly Evaluation[];
   compared?: Compared;
   texts: readonly string[];
 }
@@ -151,7 +142,7 @@ function boundWords({ draws, thought, importanceWeighted }: Evaluation): string 
 bound. It is the sum of a cross-entropy of ${thought!.crossEntropy.toFixed(4)} and a KL divergence of ${thought!.kl.toFixed(4)}. Weighted by importance (IWAE-${draws}): at most ${importanceWeighted!.toFixed(4)}.`;
 }
 
-function continuationSection({ continuation, compared, sameNoiseNelbo, worth }: ThoughtCardParts): string {
+function continuationSection({ continuation, compared, sameNoiseNelbo, thinking }: ThoughtCardParts): string {
   const of = (found: Pick<Evaluation, "bound" | "standardError">) =>
     `${found.bound.toFixed(4)} ± ${found.standardError.toFixed(4)}`;
   const baseline = compared
@@ -160,13 +151,17 @@ function continuationSection({ continuation, compared, sameNoiseNelbo, worth }: 
   return `The same on the first ${WINDOWS} windows, when thoughts are fitted to a window's first ${PREFIX} tokens alone and the others are scored: at most ${of(continuation)} nats per
 token.${baseline}
 
-The fitted thoughts of ${READ} windows take ${worth.mean.toFixed(4)} ± ${worth.standardError.toFixed(4)} nats per token off the cross-entropy that the same model has when every layer
-reads zeros instead: ${
-    worth.mean > 2 * worth.standardError
-      ? "so much they tell it"
-      : "they tell it nothing for certain, and it writes from its context alone"
-  }.
+What thinking is worth on those windows; without a step thoughts are draws of the prior, and tell nothing of them:
+
+| steps of the fast loop | nats per token, at most | cross-entropy | KL |
+|---|---|---|---|
+${thinking.map(thinkingRow).join("\n")}
 
 What the paper's code would report for those windows, the draw that the fit was optimised against also being the one that is scored, is no bound on
 anything: same_noise_nelbo ${sameNoiseNelbo.toFixed(4)} ([why](../../docs/likelihoods.md)).`;
+}
+
+function thinkingRow({ bound, standardError, thought }: Evaluation): string {
+  const { steps, crossEntropy, kl } = thought!;
+  return `| ${steps.toFixed(0)} | ${bound.toFixed(4)} ± ${standardError.toFixed(4)} | ${crossEntropy.toFixed(4)} | ${kl.toFixed(4)} |`;
 }
