@@ -130,9 +130,9 @@ Workload decode(int64_t B, int64_t tokens, Precision precision) {
 }
 
 const RegisteredWorkloads registered([] {
-    return std::vector{fit(1, 128, 16, Precision::f32),  fit(1, 128, 16, Precision::bf16),
+    return std::vector{fit(1, 128, 16, Precision::f32),   fit(1, 128, 16, Precision::bf16),
                        fit(1, 1024, 16, Precision::bf16), decode(1, 32, Precision::f32),
-                       decode(1, 32, Precision::bf16),   decode(16, 32, Precision::f32)};
+                       decode(1, 32, Precision::bf16),    decode(16, 32, Precision::f32)};
 });
 
 }  // namespace
