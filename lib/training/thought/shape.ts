@@ -11,7 +11,7 @@ export interface ThoughtShape {
   latents?: number;
   /** Keys that a position sees, itself included. Default: 256. */
   window?: number;
-  /** Whether embedding and head are one matrix, as in the released model; apart they learn faster. Default: true. */
+  /** Whether embedding and head are one matrix, as in the released model. Default: true. */
   tied?: boolean;
   /**
    * "paper" (default): noise drawn anew at every step, rates that rise from 0.30 to 0.34. "reproduce-release" does what the released code
