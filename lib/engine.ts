@@ -113,13 +113,14 @@ export class Engine extends Handle {
   async load(folder: string, options: LoadOptions = {}): Promise<AnyModel> {
     this.check();
     const precision = precisionOf(folder, options);
-    const checkpoint = await openCheckpoint(folder);
-    if (options.family !== undefined) ofFamily(checkpoint, options.family);
+    const found = await openCheckpoint(folder);
+    if (options.family !== undefined) ofFamily(found, options.family);
+    const checkpoint = options.latents === undefined ? found : withLatents(found, options.latents);
     const { config, tokenizer: path } = checkpoint;
     const tokenizer = path === undefined ? undefined : await Tokenizer.load(path);
     tokenizer?.checkFits(config.vocabSize);
     this.check();
-    const model = await this.#open(checkpoint, { precision, tokenizer, latents: options.latents });
+    const model = await this.#open(checkpoint, precision, tokenizer);
     if (this.disposed) {
       model.dispose();
       this.check();
@@ -127,7 +128,7 @@ export class Engine extends Handle {
     return this.adopt(model);
   }
 
-  async #open(checkpoint: Checkpoint, { precision, tokenizer, latents }: Opening): Promise<AnyModel> {
+  async #open(checkpoint: Checkpoint, precision: Precision, tokenizer: Tokenizer | undefined): Promise<AnyModel> {
     const tensors = Array.from(checkpoint.tensors, nativeTensor);
     const owner = {
       addon: this.#addon,
@@ -135,8 +136,6 @@ export class Engine extends Handle {
       release: (model: Handle) => this.release(model),
     };
     const parts = { tokenizer, folder: checkpoint.folder, owner };
-    if (latents !== undefined && checkpoint.layout.family !== "thought")
-      throw invalid("latents", latents, `none: ${checkpoint.folder} is a ${checkpoint.layout.family} model`);
     if (checkpoint.layout.family === "flow") {
       const { config } = ofFamily(checkpoint, "flow");
       return new FlowModel({ ...parts, config, native: await this.#native.loadFlow(config, tensors, precision) });
@@ -147,10 +146,10 @@ export class Engine extends Handle {
       return new AutoregressiveModel({ ...parts, config, native });
     }
     if (checkpoint.layout.family === "thought") {
-      const own = withLatents(ofFamily(checkpoint, "thought"), latents);
+      const own = ofFamily(checkpoint, "thought");
       const { config } = own;
       const fingerprint = await fingerprintOf(own);
-      const native = await this.#native.loadThought(config, Array.from(own.tensors, nativeTensor), precision);
+      const native = await this.#native.loadThought(config, tensors, precision);
       return new ThoughtModel({ ...parts, config, native, fingerprint });
     }
     const { config } = ofFamily(checkpoint, "masked");
@@ -191,12 +190,6 @@ export class Engine extends Handle {
   protected override free(): void {
     this.#native.dispose();
   }
-}
-
-interface Opening {
-  precision: Precision;
-  tokenizer: Tokenizer | undefined;
-  latents: number | undefined;
 }
 
 interface EngineParts {

@@ -4,8 +4,9 @@
 //   npx tsx scripts/train-tales-thought.ts --data FOLDER --baseline [--steps 1600]
 //
 // The same text, tokenizer and manner of running as train-tales-masked.ts. A step of the fast loop costs two thirds of a step of the
-// decoder's own training, so most of the run has few; the branch that --anneal makes has the model's own number of them. --publish puts checkpoint and card into models/tales-thought (or --folder).
-// --baseline trains the autoregressive model that the card compares continuations with, into RUN-baseline.
+// decoder's own training, so most of the run has few; the branch that --anneal makes has the model's own number of them. --publish puts
+// checkpoint and card into models/tales-thought (or --folder). --baseline trains the autoregressive model that the card compares
+// continuations with, into RUN-baseline.
 import { createEngine, type TrainOptions } from "../lib/index.js";
 import { annealed, runTales, talesFlags, talesText } from "./tales-run.js";
 import { publishThought } from "./tales-thought-card.js";

@@ -8,12 +8,10 @@ import type { LocatedTensor } from "../checkpoint/shards.js";
 import { invalid } from "../decoding/options.js";
 
 /** Every layer's first latents, N of all layers together: what tells a layer's latents apart has a row for each. */
-export function withLatents(
-  checkpoint: Checkpoint<ThoughtConfig>,
-  latents: number | undefined,
-): Checkpoint<ThoughtConfig> {
-  if (latents === undefined) return checkpoint;
-  const { config } = checkpoint;
+export function withLatents(checkpoint: Checkpoint, latents: number): Checkpoint {
+  const { config, folder, layout } = checkpoint;
+  if (config.layout !== "noema-thought")
+    throw invalid("latents", latents, `none: ${folder} is a ${layout.family} model`);
   const { numLayers, numLatents } = config;
   if (!Number.isInteger(latents / numLayers) || latents < 1 || latents > numLatents)
     throw invalid("latents", latents, `a multiple of the ${numLayers} layers, at most the checkpoint's ${numLatents}`);

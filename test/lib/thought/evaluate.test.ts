@@ -88,6 +88,8 @@ test("a model loaded with fewer latents has thoughts of its own", async (t) => {
   await t.throwsAsync(async () => model.generate({ thought }), { message: /another model/ });
   for (const latents of [3, 0, -2, 1.5, 6])
     await t.throwsAsync(load(latents), { code: "ERR_INVALID_ARGUMENT", message: /latents.*multiple of the 2 layers/ });
+  const masked = engine.load("models/tales-masked", { latents: 2 });
+  await t.throwsAsync(masked, { code: "ERR_INVALID_ARGUMENT", message: /latents.*tales-masked is a masked model/ });
 });
 
 test("the same-noise figure has a name of its own, and changes no other", (t) =>
