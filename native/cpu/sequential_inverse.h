@@ -35,6 +35,15 @@ constexpr int64_t room_for_weights(int64_t positions) {
 /// x[0..n) to bf16 and back, in place.
 void round_row(float* x, int64_t n);
 
+/// x [rows,columns] += the sums of all parts [parts,rows,pitch], which are added in their order.
+struct PartSums {
+    const float* sums;
+    int64_t parts, pitch;
+    float* x;
+    int64_t rows, columns;
+};
+void add_parts(const PartSums& p);
+
 // --- one worker's part of the loop (sequential_inverse.cpp) --------------------------------------------------------------
 
 /// The part of `count` equal pieces of work that is a worker's. What a piece computes does not depend on who has it.

@@ -165,6 +165,19 @@ void attend(const CachedHead& h) {
     if (c < h.D) weigh_rest(h, n, c, factor);
 }
 
+void add_all_parts(const PartSums& p) {
+    const int64_t part = p.rows * p.pitch;
+    for (int64_t r = 0; r < p.rows; ++r) {
+        const float* sums = p.sums + r * p.pitch;
+        float* x = p.x + r * p.columns;
+        for_each_vector(p.columns, [&](auto load, auto store, int64_t) HWY_ATTR {
+            VF sum = load(sums);
+            for (int64_t i = 1; i < p.parts; ++i) sum = hn::Add(sum, load(sums + i * part));
+            store(hn::Add(load(x), sum), x);
+        });
+    }
+}
+
 }  // namespace
 }  // namespace noema::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
@@ -175,6 +188,7 @@ namespace noema::cpu {
 namespace {
 HWY_EXPORT(attend);
 HWY_EXPORT(round_values);
+HWY_EXPORT(add_all_parts);
 }  // namespace
 
 void attend_newest(const CachedHead& head) {
@@ -183,6 +197,10 @@ void attend_newest(const CachedHead& head) {
 
 void round_row(float* x, int64_t n) {
     HWY_DYNAMIC_DISPATCH(round_values)(x, n);
+}
+
+void add_parts(const PartSums& p) {
+    HWY_DYNAMIC_DISPATCH(add_all_parts)(p);
 }
 
 }  // namespace noema::cpu
