@@ -74,5 +74,6 @@ export async function annealed(options: TrainOptions, steps: number): Promise<Tr
   if (!existsSync(branch)) await cp(options.run, branch, { recursive: true });
   const { step } = JSON.parse(await readFile(join(options.run, "state", "state.json"), "utf8"));
   // A shorter average: half of a slow one would be weights from before the fall.
-  return { ...options, run: branch, steps: step + steps, ema: 0.995, changes: ["steps", "ema"] };
+  const changes = [...(options.changes ?? []), "steps", "ema"];
+  return { ...options, run: branch, steps: step + steps, ema: 0.995, changes };
 }

@@ -28,6 +28,8 @@ const recipe: TrainOptions = {
     ],
   },
   ...{ steps: Number(flags.steps), batch: 32, microBatch: 16, length: 256 },
+  // Tokens come back from their latents whatever the encoder's noise. (The run took it up at step 1,545.)
+  ...{ sigmaCeiling: 0.16, changes: ["sigmaCeiling"] },
   ...{ rate: 1.5e-3, warmup: 300, schedule: "cosine", floor: 0.1, reconstructionHalf: 300 },
   ...{ weightDecay: 0.1, clip: 1, beta2: 0.98, ema: 0.999, precision: "bf16", seed: 1 },
   ...{ evaluateEvery: 250, evaluateSequences: 128, evaluateDraws: 1, saveEvery: 250 },

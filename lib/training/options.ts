@@ -76,6 +76,11 @@ export const optionTable = {
   ),
   reconstructionHalf: integer(1000, [1, MANY], "flows: steps in which what it has above 1 halves"),
   sigmaFloor: number(0.02, [0, 1], "flows: least deviation of a token's latents; the codebook's root mean square is 1"),
+  sigmaCeiling: number(
+    0,
+    [0, 1],
+    "flows: largest deviation of a token's latents, so that tokens stay told apart under the encoder's own noise; 0: any",
+  ),
   prefixes: number(0.5, [0, 1], "flows: share of the native calls that are given a prefix of random length"),
   stage: integer(0, [0, 63], "flows: train this one and those after it; above 0 the codebook keeps its values, too"),
   readouts: integer(
@@ -199,6 +204,9 @@ export function resolveOptions(options: TrainOptions): TrainSettings {
   const settings = Object.fromEntries(
     optionNames.map((name) => [name, checked(name, options[name] ?? defaults[name] ?? optionTable[name].default)]),
   ) as TrainSettings;
+  const { sigmaFloor, sigmaCeiling } = settings;
+  if (sigmaCeiling > 0 && sigmaCeiling < sigmaFloor)
+    throw wrong("sigmaCeiling", sigmaCeiling, `0, or at least sigmaFloor (${sigmaFloor})`);
   return completed(settings);
 }
 

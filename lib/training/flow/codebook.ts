@@ -1,20 +1,26 @@
-/** The codebook in training: its gauge, its floor, how far its tokens lie apart. */
+/** The codebook in training: its gauge, its bounds, how far its tokens lie apart. */
 
 import type { NativeTrainer } from "../../native/addon.js";
+import type { TrainSettings } from "../options.js";
 
 const MEAN = "codebook.mean";
 const LOG_SIGMA = "codebook.log_sigma";
 
 /**
  * Fixes what the likelihood leaves free or open: scaling all means and deviations alike changes no density ratio, so the means'
- * root mean square is set to 1; and nothing keeps a deviation from falling to 0, so none falls below `floor`.
+ * root mean square is set to 1; and nothing keeps a deviation from falling to 0, so none falls below `sigmaFloor`. Nor is it worth
+ * much to a rare token whether noise takes it for its neighbour; where it must not, none rises above `sigmaCeiling`.
  */
-export async function settleCodebook(trainer: NativeTrainer, floor: number): Promise<void> {
+export async function settleCodebook(
+  trainer: NativeTrainer,
+  { sigmaFloor, sigmaCeiling }: Pick<TrainSettings, "sigmaFloor" | "sigmaCeiling">,
+): Promise<void> {
   const [mean, logSigma] = await Promise.all([trainer.read("parameter", MEAN), trainer.read("parameter", LOG_SIGMA)]);
   const rms = Math.sqrt(mean.reduce((sum, x) => sum + x * x, 0) / mean.length);
-  const least = Math.log(floor);
+  const least = Math.log(sigmaFloor);
+  const most = sigmaCeiling > 0 ? Math.log(sigmaCeiling) : Number.POSITIVE_INFINITY;
   for (let i = 0; i < mean.length; i++) mean[i]! /= rms;
-  for (let k = 0; k < logSigma.length; k++) logSigma[k] = Math.max(least, logSigma[k]! - Math.log(rms));
+  for (let k = 0; k < logSigma.length; k++) logSigma[k] = Math.min(most, Math.max(least, logSigma[k]! - Math.log(rms)));
   await Promise.all([trainer.write("parameter", MEAN, mean), trainer.write("parameter", LOG_SIGMA, logSigma)]);
 }
 

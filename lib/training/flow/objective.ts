@@ -33,10 +33,10 @@ export class FlowObjective extends FlowFamilyObjective implements Objective {
     return loss;
   }
 
-  /** The gauge and the floor of the codebook, where it is trained. */
+  /** The gauge and the bounds of the codebook, where it is trained. */
   async settle(): Promise<void> {
     const { settings, trainer } = this;
-    if (settings.stage === 0) await settleCodebook(trainer, settings.sigmaFloor);
+    if (settings.stage === 0) await settleCodebook(trainer, settings);
   }
 
   async heldOut(windows: readonly Window[], source: "parameter" | "average", signal?: AbortSignal): Promise<HeldOut> {

@@ -34,8 +34,9 @@ test("the bound falls, monitors come with it, and resuming changes no bit, whate
   t.deepEqual(await outcomeOf(cut.options.run), await outcomeOf(whole.options.run));
 });
 
-test("the codebook keeps its gauge and its floor", async (t) => {
-  const { options } = await fixture({ ...tinyFlow, steps: 5, ema: 0, sigmaFloor: 0.3, rate: 0.1 });
+test("the codebook keeps its gauge, its floor and its ceiling", async (t) => {
+  const bounds = { sigmaFloor: 0.3, sigmaCeiling: 0.32 };
+  const { options } = await fixture({ ...tinyFlow, steps: 5, ema: 0, ...bounds, rate: 0.1 });
   await trained(options);
   await using engine = await createEngine({ threads: 1 });
   await using model = await engine.load(options.run, { family: "flow" });
@@ -45,7 +46,14 @@ test("the codebook keeps its gauge and its floor", async (t) => {
   trainer.dispose();
   const rms = Math.sqrt(mean.reduce((sum, x) => sum + x * x, 0) / mean.length);
   t.true(Math.abs(rms - 1) < 0.01, `${rms}, as far as bf16 says`);
-  t.true(logSigma.every((x) => Math.exp(x) > 0.3 * 0.99));
+  t.true(logSigma.every((x) => Math.exp(x) > 0.3 * 0.99 && Math.exp(x) < 0.32 * 1.01));
+  t.true(
+    logSigma.some((x) => Math.exp(x) > 0.31),
+    "some would be larger",
+  );
+  await t.throwsAsync(trained({ ...options, sigmaCeiling: 0.2 }), {
+    message: /sigmaCeiling is 0.2, expected 0, or at least sigmaFloor \(0.3\)/,
+  });
 });
 
 test("a stage on top: the flows below and the codebook keep their values", async (t) => {
