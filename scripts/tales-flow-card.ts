@@ -17,32 +17,45 @@ import {
   trainingSection,
 } from "./card-parts.js";
 
+/** What a card says of its model that no record does. */
+export interface FlowAbout {
+  /** Under models/. */
+  name: string;
+  /** What it is, the first sentence. */
+  introduction: string;
+  /** What its symbols are, in the plural. */
+  symbols: string;
+  /** How its flows were trained, and by what. */
+  training: string;
+  /** How samples are drawn, and how many symbols each has at most. */
+  draw: { temperature: number; topP: number };
+  tokens: number;
+}
+
 interface FlowPublication extends Publication {
+  about: FlowAbout;
   /** The run of the flows' readouts, whose checkpoint is published. */
   readouts: string;
 }
 
-/** How the samples are drawn. */
-const DRAW = { temperature: 0.9, topP: 0.9 };
-const TOKENS = 160;
 const DRAFT_TEXTS = 64;
 /** What the picture of the states shows. */
 const SHOWN = "Tom saw a red ball in the park. He wanted to play with it.";
 
 export async function publishFlow(engine: Engine, publication: FlowPublication): Promise<void> {
-  const { readouts, folder, options, draws } = publication;
+  const { about, readouts, folder, options, draws } = publication;
   await copyModel(publication, readouts);
   await using model = await engine.load(folder, { family: "flow" });
   const heldOut = await evaluate(model, options.heldOut ?? [], { draws });
   const prompts = SEEDS.map(() => PROMPT);
-  const settings = { documentStart: true, maxTokens: TOKENS, ...DRAW, seed: SEEDS[0]! };
+  const settings = { documentStart: true, maxTokens: about.tokens, ...about.draw, seed: SEEDS[0]! };
   const texts = (await model.generateBatch({ prompts, ...settings })).map(({ text }) => PROMPT + text);
   const drafts = await model.measureDrafts({ count: DRAFT_TEXTS });
   const picture = statesPicture(await model.inspect(SHOWN), (id) => model.tokenizer!.decode([id]));
   await writeFile(join(folder, "states.svg"), picture);
   const readings = lastHeldOut(await readMetrics(join(readouts, "metrics.jsonl"))).readouts!;
   const records = await recordsOf(publication);
-  await writeFile(join(folder, "README.md"), flowCard({ model, heldOut, texts, drafts, readings, ...records }));
+  await writeFile(join(folder, "README.md"), flowCard({ about, model, heldOut, texts, drafts, readings, ...records }));
 }
 
 function lastHeldOut(metrics: readonly Metric[]): HeldOutMetric {
@@ -52,6 +65,7 @@ function lastHeldOut(metrics: readonly Metric[]): HeldOutMetric {
 }
 
 export interface FlowCardParts extends RunRecords {
+  about: FlowAbout;
   model: Pick<FlowModel, "info">;
   heldOut: Evaluation;
   texts: readonly string[];
@@ -60,7 +74,8 @@ export interface FlowCardParts extends RunRecords {
 }
 
 /** The card's Markdown. */
-export function flowCard({ model, heldOut, texts, drafts, readings, ...records }: FlowCardParts): string {
+export function flowCard({ about, model, heldOut, texts, drafts, readings, ...records }: FlowCardParts): string {
+  const { name, draw } = about;
   const { config, parameters } = model.info;
   const { hiddenSize: C, numHeads: H, intermediateSize: F, vocabSize: V, latentSize: d, maxPositions: T } = config;
   const stack = config.flows.map(({ kind, direction, numLayers }) => `${numLayers} blocks, ${kind}, ${direction}`);
@@ -69,23 +84,24 @@ export function flowCard({ model, heldOut, texts, drafts, readings, ...records }
   const bound = `${heldOut.draws} draws per window, telescoped NELBO: upper bounds.${
     weighted === undefined ? "" : ` Weighted by importance over the draws: ${weighted.toFixed(4)} nats per token.`
   }`;
-  const sampling = `\`documentStart\`, an ancestral draw with top-p ${DRAW.topP} at temperature ${DRAW.temperature}, the flow below inverted sequentially, at most ${TOKENS} tokens.`;
-  return `# tales-flow
+  const below = config.flows.length === 2 ? "flow" : "flows";
+  const sampling = `\`documentStart\`, an ancestral draw with top-p ${draw.topP} at temperature ${draw.temperature}, the ${below} below inverted sequentially, at most ${about.tokens} tokens.`;
+  return `# ${name}
 
-A flow (TarFlowLM) that tells short children's stories: noise in, text out, and text in, noise out, through invertible transformers. It is
+${about.introduction}: noise in, text out, and text in, noise out, through invertible transformers. It is
 made to be small: it shows what noema does, and serves its demo and tests. It knows nothing of the world beyond its stories and will
 contradict itself.
 
-    noema generate models/tales-flow --prompt "${PROMPT}" --document-start --temperature ${DRAW.temperature} --top-p ${DRAW.topP} --seed 7
+    noema generate models/${name} --prompt "${PROMPT}" --document-start --temperature ${draw.temperature} --top-p ${draw.topP} --seed 7
 
 ## What it is
 
-${(parameters / 1e6).toFixed(2)} M parameters in bf16: ${V} byte-level tokens with ${d} latent channels each, ${T} positions; blocks of width ${C}, ${H} heads of
+${(parameters / 1e6).toFixed(2)} M parameters in bf16: ${V} ${about.symbols} with ${d} latent channels each, ${T} positions; blocks of width ${C}, ${H} heads of
 ${C / H}, SwiGLU of ${F}. The flows, the first nearest the data:
 
 ${stack.map((line, l) => `${l + 1}. ${line}`).join("\n")}
 
-Trained jointly and written by noema with \`scripts/train-tales-flow.ts\`; it continues prompts (prefix conditioning).
+${about.training}; it continues prompts (prefix conditioning).
 
 ${dataSection(records.options)}
 
@@ -108,7 +124,7 @@ it agrees with what the state becomes when ${DRAFT_TEXTS} texts are written from
 |---|---|---|---|
 ${drafts.map((draft) => draftRow(draft, readings.accuracy)).join("\n")}
 
-A text that was never trained on, state by state (\`noema inspect models/tales-flow --text "${SHOWN}" --svg states.svg\`):
+A text that was never trained on, state by state (\`noema inspect models/${name} --text "${SHOWN}" --svg states.svg\`):
 
 ![states](states.svg)
 

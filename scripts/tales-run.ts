@@ -26,6 +26,8 @@ export function talesFlags(name: string, steps: number) {
   return { ...values, data };
 }
 
+export type TalesFlags = ReturnType<typeof talesFlags>;
+
 /** TinyStories is four fifths of what is seen: the model is to tell stories, not to write like 1890. */
 export function talesText(data: string): Pick<TrainOptions, "corpus" | "heldOut" | "tokenizer"> {
   const file = (name: string) => join(data, name);

@@ -149,15 +149,3 @@ export function readoutTraining(configuration: Configuration, setup: Setup): Tra
     ...{ evaluateEvery: steps, evaluateSequences: 256, evaluateDraws: 1 },
   };
 }
-
-/** A symbol is a token: a to z, the space, and the end-of-text token that training closes documents with. */
-export function characterTokenizer(): string {
-  const symbols = ["<|endoftext|>", "\u0120", ..."abcdefghijklmnopqrstuvwxyz"];
-  return JSON.stringify({
-    version: "1.0",
-    added_tokens: [{ id: 0, content: symbols[0], special: true }],
-    pre_tokenizer: { type: "ByteLevel", add_prefix_space: false, use_regex: true },
-    decoder: { type: "ByteLevel" },
-    model: { type: "BPE", vocab: Object.fromEntries(symbols.map((symbol, id) => [symbol, id])), merges: [] },
-  });
-}

@@ -2,8 +2,9 @@
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
+import { characterTokenizer, LETTERS } from "./character-tokenizer.js";
 import { type Command, counts, numbers, write as writeAny } from "./comparison.js";
-import { characterTokenizer, type Setup } from "./text8-configurations.js";
+import type { Setup } from "./text8-configurations.js";
 import type { Work } from "./text8-runs.js";
 
 const options = {
@@ -46,5 +47,5 @@ export function write(
 /** What all runs need. */
 export async function prepare({ runs }: Setup): Promise<void> {
   await mkdir(runs, { recursive: true });
-  await writeFile(join(runs, "tokenizer.json"), characterTokenizer());
+  await writeFile(join(runs, "tokenizer.json"), characterTokenizer(` ${LETTERS}`));
 }

@@ -4,11 +4,9 @@
 //
 // The same text, tokenizer and manner of running as train-tales-masked.ts. The run lives in runs/tales-flow; --publish trains readouts of
 // its states (RUN-readouts-STEP, of the branch with --anneal) and puts checkpoint and card into models/tales-flow (or --folder).
-import { readFile } from "node:fs/promises";
-import { join } from "node:path";
-import { createEngine, type Engine, type TrainOptions } from "../lib/index.js";
-import { publishFlow } from "./tales-flow-card.js";
-import { annealed, runTales, talesFlags, talesText } from "./tales-run.js";
+import type { TrainOptions } from "../lib/index.js";
+import { runTalesFlow } from "./tales-flow-run.js";
+import { talesFlags, talesText } from "./tales-run.js";
 
 const flags = talesFlags("tales-flow", 5000);
 
@@ -36,26 +34,11 @@ const recipe: TrainOptions = {
   ...{ sampleEvery: 1000, samplePrompts: ["Once upon a time", ""], sampleLength: 160 },
 };
 
-/** Of the flows as they stand in `init`: a later step's are another run. */
-async function readoutsOf(init: string, { corpus, heldOut = [] }: TrainOptions): Promise<TrainOptions> {
-  const { step } = JSON.parse(await readFile(join(init, "state", "state.json"), "utf8"));
-  return {
-    ...{ run: `${init}-readouts-${step}`, init, corpus, heldOut, cache: `${init}/cache`, readouts: 128 },
-    ...{ steps: 300, batch: 32, microBatch: 16, length: 256, rate: 3e-3, warmup: 20, ema: 0.98 },
-    ...{ precision: "bf16", seed: 2, evaluateEvery: 100, evaluateSequences: 128, evaluateDraws: 1, saveEvery: 100 },
-  };
-}
-
-async function publish(engine: Engine, options: TrainOptions, anneal: number): Promise<void> {
-  const readouts = await readoutsOf(options.run, options);
-  if (!(await runTales(engine, readouts, 0))) return;
-  const { folder, draws } = flags;
-  const runs = { run: options.run, readouts: readouts.run };
-  await publishFlow(engine, { ...runs, folder, options, anneal, draws: Number(draws) });
-}
-
-const anneal = Number(flags.anneal);
-await using engine = await createEngine({ threads: Number(flags.threads) });
-const options = anneal > 0 ? await annealed(recipe, anneal) : recipe;
-const finished = await runTales(engine, options, Number(flags.minutes));
-if (finished && flags.publish) await publish(engine, options, anneal);
+await runTalesFlow(flags, recipe, {
+  name: "tales-flow",
+  introduction: "A flow (TarFlowLM) that tells short children's stories",
+  symbols: "byte-level tokens",
+  training: "Trained jointly and written by noema with `scripts/train-tales-flow.ts`",
+  draw: { temperature: 0.9, topP: 0.9 },
+  tokens: 160,
+});

@@ -10,6 +10,10 @@ const config = {
   ],
 };
 const parts = {
+  about: {
+    ...{ name: "tales-flow", introduction: "A flow that tells stories", symbols: "byte-level tokens" },
+    ...{ training: "Trained by a test", draw: { temperature: 0.9, topP: 0.9 }, tokens: 160 },
+  },
   model: { info: { parameters: 8_600_000, config } },
   heldOut: {
     ...{ kind: "upper", nats: 900, tokens: 300, bound: 3, standardError: 0.0123, drawError: 0.01, sequences: 12 },
@@ -39,7 +43,10 @@ const parts = {
 test("the flow card's figures come from the runs' records", (t) => {
   const text = flowCard(parts);
   for (const fact of [
-    "8.60 M parameters",
+    "# tales-flow",
+    "8.60 M parameters in bf16: 4096 byte-level tokens",
+    "Trained by a test; it continues prompts",
+    "top-p 0.9 at temperature 0.9, the flow below inverted sequentially, at most 160 tokens",
     "1. 2 blocks, affine, reverse",
     "3.0000 ± 0.0123",
     "2.9900 nats per token",
