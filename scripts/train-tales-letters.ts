@@ -27,8 +27,9 @@ const recipe: TrainOptions = {
       { ...cdf, direction: "forward", numLayers: 6, numComponents: 27 },
     ],
   },
-  // Without its share the upper flow would do all the work, and the lower one nothing that could be seen.
-  ...{ beginnings: 0.3, sigmaCeiling: 0.15 },
+  // Without its share the upper flow would do all the work, and the lower one nothing that could be seen. Letters would be moved
+  // together to please it.
+  ...{ beginnings: 0.3, codebook: "fixed", sigmaCeiling: 0.15 },
   ...{ steps: Number(flags.steps), batch: 16, microBatch: 16, length: 256 },
   ...{ rate: 2.5e-3, warmup: 300, schedule: "cosine", floor: 0.1, reconstructionHalf: 300 },
   ...{ weightDecay: 0.1, clip: 1, beta2: 0.98, ema: 0.999, precision: "bf16", seed: 1 },

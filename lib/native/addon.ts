@@ -402,8 +402,8 @@ export interface NativeFlowTrainer extends NativeTrainer {
   readings(request: FlowBatch & { source: "parameter" | "average" }): Promise<FlowReadings>;
   /** All but the readouts keep their values from now on. */
   trainReadouts(): Promise<void>;
-  /** Flows below `stage`, the codebook when it is above 0, and all readouts keep their values from now on. */
-  trainFrom(stage: number): Promise<void>;
+  /** Flows below `stage`, the codebook when it is above 0 (its means if they are fixed), and all readouts keep their values from now on. */
+  trainFrom(stage: number, fixedMeans: boolean): Promise<void>;
 }
 
 export interface NativeFlowModel {

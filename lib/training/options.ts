@@ -75,6 +75,11 @@ export const optionTable = {
     "flows: share of the stack's beginnings, each judged as a model of its own, in the objective",
   ),
   reconstructionHalf: integer(1000, [1, MANY], "flows: steps in which what it has above 1 halves"),
+  codebook: choice(
+    ["trained", "fixed"] as const,
+    "trained",
+    "flows: whether the means of the tokens' latents are trained, or stay where they began; with beginnings they may come to lie so close that tokens are confused",
+  ),
   sigmaFloor: number(0.02, [0, 1], "flows: least deviation of a token's latents; the codebook's root mean square is 1"),
   sigmaCeiling: number(
     0,

@@ -117,7 +117,7 @@ async function openObjective(
       await trainer.trainReadouts();
       return new ReadoutObjective(parts);
     }
-    await trainer.trainFrom(settings.stage);
+    await trainer.trainFrom(settings.stage, settings.codebook === "fixed");
     return new FlowObjective(parts);
   }
   if (config.layout === "noema-autoregressive") {

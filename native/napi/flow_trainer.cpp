@@ -109,9 +109,11 @@ class FlowTrainerHandle : public TrainingHandle<FlowTrainerHandle, FlowTrainer> 
     Napi::Value train_from(const Napi::CallbackInfo& info) {
         const auto trainer = alive(info, "trainer");
         const int64_t flows = static_cast<int64_t>(trainer->config().flows.size());
-        const int64_t stage = named(info, "trainFrom", {"stage"}).integer("stage", 0, flows - 1);
+        const auto a = named(info, "trainFrom", {"stage", "fixedMeans"});
+        const int64_t stage = a.integer("stage", 0, flows - 1);
+        const bool fixed_means = a.boolean_or("fixedMeans", false);
         const auto work = [=](Engine&, const std::atomic<bool>*) {
-            trainer->train_from(stage);
+            trainer->train_from(stage, fixed_means);
             return Status{};
         };
         return runtime()->submit(info.Env(), {work, nullptr, nullptr});

@@ -198,8 +198,8 @@ class FlowTrainer : public TrainingState {
                          std::unique_ptr<FlowTrainer>& out);
 
     const FlowConfig& config() const { return model_->config(); }
-    /// Flows below `stage`, the codebook when stage > 0, and all readouts keep their values from now on (progressive training).
-    void train_from(int64_t stage);
+    /// Flows below `stage`, the codebook when stage > 0 (its means, if they are fixed), and all readouts keep their values from now on (progressive training).
+    void train_from(int64_t stage, bool fixed_means = false);
     /// All but the readouts keep their values from now on.
     void train_readouts();
     /// Adds gradients; `out` receives the pass's likelihoods.

@@ -28,9 +28,10 @@ Status FlowTrainer::create(Engine& engine, std::shared_ptr<FlowModel> model, boo
     return {};
 }
 
-void FlowTrainer::train_from(int64_t stage) {
+void FlowTrainer::train_from(int64_t stage, bool fixed_means) {
     stage_ = stage;
-    freeze([stage](const std::string& name) {
+    freeze([=](const std::string& name) {
+        if (name == "codebook.mean" && fixed_means) return true;
         if (name.rfind("flows.", 0) != 0) return stage > 0;
         return std::stoll(name.substr(6)) < stage || is_readout(name);
     });

@@ -56,6 +56,24 @@ test("the codebook keeps its gauge, its floor and its ceiling", async (t) => {
   });
 });
 
+test("a fixed codebook keeps its means, and its deviations between their bounds", async (t) => {
+  const means = async (steps: number, codebook: "fixed" | "trained") => {
+    const { options } = await fixture({ ...tinyFlow, steps, ema: 0, codebook, sigmaCeiling: 0.3, rate: 0.1 });
+    await trained(options);
+    await using engine = await createEngine({ threads: 1 });
+    await using model = await engine.load(options.run, { family: "flow" });
+    const trainer = await model.native.trainer({ keepAverage: false });
+    const logSigma = await trainer.read("parameter", "codebook.log_sigma");
+    t.true(logSigma.every((x) => Math.exp(x) < 0.3 * 1.01));
+    const mean = await trainer.read("parameter", "codebook.mean");
+    trainer.dispose();
+    return mean;
+  };
+  const one = await means(1, "fixed");
+  t.deepEqual(await means(4, "fixed"), one);
+  t.notDeepEqual(await means(4, "trained"), one);
+});
+
 test("a stage on top: the flows below and the codebook keep their values", async (t) => {
   const first = await fixture({
     ...tinyFlow,
