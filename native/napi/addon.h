@@ -24,8 +24,8 @@ struct AddonData {
 
 AddonData& addon_data(Napi::Env env);
 
-/// An instance of the class that initialise() was given (a plain Error before that).
-Napi::Error make_error(Napi::Env env, const Status& status);
+/// An instance of the class that initialise() was given (a plain Error before that). `details`: an object, or absent.
+Napi::Error make_error(Napi::Env env, const Status& status, const Napi::Value& details = {});
 [[noreturn]] void throw_error(Napi::Env env, const Status& status);
 
 /// Tags of wrapped objects, so that a wrong handle is refused and never reinterpreted.

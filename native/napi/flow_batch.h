@@ -20,6 +20,9 @@ struct OwnedFlowBatch {
 /// Reads ids, batch, length, prefix, and exactly one of noise and latents; refuses sizes that do not agree.
 std::shared_ptr<OwnedFlowBatch> read_flow_batch(const Arguments& arguments, const FlowConfig& config);
 
+/// A fault as an error's details; empty where there is none.
+Napi::Value fault_object(Napi::Env env, const std::optional<FlowFault>& fault);
+
 /// A pass's arrays as JavaScript sees them.
 Napi::Value pass_object(Napi::Env env, const FlowPass& pass);
 

@@ -27,6 +27,16 @@ std::shared_ptr<OwnedFlowBatch> read_flow_batch(const Arguments& a, const FlowCo
     return owned;
 }
 
+Napi::Value fault_object(Napi::Env env, const std::optional<FlowFault>& fault) {
+    if (!fault) return {};
+    Napi::Object out = Napi::Object::New(env);
+    if (fault->flow >= 0) out.Set("flow", static_cast<double>(fault->flow));
+    out.Set("sequence", static_cast<double>(fault->sequence));
+    out.Set("firstPosition", static_cast<double>(fault->first));
+    out.Set("lastPosition", static_cast<double>(fault->last));
+    return out;
+}
+
 Napi::Value pass_object(Napi::Env env, const FlowPass& pass) {
     Napi::Object out = Napi::Object::New(env);
     out.Set("nelbo", to_array(env, pass.nelbo));
@@ -97,6 +107,12 @@ std::shared_ptr<OwnedInversion> read_inversion(const Arguments& a, const OwnedFl
     return owned;
 }
 
+/// Of a job that gives back *out, or its fault.
+template <class Out>
+std::function<Napi::Value(Napi::Env)> details_of(const std::shared_ptr<Out>& out) {
+    return [=](Napi::Env env) { return fault_object(env, out->fault); };
+}
+
 class FlowModelHandle : public ModelHandle<FlowModelHandle, FlowModel, FlowTrainer> {
  public:
     using ModelHandle::ModelHandle;
@@ -121,8 +137,8 @@ class FlowModelHandle : public ModelHandle<FlowModelHandle, FlowModel, FlowTrain
         const auto work = [=](Engine& engine, const std::atomic<bool>* cancelled) {
             return model->encode(engine, batch->batch, batch->source(), *out, cancelled);
         };
-        return runtime()->submit(info.Env(),
-                                 {work, [=](Napi::Env env) { return pass_object(env, *out); }, a.cancellation()});
+        const auto result = [=](Napi::Env env) { return pass_object(env, *out); };
+        return runtime()->submit(info.Env(), {work, result, a.cancellation(), nullptr, details_of(out)});
     }
 
     Napi::Value trace(const Napi::CallbackInfo& info) {
@@ -134,8 +150,8 @@ class FlowModelHandle : public ModelHandle<FlowModelHandle, FlowModel, FlowTrain
         const auto work = [=](Engine& engine, const std::atomic<bool>* cancelled) {
             return model->trace(engine, batch->batch, batch->source(), *out, cancelled);
         };
-        return runtime()->submit(info.Env(),
-                                 {work, [=](Napi::Env env) { return to_array(env, out->states); }, a.cancellation()});
+        const auto result = [=](Napi::Env env) { return to_array(env, out->states); };
+        return runtime()->submit(info.Env(), {work, result, a.cancellation(), nullptr, details_of(out)});
     }
 
     Napi::Value read(const Napi::CallbackInfo& info) {
@@ -176,10 +192,10 @@ class FlowModelHandle : public ModelHandle<FlowModelHandle, FlowModel, FlowTrain
             object.Set("tokens", to_array(env, out->tokens));
             object.Set("confidence", to_array(env, out->confidence));
             object.Set("sweeps", to_array(env, out->sweeps));
-            if (inversion->range.check) object.Set("residual", out->residual);
+            object.Set("residuals", to_array(env, out->residuals));
             return object;
         };
-        return runtime()->submit(info.Env(), {work, result, a.cancellation()});
+        return runtime()->submit(info.Env(), {work, result, a.cancellation(), nullptr, details_of(out)});
     }
 };
 

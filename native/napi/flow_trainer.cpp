@@ -102,8 +102,9 @@ class FlowTrainerHandle : public TrainingHandle<FlowTrainerHandle, FlowTrainer> 
         const auto work = [=](Engine& engine, const std::atomic<bool>* cancelled) {
             return trainer->encode(engine, batch->batch, batch->source(), average, *out, cancelled);
         };
-        return runtime()->submit(info.Env(),
-                                 {work, [=](Napi::Env env) { return pass_object(env, *out); }, a.cancellation()});
+        const auto result = [=](Napi::Env env) { return pass_object(env, *out); };
+        const auto details = [=](Napi::Env env) { return fault_object(env, out->fault); };
+        return runtime()->submit(info.Env(), {work, result, a.cancellation(), nullptr, details});
     }
 
     Napi::Value train_from(const Napi::CallbackInfo& info) {

@@ -12,12 +12,13 @@ AddonData& addon_data(Napi::Env env) {
     return *env.GetInstanceData<AddonData>();
 }
 
-Napi::Error make_error(Napi::Env env, const Status& status) {
+Napi::Error make_error(Napi::Env env, const Status& status, const Napi::Value& details) {
     const AddonData& data = addon_data(env);
     if (data.error_class.IsEmpty())
         return Napi::Error::New(env, std::string(code_name(status.code)) + ": " + status.text);
     const Napi::Object error =
-        data.error_class.New({Napi::String::New(env, code_name(status.code)), Napi::String::New(env, status.text)});
+        data.error_class.New({Napi::String::New(env, code_name(status.code)), Napi::String::New(env, status.text),
+                              details.IsEmpty() ? env.Undefined() : details});
     return Napi::Error(env, error);
 }
 

@@ -19,6 +19,8 @@ struct Job {
     std::shared_ptr<std::atomic<bool>> cancelled;
     /// What work that failed or was cancelled leaves behind: set on the error as `partial`.
     std::function<Napi::Value(Napi::Env)> partial = nullptr;
+    /// What a program may want to know of a failure: the error's `details`, or an empty value.
+    std::function<Napi::Value(Napi::Env)> details = nullptr;
 };
 
 class Runtime : public std::enable_shared_from_this<Runtime> {

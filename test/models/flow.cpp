@@ -88,11 +88,15 @@ TEST_CASE("flow: every way of inverting finds the same state, whatever the batch
         for (const int64_t modules : {int64_t{1}, int64_t{3}, N}) {
             for (const bool zeros : {false, true}) {
                 const InversePlan plan{.method = InverseMethod::jacobi, .modules = modules, .from_zeros = zeros};
-                const InverseRange range{.plans = std::vector<InversePlan>(config.flows.size(), plan), .check = true};
+                const InverseRange range{.plans = std::vector<InversePlan>(config.flows.size(), plan)};
                 const FlowInverse found = invert(engine, *model, text.batch, u, range);
                 CHECK(largest_difference(found.state, sequential.state) <= 5e-3);
                 CHECK(found.tokens == sequential.tokens);
-                CHECK(found.residual <= 1e-3);
+                for (const std::vector<float>& residuals : found.residuals)
+                    for (const float residual : residuals) {
+                        MESSAGE("residual ", residual);
+                        CHECK(residual <= 1e-3);
+                    }
                 for (const std::vector<int32_t>& sweeps : found.sweeps)
                     for (const int32_t count : sweeps) CHECK((count >= modules && count <= N));
                 const FlowBatch last{.ids = text.ids.data() + 2 * T, .B = 1, .T = T, .prefix = prefix};

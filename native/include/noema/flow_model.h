@@ -61,6 +61,12 @@ struct FlowLatents {
     int64_t level = 0;  // of `given`
 };
 
+/// Where a call failed: positions first .. last of a sequence, as they stand in the text, its prefix counted.
+struct FlowFault {
+    int64_t flow = -1;  // -1: none, the codebook
+    int64_t sequence = 0, first = 0, last = 0;
+};
+
 /// What a pass over all positions at once is to give back, in text order. Arrays that are not asked for, or of flows that a pass from a
 /// higher level does not take, stay empty.
 struct FlowPass {
@@ -70,6 +76,7 @@ struct FlowPass {
     std::vector<std::vector<float>> log_density;  // L times [B,N]: log p of h^(l) given what the flow saw before
     std::vector<float> log_sum;                   // [B, T - prefix] log sum_k N_k(z), of a pass from level 0
     std::vector<float> nelbo;                     // [B,N] nats, telescoped (tarflowlm.md section 1), likewise
+    std::optional<FlowFault> fault;               // of non_finite
 };
 
 /// States by the sequential inverse's own steps, in text order. A pass over all positions at once adds up in another order, and states
@@ -80,6 +87,7 @@ struct FlowTrace {
     std::vector<std::vector<double>>
         states;  // L + 1 times [B,N,c], h^(l) on the grid of its level, but the last; of levels
                  // below one given and above `to` empty
+    std::optional<FlowFault> fault;  // of non_finite
 };
 
 /// A state read as tokens, position by position: h^(0) by the codebook's posterior, others by their readouts.
@@ -119,7 +127,7 @@ struct InverseRange {
     const uint8_t* fixed = nullptr;
     const double* given = nullptr;
     std::vector<InversePlan> plans;          // one per flow of the model, or none: all sequential
-    bool check = false;                      // run what was found forward again; not with `fixed`
+    bool check = false;                      // run forward again what a sequential inverse found, too
     std::optional<AncestralDraw> ancestral;  // of flow L - 1, with from = L and without `check`
 };
 
@@ -129,7 +137,10 @@ struct FlowInverse {
     std::vector<int32_t> tokens;    // [B, T - prefix] argmax_k N_k(z); empty above level 0
     std::vector<float> confidence;  // [B, T - prefix] posterior of that token
     std::vector<std::vector<int32_t>> sweeps;  // per flow of the model [B]: sweeps that it took, or positions
-    double residual = 0;                       // with `check`: largest |h - what was found leads to|
+    /// Per flow that sweeps inverted, with `check` per flow, [B]: max |u - f(h)| of what was found, h, run forward again, u being what
+    /// it was inverted from; but where h was fixed. Of flows that were drawn from, or not inverted, empty.
+    std::vector<std::vector<float>> residuals;
+    std::optional<FlowFault> fault;  // of not_converged and non_finite
 };
 
 class WeightStore;
@@ -147,17 +158,19 @@ class FlowModel {
     size_t weight_bytes() const { return weight_bytes_; }
     int64_t parameters() const;
 
-    /// Data to noise, all positions at once, in f32: likelihoods.
+    /// Data to noise, all positions at once, in f32: likelihoods. non_finite names flow and position.
     Status encode(Engine& engine, const FlowBatch& batch, const FlowLatents& latents, FlowPass& out,
                   const std::atomic<bool>* cancelled) const;
-    /// Data to noise position after position, in double: what invert() gives back to the bit. non_finite names the level.
+    /// Data to noise position after position, in double: what invert() gives back to the bit. non_finite names flow and position.
     Status trace(Engine& engine, const FlowBatch& batch, const FlowLatents& latents, FlowTrace& out,
                  const std::atomic<bool>* cancelled) const;
     /// Reads h^(level) [positions,c]. unsupported where the level has no readout.
     Status read(Engine& engine, int64_t level, const double* h, int64_t positions, FlowReading& out,
                 const std::atomic<bool>* cancelled) const;
     /// Towards data: h [B,N,c] through the inverses of a range of flows, position after position with cached keys and values.
-    /// not_converged names flow, sequence and position where a search did not reach its tolerance.
+    /// not_converged names flow, sequence and positions where a search or sweeps did not reach their tolerance, or where what sweeps found
+    /// leads elsewhere when it is run forward; non_finite those where a state, given or found, is too large for f32 or for the codebook to
+    /// tell what token it is.
     Status invert(Engine& engine, const FlowBatch& batch, const double* h, const InverseRange& range, FlowInverse& out,
                   const std::atomic<bool>* cancelled) const;
 

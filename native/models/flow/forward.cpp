@@ -1,7 +1,7 @@
 // A whole stack from data to noise, every position at once.
 #include <algorithm>
 
-#include "models/flow/weights.h"
+#include "models/flow/faults.h"
 #include "models/views.h"
 
 namespace noema {
@@ -205,6 +205,22 @@ Status check_pass(const FlowConfig& config, const FlowBatch& batch, const FlowLa
                          static_cast<ll>(latents.level), config.flows.size() - 1);
 }
 
+namespace {
+
+/// The first flow's numbers first: those above follow from them.
+Status check_pass_out(const FlowShape& s, size_t first, FlowPass& out) {
+    NOEMA_TRY(check_likelihoods(s, -1, out.log_sum, "log density", out.fault));
+    for (size_t l = first; l < s.config.flows.size(); ++l) {
+        const auto flow = static_cast<int64_t>(l);
+        NOEMA_TRY(check_likelihoods(s, flow, out.log_density[l], "log density", out.fault));
+        NOEMA_TRY(check_likelihoods(s, flow, out.log_det[l], "log-determinant", out.fault));
+        if (out.keep_states) NOEMA_TRY(check_likelihoods(s, flow, out.states[l + 1], "state", out.fault));
+    }
+    return {};
+}
+
+}  // namespace
+
 Status flow_encode(Engine& engine, const FlowConfig& config, const FlowWeights& w, const FlowBatch& batch,
                    const FlowLatents& latents, Precision precision, FlowPass& out, const std::atomic<bool>* cancelled) {
     NOEMA_TRY(check_pass(config, batch, latents));
@@ -213,7 +229,7 @@ Status flow_encode(Engine& engine, const FlowConfig& config, const FlowWeights& 
     make_room(shape, static_cast<size_t>(latents.level), out);
     NOEMA_TRY(engine.execute([&](Context& c) { return Encoder(shape, w, out, c).run(latents, tokens); }, cancelled));
     telescope(shape, out);
-    return {};
+    return check_pass_out(shape, static_cast<size_t>(latents.level), out);
 }
 
 }  // namespace noema

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "models/flow/faults.h"
 #include "models/flow/stage_inverse.h"
 #include "noema/rng.h"
 
@@ -13,26 +14,59 @@ InversePlan plan_of(const FlowInversion& job, size_t l) {
     return job.range.plans.empty() ? InversePlan{} : job.range.plans[l];
 }
 
+/// Whether what is found is run forward again: sweeps stop by what they change, which is not yet what they leave.
+bool is_looked_back_on(const FlowInversion& job, size_t l) {
+    if (job.range.ancestral && static_cast<int64_t>(l) + 1 == job.range.from) return false;
+    return job.range.check || plan_of(job, l).method == InverseMethod::jacobi;
+}
+
+/// The most that sweeps' residual may be. What is found is to the bit the inverse of some noise, this far from the one given: a thousandth of
+/// the noise's own spread moves one scalar in some thousands over the edge of a token. At rest a sweep moves h by the tolerance at most, and
+/// u by a few times that, up to one over sigma where clusters are narrow; a looser tolerance asks for less.
+float most_residual(const InversePlan& plan) {
+    return std::max(1e-3f, 100 * plan.tolerance);
+}
+
 /// What is known of a flow's inverse when the run is through.
 struct Outcome {
     std::vector<int32_t> failures;  // what its searches counted
     std::vector<float> changes;     // [N,B] what the last sweep of a module changed, at its first position
+    std::vector<double> state;      // [B,N,c] what it found, in text order
+    std::vector<float> log_sum;     // [B,N,P] the codebook's log density there, of the flow nearest the data
 };
 using Outcomes = std::vector<Outcome>;
 
 /// The first module that had not come to rest, if one had not.
-Status report_restless(const FlowShape& s, const FlowInversion& job, const Outcomes& outcomes, size_t l) {
+Status report_restless(const FlowShape& s, const FlowInversion& job, const Outcomes& outcomes, FlowInverse& out,
+                       size_t l) {
     const InversePlan plan = plan_of(job, l);
     for (const Module& m : modules_of(plan, s.N))
-        if (m.count > 1) NOEMA_TRY(check_rest(l, plan, m, outcomes[l].changes.data() + m.first * s.B, s.B));
+        if (m.count > 1)
+            NOEMA_TRY(check_rest(s, l, {plan, m, outcomes[l].changes.data() + m.first * s.B}, out.fault));
+    return {};
+}
+
+/// What is no number, or no token's, and what leads elsewhere.
+Status report_lost(const FlowShape& s, const FlowInversion& job, const Outcomes& outcomes, FlowInverse& out, size_t l) {
+    NOEMA_TRY(check_state(s, l, outcomes[l].state.data(), nullptr, out.fault));
+    if (l == 0) NOEMA_TRY(check_latents(s, outcomes[l].state.data(), outcomes[l].log_sum.data(), out.fault));
+    const InversePlan plan = plan_of(job, l);
+    for (int64_t b = 0; plan.method == InverseMethod::jacobi && b < static_cast<int64_t>(out.residuals[l].size()); ++b) {
+        if (out.residuals[l][b] <= most_residual(plan)) continue;
+        out.fault = fault_at(s, l, b, 0, s.N - 1);
+        return Status::error(Code::not_converged,
+                             "flow %zu: what sweeps found for sequence %lld leads %g away from what it was to be the "
+                             "inverse of, expected at most %g",
+                             l, static_cast<long long>(b), out.residuals[l][b], most_residual(plan));
+    }
     return {};
 }
 
 /// The first search that failed, if one did.
-Status report_failed(const FlowShape& s, const FlowInversion& job, const Outcomes& outcomes, size_t l) {
+Status report_failed(const FlowShape& s, const FlowInversion& job, const Outcomes& outcomes, FlowInverse& out,
+                     size_t l) {
     const std::vector<int32_t>& failures = outcomes[l].failures;
-    const FlowStage& stage = s.config.flows[l];
-    const bool by_scalar = stage.kind == FlowKind::mixture_cdf;
+    const bool by_scalar = s.config.flows[l].kind == FlowKind::mixture_cdf;
     const int64_t searches = static_cast<int64_t>(failures.size()) / s.rows();
     for (const Module& m : modules_of(plan_of(job, l), s.N)) {
         const int64_t rows = s.B * m.count;
@@ -40,10 +74,11 @@ Status report_failed(const FlowShape& s, const FlowInversion& job, const Outcome
         const int32_t* at = std::find_if(counts, counts + rows * searches, [](int32_t count) { return count != 0; });
         if (at == counts + rows * searches) continue;
         const int64_t row = by_scalar ? (at - counts) % rows : (at - counts) / searches;
-        const int64_t n = m.first + row % m.count, position = s.m + (stage.reverse ? s.N - 1 - n : n);
+        const int64_t n = m.first + row % m.count;
+        out.fault = fault_at(s, l, row / m.count, n, n);
         return Status::error(Code::not_converged,
                              "flow %zu: %d scalars of sequence %lld, position %lld have no inverse in reach", l, *at,
-                             static_cast<long long>(row / m.count), static_cast<long long>(position));
+                             static_cast<long long>(out.fault->sequence), static_cast<long long>(out.fault->first));
     }
     return {};
 }
@@ -87,8 +122,7 @@ class Inverter {
         if (in.chances) draw_ = draw_by(*in.chances, *job_.range.ancestral);
         for (int64_t l = job_.range.from; l-- > job_.range.to;)
             NOEMA_TRY(step(static_cast<size_t>(l), prefix, h, outcomes[l]));
-        c_.fetch(h, out_.state.data());
-        return job_.range.to == 0 ? decode(h) : Status{};
+        return job_.range.to == 0 ? decode(h, outcomes[0]) : Status{};
     }
 
  private:
@@ -139,29 +173,50 @@ class Inverter {
             fixed = in_order(job_.range.fixed, reverse);
             fixed_there = c_.upload(view(fixed.data(), DType::u8, s_.B, s_.N));
         }
-        NOEMA_TRY(StageInverse(s_, w_, l, c_)
-                      .run({.prefix = prefix,
-                            .u = u,
-                            .h = found,
-                            .failed = failed,
-                            .sweeps = sweeps,
-                            .fixed = fixed_there,
-                            .changes = outcome.changes.data(),
-                            .plan = plan_of(job_, l),
-                            .draw = draw_ && l + 1 == s_.config.flows.size() ? &*draw_ : nullptr,
-                            .grid = grid_of(s_.config, l)}));
+        const StageInverse::Task task{.prefix = prefix,
+                                      .u = u,
+                                      .h = found,
+                                      .failed = failed,
+                                      .sweeps = sweeps,
+                                      .fixed = fixed_there,
+                                      .changes = outcome.changes.data(),
+                                      .fault = &out_.fault,
+                                      .plan = plan_of(job_, l),
+                                      .draw = draw_ && l + 1 == s_.config.flows.size() ? &*draw_ : nullptr,
+                                      .grid = grid_of(s_.config, l)};
+        NOEMA_TRY(invert(l, task));
         c_.fetch(sweeps, out_.sweeps[l].data());
         c_.fetch(failed, outcome.failures.data());
-        return reorder({.x = by_sequence(found, s_.B), .y = text, .reverse = reverse}, c_);
+        NOEMA_TRY(reorder({.x = by_sequence(found, s_.B), .y = text, .reverse = reverse}, c_));
+        c_.fetch(h, outcome.state.data());
+        return {};
     }
 
-    Status decode(const View& h) {
+    Status invert(size_t l, const StageInverse::Task& task) {
+        StageInverse inverse(s_, w_, l, c_);
+        NOEMA_TRY(inverse.run(task));
+        if (!is_looked_back_on(job_, l)) return {};
+        ArenaScope scope(*c_.arena);
+        const View residual = c_.arena->tensor(DType::f32, s_.B);
+        NOEMA_TRY(inverse.look_back(task, residual));
+        c_.fetch(residual, out_.residuals[l].data());
+        return {};
+    }
+
+    Status decode(const View& h, Outcome& outcome) {
         const View best = c_.arena->tensor(DType::i32, s_.tokens());
         const View confidence = c_.arena->tensor(DType::f32, s_.tokens());
+        const View log_sum = c_.arena->tensor(DType::f32, s_.tokens());
         const View z = c_.arena->tensor(DType::f32, s_.tokens(), s_.d());
         NOEMA_TRY(cast({.x = as_shape(h, {s_.tokens(), s_.d()}), .y = z}, c_));
-        NOEMA_TRY(codebook_decode(
-            {.z = z, .mean = w_.mean, .log_sigma = w_.log_sigma, .best = best, .confidence = confidence}, c_));
+        NOEMA_TRY(codebook_decode({.z = z,
+                                   .mean = w_.mean,
+                                   .log_sigma = w_.log_sigma,
+                                   .log_sum = log_sum,
+                                   .best = best,
+                                   .confidence = confidence},
+                                  c_));
+        c_.fetch(log_sum, outcome.log_sum.data());
         c_.fetch(best, out_.tokens.data());
         c_.fetch(confidence, out_.confidence.data());
         return {};
@@ -182,10 +237,8 @@ Status check_draw(const FlowShape& s, const FlowInversion& job) {
     if (kind == FlowKind::affine)
         return Status::error(Code::unsupported, "flow %zu faces the noise and is affine: only mixtures are drawn from",
                              L - 1);
-    if (job.range.from != static_cast<int64_t>(L) || job.range.check || !way.seeds)
-        return Status::error(
-            Code::invalid_argument,
-            "an ancestral draw starts from base noise, with seeds, and cannot be checked by inverting");
+    if (job.range.from != static_cast<int64_t>(L) || !way.seeds)
+        return Status::error(Code::invalid_argument, "an ancestral draw starts from base noise, with seeds");
     if (plan_of(job, L - 1).method != InverseMethod::sequential)
         return Status::error(Code::invalid_argument, "flow %zu is drawn from: its plan can only be sequential", L - 1);
     const bool plain = way.temperature == 1 && way.top_k == 0 && way.top_p == 1;
@@ -197,12 +250,9 @@ Status check_draw(const FlowShape& s, const FlowInversion& job) {
     return {};
 }
 
-Status check_job(const FlowShape& s, const FlowInversion& job) {
-    const auto finite = [&](const double* values) {
-        return !values || std::all_of(values, values + s.rows() * s.c(), [](double x) { return std::isfinite(x); });
-    };
-    if (!finite(job.state) || !finite(job.range.given))
-        return Status::error(Code::non_finite, "a state to invert holds a NaN or an infinity");
+Status check_job(const FlowShape& s, const FlowInversion& job, std::optional<FlowFault>& fault) {
+    NOEMA_TRY(check_state(s, job.range.from - 1, job.state, nullptr, fault));
+    if (job.range.fixed) NOEMA_TRY(check_state(s, job.range.to, job.range.given, job.range.fixed, fault));
     const size_t plans = job.range.plans.size(), L = s.config.flows.size();
     if (plans != 0 && plans != L) return Status::error(Code::invalid_argument, "%zu plans for %zu flows", plans, L);
     for (const InversePlan& p : job.range.plans)
@@ -230,7 +280,8 @@ bool is_recordable(const FlowShape& s, const FlowInversion& job, const Backend& 
 }
 
 Recipe recipe_of(const FlowShape& s, const FlowInversion& job) {
-    Recipe recipe(job.identity, s.B, s.m, s.N, job.range.from, job.range.to, job.range.fixed != nullptr);
+    const bool is_fixed = job.range.fixed != nullptr;
+    Recipe recipe(job.identity, s.B, s.m, s.N, job.range.from, job.range.to, is_fixed, job.range.check);
     for (int64_t l = job.range.to; l < job.range.from; ++l) {
         const InversePlan p = plan_of(job, l);
         for (const int64_t value : {p.modules, p.sweeps}) recipe.add(value);
@@ -252,17 +303,20 @@ void add_single_sweeps(const FlowShape& s, const FlowInversion& job, size_t l, s
 
 Status flow_invert(Engine& engine, const FlowShape& s, const FlowWeights& w, const FlowInversion& job, FlowInverse& out,
                    const std::atomic<bool>* cancelled) {
-    NOEMA_TRY(check_job(s, job));
+    NOEMA_TRY(check_job(s, job, out.fault));
     InversionInput in{FlowTokens(job.batch), {}};
     if (job.range.ancestral) in.chances.emplace(s, *job.range.ancestral);
     Outcomes outcomes(s.config.flows.size());
     out.sweeps.assign(outcomes.size(), {});
+    out.residuals.assign(outcomes.size(), {});
     for (int64_t l = job.range.to; l < job.range.from; ++l) {
+        outcomes[l].state.resize(s.rows() * s.c());
+        if (is_looked_back_on(job, l)) out.residuals[l].resize(s.B);
         outcomes[l].failures.resize(s.rows() * coupling_of(s.config, w, l).searches());
         outcomes[l].changes.resize(s.rows());
         out.sweeps[l].resize(s.B);
     }
-    out.state.resize(s.rows() * s.c());
+    outcomes[0].log_sum.resize(s.tokens());
     out.tokens.resize(job.range.to == 0 ? s.tokens() : 0);
     out.confidence.resize(out.tokens.size());
     const auto body = [&](Context& c) { return Inverter(s, w, job, out, c).run(in, outcomes); };
@@ -270,11 +324,13 @@ Status flow_invert(Engine& engine, const FlowShape& s, const FlowWeights& w, con
                                                       : engine.execute(body, cancelled));
     // A device that was stopped on its way has gone on with what it had.
     if (cancelled && cancelled->load()) return Status::error(Code::aborted, "the inversion was cancelled");
-    for (int64_t l = job.range.from; l-- > job.range.to;) NOEMA_TRY(report_restless(s, job, outcomes, l));
+    for (int64_t l = job.range.from; l-- > job.range.to;) NOEMA_TRY(report_restless(s, job, outcomes, out, l));
     for (int64_t l = job.range.from; l-- > job.range.to;) {
-        NOEMA_TRY(report_failed(s, job, outcomes, l));
+        NOEMA_TRY(report_failed(s, job, outcomes, out, l));
+        NOEMA_TRY(report_lost(s, job, outcomes, out, l));
         add_single_sweeps(s, job, l, out.sweeps[l]);
     }
+    out.state = std::move(outcomes[job.range.to].state);
     return {};
 }
 

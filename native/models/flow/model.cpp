@@ -1,9 +1,20 @@
-#include <cmath>
+#include <string_view>
 
-#include "models/flow/weights.h"
+#include "models/flow/faults.h"
 #include "models/weight_store.h"
 
 namespace noema {
+
+namespace {
+
+/// Of a table of components: the codebook or a flow's own.
+bool is_log_sigma(const TensorSpec& spec) {
+    constexpr std::string_view ending = "log_sigma";
+    return spec.name.size() >= ending.size() &&
+           spec.name.compare(spec.name.size() - ending.size(), ending.size(), ending) == 0;
+}
+
+}  // namespace
 
 FlowModel::~FlowModel() = default;
 
@@ -20,7 +31,10 @@ Status FlowModel::load(Engine& engine, const FlowConfig& config, const std::vect
 
 Status FlowModel::adopt(Engine& engine, const std::vector<TensorSource>& tensors) {
     std::unique_ptr<WeightStore> store;
-    NOEMA_TRY(WeightStore::load(engine, flow_tensors(config_), tensors, precision_, store));
+    const std::vector<TensorSpec> specs = flow_tensors(config_);
+    NOEMA_TRY(WeightStore::load(engine, specs, tensors, precision_, store));
+    for (const TensorSpec& spec : specs)
+        if (is_log_sigma(spec)) NOEMA_TRY(check_log_sigma(engine, spec.name, store->find(spec.name).view));
     weights_ = std::make_unique<FlowWeights>(
         bind_weights(config_, [&](const std::string& name) { return store->find(name); }));
     store_ = std::move(store);
@@ -60,17 +74,7 @@ Status FlowModel::invert(Engine& engine, const FlowBatch& batch, const double* h
                              static_cast<long long>(whole.from), static_cast<long long>(whole.to),
                              static_cast<long long>(L));
     const FlowShape shape = shape_of(config_, batch, precision_);
-    NOEMA_TRY(flow_invert(engine, shape, *weights_, {batch, h, whole, identity_}, out, cancelled));
-    if (!whole.check) return {};
-    FlowPass again{.keep_states = true};
-    const FlowLatents found{.given = out.state.data(), .level = whole.to};
-    NOEMA_TRY(encode(engine, batch, found, again, cancelled));
-    const std::vector<float>& state = again.states[whole.from];
-    for (size_t i = 0; i < state.size(); ++i) {
-        const double off = std::fabs(static_cast<double>(state[i]) - h[i]);
-        if (!(off <= out.residual)) out.residual = off;
-    }
-    return {};
+    return flow_invert(engine, shape, *weights_, {batch, h, whole, identity_}, out, cancelled);
 }
 
 Status FlowModel::copy_to(Engine& engine, float* flat) const {

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "models/flow/coupling.h"
+#include "models/flow/faults.h"
 
 namespace noema {
 
@@ -74,27 +75,33 @@ Status flow_read(Engine& engine, const FlowConfig& config, const FlowWeights& w,
         [&](Context& c) {
             const View h = c.arena->tensor(DType::f32, R, config.channels());
             const View best = c.arena->tensor(DType::i32, tokens), sure = c.arena->tensor(DType::f32, tokens);
+            const View sum = c.arena->tensor(DType::f32, tokens);
             NOEMA_TRY(cast({.x = c.upload(state), .y = h}, c));
             if (level == 0) {
                 NOEMA_TRY(codebook_decode({.z = as_shape(h, {tokens, config.latent_size}),
                                            .mean = w.mean,
                                            .log_sigma = w.log_sigma,
+                                           .log_sum = sum,
                                            .best = best,
                                            .confidence = sure},
                                           c));
             } else {
                 const Readout readout(config, w.flows[level - 1], precision, R, c);
-                const View sum = c.arena->tensor(DType::f32, tokens);
                 NOEMA_TRY(readout.forward(h));
                 NOEMA_TRY(readout.likeliest({.argmax = best, .max_logit = sure, .lse = sum}));
-                c.fetch(sum, lse.data());
             }
+            c.fetch(sum, lse.data());
             c.fetch(best, out.tokens.data());
             c.fetch(sure, out.confidence.data());
             return Status{};
         },
         cancelled));
-    for (int64_t i = 0; level > 0 && i < tokens; ++i) out.confidence[i] = std::exp(out.confidence[i] - lse[i]);
+    for (int64_t i = 0; i < tokens; ++i) {
+        if (level > 0) out.confidence[i] = std::exp(out.confidence[i] - lse[i]);
+        if (std::isfinite(out.confidence[i]) && (level > 0 || lse[i] >= kLeastLogDensity)) continue;
+        return Status::error(Code::non_finite, "the state at level %lld reads as no token at position %lld",
+                             static_cast<long long>(level), static_cast<long long>(i / config.patch_size));
+    }
     return {};
 }
 

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "models/flow/faults.h"
+
 namespace noema {
 
 std::vector<Module> modules_of(const InversePlan& plan, int64_t N) {
@@ -18,14 +20,16 @@ int64_t most_sweeps(const InversePlan& plan, const Module& m) {
     return plan.sweeps ? std::min(plan.sweeps, m.count) : m.count;
 }
 
-Status check_rest(size_t flow, const InversePlan& plan, const Module& m, const float* changes, int64_t B) {
-    const int64_t most = most_sweeps(plan, m), b = std::max_element(changes, changes + B) - changes;
-    if (changes[b] <= plan.tolerance || most == m.count) return {};  // position by position all of it has come right
+Status check_rest(const FlowShape& s, size_t flow, const Rest& r, std::optional<FlowFault>& fault) {
+    const int64_t most = most_sweeps(r.plan, r.module), b = std::max_element(r.changes, r.changes + s.B) - r.changes;
+    if (r.changes[b] <= r.plan.tolerance) return {};
+    if (most == r.module.count) return {};  // position by position all of it has come right, or is no number: check_state
+    fault = fault_at(s, flow, b, r.module.first, r.module.first + r.module.count - 1);
     return Status::error(
         Code::not_converged,
         "flow %zu: positions %lld to %lld of sequence %lld still change by %g after %lld sweeps, tolerance %g", flow,
-        static_cast<long long>(m.first), static_cast<long long>(m.first + m.count - 1), static_cast<long long>(b),
-        changes[b], static_cast<long long>(most), plan.tolerance);
+        static_cast<long long>(fault->first), static_cast<long long>(fault->last), static_cast<long long>(b),
+        r.changes[b], static_cast<long long>(most), r.plan.tolerance);
 }
 
 StageInverse::StageInverse(const FlowShape& s, const FlowWeights& w, size_t flow, Context& c)
@@ -168,7 +172,7 @@ Status StageInverse::sweep_until_rest(const Task& t, const Module& m) {
     float* changes = t.changes + m.first * s_.B;
     c_.fetch(change, changes);
     // A device's values are there when the run is through.
-    return c_.transfers || c_.arena->measuring() ? Status{} : check_rest(flow_, t.plan, m, changes, s_.B);
+    return c_.transfers || c_.arena->measuring() ? Status{} : check_rest(s_, flow_, {t.plan, m, changes}, *t.fault);
 }
 
 Status StageInverse::solve(const Task& t, const Module& m) {
@@ -194,6 +198,24 @@ Status StageInverse::run(const Task& t) {
         NOEMA_TRY(t.forward ? map(t, m) : solve(t, m));
     }
     return {};
+}
+
+Status StageInverse::look_back(const Task& t, const View& change) {
+    ArenaScope scope(*c_.arena);
+    const View again = wide(s_.rows(), s_.c()), uncounted = c_.arena->tensor(DType::i32, s_.B);
+    Task forward = t;
+    forward.u = again;
+    forward.failed = c_.arena->tensor(DType::i32, t.failed.size());
+    forward.fixed = {};
+    forward.grid = 0;
+    forward.forward = true;
+    NOEMA_TRY(run(forward));
+    NOEMA_TRY(anything(change));
+    NOEMA_TRY(c_.clear(uncounted));
+    const View whole = as_shape(again, {s_.B, s_.N * s_.c()});
+    return sweep({.next = whole, .state = as_shape(t.u, {s_.B, s_.N * s_.c()}), .change = change, .sweeps = uncounted,
+                  .fixed = t.fixed},
+                 c_);
 }
 
 }  // namespace noema

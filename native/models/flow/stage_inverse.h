@@ -15,8 +15,14 @@ struct Module {
 std::vector<Module> modules_of(const InversePlan& plan, int64_t N);
 /// Most sweeps of a module.
 int64_t most_sweeps(const InversePlan& plan, const Module& module);
-/// not_converged where a sequence still moved in the last of fewer sweeps than the module has positions. changes [B]: by how much.
-Status check_rest(size_t flow, const InversePlan& plan, const Module& module, const float* changes, int64_t B);
+/// How a module's sweeps ended.
+struct Rest {
+    const InversePlan& plan;
+    const Module& module;
+    const float* changes;  // [B] what the last of them changed
+};
+/// not_converged where a sequence still moved in the last of fewer sweeps than the module has positions.
+Status check_rest(const FlowShape& shape, size_t flow, const Rest& rest, std::optional<FlowFault>& fault);
 
 /// An ancestral draw of a whole flow. The noise u is that of its values.
 struct StageDraw {
@@ -40,12 +46,16 @@ class StageInverse {
         View fixed;   // [B,N] u8 in the flow's order, or absent
         float*
             changes;  // [N,B] host: at a module's first position what its last sweep changed, when the run is through
+        std::optional<FlowFault>* fault = nullptr;  // where sweeps did not come to rest
         InversePlan plan;
         const StageDraw* draw = nullptr;  // instead of an inverse; sequentially
         double grid = 0;                  // of what is received
         bool forward = false;
     };
     Status run(const Task& task);
+    /// change [B] = max |u - f(h)| of what run() has found for the task, but where it is fixed, by a step of each module forward: what the
+    /// last sweep at rest took for granted. Leaves f(h) in u.
+    Status look_back(const Task& task, const View& change);
 
  private:
     Status read_prefix(const View& prefix);

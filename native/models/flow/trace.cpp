@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "models/flow/faults.h"
 #include "models/flow/stage_inverse.h"
 
 namespace noema {
@@ -108,8 +109,7 @@ Status flow_trace(Engine& engine, const FlowConfig& config, const FlowWeights& w
     for (size_t l = first; l <= last; ++l) out.states[l].resize(shape.rows() * shape.c());
     NOEMA_TRY(engine.execute([&](Context& c) { return Tracer(shape, w, out, c).run(latents, tokens); }, cancelled));
     for (size_t l = first; l <= last; ++l)
-        if (!std::all_of(out.states[l].begin(), out.states[l].end(), [](double x) { return std::isfinite(x); }))
-            return Status::error(Code::non_finite, "the state at level %zu holds a NaN or an infinity", l);
+        NOEMA_TRY(check_state(shape, l > 0 ? l - 1 : 0, out.states[l].data(), nullptr, out.fault));
     return {};
 }
 
