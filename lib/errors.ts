@@ -13,7 +13,7 @@ export const errorMeanings = {
   ERR_BAD_CORPUS: "a text file is empty, binary or too short",
   ERR_BAD_STATE: "a training state does not fit the run that wants to resume from it",
   ERR_PROMPT_TOO_LONG: "prompt and new tokens exceed the model's positions",
-  ERR_NON_FINITE: "a weight, loss or gradient is NaN or infinite",
+  ERR_NON_FINITE: "a weight, state, loss or gradient is NaN, infinite or out of range",
   ERR_NOT_CONVERGED: "a search or an iteration did not reach its tolerance",
   ERR_ABORTED: "the caller's signal ended the work",
   ERR_DISPOSED: "the handle, or what it depends on, was disposed",

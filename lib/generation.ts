@@ -63,6 +63,11 @@ export interface GenerationResult {
   /** Positions that the rule left masked and that were filled greedily. */
   filled: number;
   /**
+   * Of a flow model, of flows that were inverted by sweeps: max |u - f(h)|, what running the h that they found forward again is off from
+   * the noise u that they were to find it for; the largest of all flows. Much of it is an error (ERR_NOT_CONVERGED).
+   */
+  residual?: number;
+  /**
    * Of a thought model: the thought that the text was written by last or, where drafts were compared, the one that was fitted to it. Of
    * a text that was not finished: the latest there was, even of a fit that ended early (of several drafts, the first's).
    */

@@ -46,9 +46,13 @@ export class BatchWork<Canvas> implements Work<GenerationResult[]> {
   }
 
   async run(): Promise<GenerationResult[]> {
-    for (const { job } of this.#jobs) {
+    for (const { job, indices } of this.#jobs) {
       if (this.#cancelled) throw new NoemaError("ERR_ABORTED", "the generation was cancelled");
-      await job.run(() => {});
+      try {
+        await job.run(() => {});
+      } catch (error) {
+        throw withPrompt(error, indices);
+      }
     }
     return this.partial();
   }
@@ -64,6 +68,13 @@ export class BatchWork<Canvas> implements Work<GenerationResult[]> {
       for (const [i, result] of job.results().entries()) results[indices[i]!] = result;
     return results;
   }
+}
+
+/** An error of one of a job's sequences says in its details which prompt that is. */
+function withPrompt(error: unknown, indices: readonly number[]): unknown {
+  if (!(error instanceof NoemaError) || typeof error.details["sequence"] !== "number") return error;
+  const prompt = indices[error.details["sequence"]];
+  return new NoemaError(error.code, error.message, { ...error.details, prompt }, { cause: error });
 }
 
 /** Indices of one shape, at most `limit` in a group. */

@@ -114,11 +114,13 @@ async function foundBefore(path: string, run: string): Promise<Returned | undefi
 }
 
 export function planTable(measures: readonly PlanMeasure[]): string {
-  const lines = measures.map(({ flow, plan, milliseconds, sweeps }) => {
+  const lines = measures.map(({ flow, plan, milliseconds, sweeps, residual, differing }) => {
     const way = plan.method === "sequential" ? "sequential" : `jacobi, ${plan.modules} modules`;
-    return `| ${flow + 1} | ${way} | ${sweeps.toFixed(1)} | ${milliseconds.toFixed(1)} |`;
+    const accuracy = `${residual.toExponential(1)} | ${differing}`;
+    return `| ${flow + 1} | ${way} | ${sweeps.toFixed(1)} | ${milliseconds.toFixed(1)} | ${accuracy} |`;
   });
-  return ["| flow | way | sweeps per text | ms per text |", "|---|---|---|---|", ...lines].join("\n");
+  const head = "| flow | way | sweeps per text | ms per text | max abs(u - f(h)) | other tokens |";
+  return [head, "|---|---|---|---|---|---|", ...lines].join("\n");
 }
 
 export function returnedText(returned: Returned): string {
@@ -177,6 +179,8 @@ ${returnedText(returned)}
 ## Every flow, every way
 
 One text of ${model.config.maxPositions} positions from fresh noise, the better of two runs; \`inversion: "auto"\` takes the fastest way of every flow.
+What was found is run forward again, which is part of the time of sweeps: how far that comes from what was to be inverted, and how many
+tokens are not those of the sequential inverse.
 
 ${planTable(measures)}
 `;

@@ -11,6 +11,7 @@ import type {
 } from "../generation.js";
 import type {
   AncestralDraw,
+  FlowInverse,
   FlowReading,
   InversePlan,
   InverseRequest,
@@ -67,6 +68,8 @@ export class FlowJob {
   readonly #cancellation: NativeCancellation;
   readonly #started = performance.now();
   readonly #timing: Timing = { total: 0 };
+  /** Of every canvas whose flows are swept. */
+  readonly #residuals: (number | undefined)[] = [];
   #made: Made[] = [];
 
   /** All canvases have prefixes of one length and add as many tokens. */
@@ -125,8 +128,14 @@ export class FlowJob {
   }
 
   async #whole(request: Request): Promise<Int32Array> {
-    const { tokens } = await this.#host.native.invert({ ...request, cancellation: this.#cancellation });
-    return tokens;
+    const found = await this.#host.native.invert({ ...request, cancellation: this.#cancellation });
+    this.#noteResiduals(found);
+    return found.tokens;
+  }
+
+  #noteResiduals({ residuals }: FlowInverse): void {
+    for (const ofFlow of residuals)
+      for (const [at, residual] of ofFlow.entries()) this.#residuals[at] = Math.max(this.#residuals[at] ?? 0, residual);
   }
 
   /** One flow's inverse after the other, as far as the text is read from; states that can be read are told on the way. */
@@ -144,6 +153,7 @@ export class FlowJob {
       if (level < top) {
         const draw = level + 1 === top && ancestral ? { ancestral } : {};
         const found = await native.invert({ ...request, ...draw, latents, level: level + 1, to: level, cancellation });
+        this.#noteResiduals(found);
         latents = found.state;
       } else if (ancestral) {
         continue; // this noise is no state of the text that is drawn
@@ -187,7 +197,9 @@ export class FlowJob {
       const { ids, text, reason } = this.#made[at] ?? { ids: new Int32Array(0), text: "", reason: "abort" as const };
       const forwards = this.#made[at] ? (added / config.patchSize) * flows : 0;
       const usage = { promptTokens, completionTokens: ids.length, forwards };
-      return { text, ids, reason, usage, timing: { ...this.#timing, total }, filled: 0 };
+      const residual = this.#residuals[at];
+      const result = { text, ids, reason, usage, timing: { ...this.#timing, total }, filled: 0 };
+      return residual === undefined ? result : { ...result, residual };
     });
   }
 }

@@ -3,7 +3,7 @@
 import type { FlowConfig } from "../checkpoint/config.js";
 import { checkNames, checkNumber, invalid } from "../decoding/options.js";
 import { unknownOption } from "../errors.js";
-import type { InversePlan, NativeFlowModel, State } from "../native/addon.js";
+import type { FlowInverse, InversePlan, NativeFlowModel, State } from "../native/addon.js";
 import { latentNoise } from "../normals.js";
 
 /** "sequential" and "jacobi" for all flows, a plan per flow, or "auto": each flow is measured once in every way. */
@@ -49,6 +49,10 @@ export interface PlanMeasure {
   milliseconds: number;
   /** Over the sequences. */
   sweeps: number;
+  /** max |u - f(h)| of what was found, run forward again. */
+  residual: number;
+  /** Tokens, of all sequences, that are not those of the sequential inverse. */
+  differing: number;
 }
 
 /** What is tried for every flow: sequential, plain sweeps, and modules of about 16 and 64 positions. */
@@ -59,7 +63,7 @@ function candidates(positions: number): InversePlan[] {
 
 /**
  * Inverts fresh noise of the given shape with every candidate for every flow, twice, and takes each one's better time. The states
- * that a flow is measured on are those that the flows above it really give.
+ * that a flow is measured on are those that the flows above it really give. Those below it are inverted sequentially, for the tokens.
  */
 export async function measurePlans(
   native: NativeFlowModel,
@@ -73,18 +77,27 @@ export async function measurePlans(
   const measures: PlanMeasure[] = [];
   for (let flow = flows.length - 1; flow >= 0; flow--) {
     let next: State = latents;
+    let text: Int32Array | undefined;
     for (const plan of candidates(positions)) {
       const plans = flows.map((_, l): InversePlan => (l === flow ? plan : { method: "sequential" }));
       let milliseconds = Number.POSITIVE_INFINITY;
-      let sweeps = 0;
+      const inverse = { ...request, latents, level: flow + 1, to: flow, plans };
+      let found: FlowInverse | undefined;
       for (let run = 0; run < 2; run++) {
         const started = performance.now();
-        const found = await native.invert({ ...request, latents, level: flow + 1, to: flow, plans });
+        found = await native.invert(inverse);
         milliseconds = Math.min(milliseconds, performance.now() - started);
-        sweeps = found.sweeps[flow]!.reduce((sum, count) => sum + count, 0) / batch;
-        if (plan.method === "sequential") next = found.state;
       }
-      measures.push({ flow, plan, milliseconds, sweeps });
+      // Sweeps are run forward again wherever they are used, which is part of their time; the sequential inverse only here.
+      if (plan.method === "sequential") found = await native.invert({ ...inverse, check: true });
+      const { state, sweeps, residuals } = found!;
+      const { tokens } = flow === 0 ? found! : await native.invert({ ...request, latents: state, level: flow });
+      if (plan.method === "sequential") [next, text] = [state, tokens];
+      measures.push({
+        ...{ flow, plan, milliseconds, sweeps: sweeps[flow]!.reduce((sum, count) => sum + count, 0) / batch },
+        residual: Math.max(...residuals[flow]!),
+        differing: tokens.reduce((sum, token, at) => sum + (token === text![at] ? 0 : 1), 0),
+      });
     }
     latents = next;
   }

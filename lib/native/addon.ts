@@ -47,8 +47,8 @@ export interface ProbeResult {
 }
 
 export interface Addon {
-  /** Hands over the class that native errors are thrown as: new (code, message). */
-  initialise(errorClass: new (code: ErrorCode, message: string) => Error): void;
+  /** Hands over the class that native errors are thrown as. */
+  initialise(errorClass: new (code: ErrorCode, message: string, details?: Record<string, unknown>) => Error): void;
   info(): AddonInfo;
   /** Forces an instruction set for the process (null: the best). Throws ERR_UNSUPPORTED / ERR_UNKNOWN_OPTION. */
   forceIsa(name: string | null): void;
@@ -349,7 +349,7 @@ export interface InverseRequest extends FlowBatch {
   given?: State;
   /** One per flow of the model; none: all sequential. */
   plans?: readonly InversePlan[];
-  /** Run what was found forward again (not with `fixed`): gives `residual`. */
+  /** `residuals` of flows that are inverted sequentially, too. */
   check?: boolean;
   /** Draw from the flow nearest the noise, a mixture, instead of inverting it. Starts from base noise, without `check`. */
   ancestral?: AncestralDraw & { seeds: BigUint64Array };
@@ -384,8 +384,11 @@ export interface FlowInverse {
   confidence: Float32Array;
   /** Per flow of the model [B]: the sweeps it took; of a sequential one, its positions. Empty for flows not inverted. */
   sweeps: Int32Array[];
-  /** With `check`: the largest difference of the state given from the one that what was found leads to. */
-  residual?: number;
+  /**
+   * Per flow of the model [B]: max |u - f(h)| of the h that was found for u, run forward again, but where it was fixed. Of flows that were
+   * swept, with `check` of sequential ones, too; empty for the others.
+   */
+  residuals: Float32Array[];
 }
 
 export interface NativeFlowTrainer extends NativeTrainer {
@@ -406,9 +409,25 @@ export interface NativeFlowTrainer extends NativeTrainer {
   trainFrom(stage: number, fixedMeans: boolean): Promise<void>;
 }
 
+/**
+ * Details of ERR_NOT_CONVERGED and ERR_NON_FINITE of a flow model's calls. Positions are those of the text, in patches, the prefix counted,
+ * whichever way the flow takes them.
+ */
+export interface FlowFault {
+  /** 0 is nearest the data. Absent: the codebook, before any flow. */
+  flow?: number;
+  /** Of the call's batch. */
+  sequence: number;
+  firstPosition: number;
+  lastPosition: number;
+}
+
 export interface NativeFlowModel {
   info(): { parameters: number; weightBytes: number; precision: Precision };
-  /** Towards noise: from the tokens, or from a state. Of flows below that state's level nothing is told. */
+  /**
+   * Towards noise: from the tokens, or from a state. Of flows below that state's level nothing is told. Rejects with ERR_NON_FINITE where a
+   * likelihood is no number (details: FlowFault).
+   */
   encode(request: FlowBatch & { states?: boolean }): Promise<FlowPass>;
   /**
    * L + 1 times [B,N,c], those below a state's level and above `to` (default: L) empty: what `encode` calls states, by the steps of `invert`, which undoes it to
@@ -416,8 +435,9 @@ export interface NativeFlowModel {
    */
   trace(request: FlowBatch & { to?: number }): Promise<Float64Array[]>;
   /**
-   * Towards data: from base noise, or from a state. Rejects with ERR_NOT_CONVERGED, naming flow, sequence and position. Of
-   * `ids` only the prefixes are read.
+   * Towards data: from base noise, or from a state. Rejects with ERR_NOT_CONVERGED where a search or sweeps do not come to their tolerance
+   * or what sweeps found leads elsewhere, with ERR_NON_FINITE where a state is too large for f32 or too far from every token for the
+   * codebook to tell which it is (details of both: FlowFault). Of `ids` only the prefixes are read.
    */
   invert(request: InverseRequest): Promise<FlowInverse>;
   /** Reads a state [positions,c] of a level: 0 by the codebook, others by their readouts (ERR_UNSUPPORTED where there is none). */

@@ -93,10 +93,7 @@ TEST_CASE("flow: every way of inverting finds the same state, whatever the batch
                 CHECK(largest_difference(found.state, sequential.state) <= 5e-3);
                 CHECK(found.tokens == sequential.tokens);
                 for (const std::vector<float>& residuals : found.residuals)
-                    for (const float residual : residuals) {
-                        MESSAGE("residual ", residual);
-                        CHECK(residual <= 1e-3);
-                    }
+                    for (const float residual : residuals) CHECK((residual > 0 && residual <= 1e-5));
                 for (const std::vector<int32_t>& sweeps : found.sweeps)
                     for (const int32_t count : sweeps) CHECK((count >= modules && count <= N));
                 const FlowBatch last{.ids = text.ids.data() + 2 * T, .B = 1, .T = T, .prefix = prefix};

@@ -65,9 +65,16 @@ test("the report of inversions says what was lost, and counts every way", (t) =>
   for (const fact of ["1 tokens in 1 sequences", "99.9000 %", "4 of 4 sequences", "0.250 s"])
     t.true(text.includes(fact), fact);
   const table = planTable([
-    { flow: 1, plan: { method: "sequential" }, milliseconds: 12.34, sweeps: 256 },
-    { flow: 0, plan: { method: "jacobi", modules: 16 }, milliseconds: 5, sweeps: 40.5 },
+    { flow: 1, plan: { method: "sequential" }, milliseconds: 12.34, sweeps: 256, residual: 4.76e-7, differing: 0 },
+    {
+      flow: 0,
+      plan: { method: "jacobi", modules: 16 },
+      milliseconds: 5,
+      sweeps: 40.5,
+      residual: 0.00125,
+      differing: 3,
+    },
   ]);
-  t.true(table.includes("| 2 | sequential | 256.0 | 12.3 |"));
-  t.true(table.includes("| 1 | jacobi, 16 modules | 40.5 | 5.0 |"));
+  t.true(table.includes("| 2 | sequential | 256.0 | 12.3 | 4.8e-7 | 0 |"));
+  t.true(table.includes("| 1 | jacobi, 16 modules | 40.5 | 5.0 | 1.3e-3 | 3 |"));
 });

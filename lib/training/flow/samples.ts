@@ -21,6 +21,13 @@ export function checkFlowPrompts(prompts: readonly string[], config: FlowConfig,
   }
 }
 
+/** A model that has learnt little may lead noise to where there are no tokens; that ends no run. */
+function asNoText(error: unknown): string {
+  if (error instanceof NoemaError && (error.code === "ERR_NON_FINITE" || error.code === "ERR_NOT_CONVERGED"))
+    return `(no text: ${error.message})`;
+  throw error;
+}
+
 /** Writes texts with the model as it stands; `checkFlowPrompts` has seen the prompts. The same seed, the same text. */
 export function flowSampler(
   model: NativeFlowModel,
@@ -36,7 +43,10 @@ export function flowSampler(
     const added = Math.min(room, Math.ceil(length / patchSize) * patchSize);
     const ids = filledAfter([...prefix, ...new Array<number>(added).fill(0)], config);
     const noise = latentNoise(seed, added * latentSize);
-    const { tokens } = await model.invert({ ids, batch: 1, length: ids.length, prefix: prefix.length, noise });
+    const request = { ids, batch: 1, length: ids.length, prefix: prefix.length, noise };
+    const found = await model.invert(request).catch(asNoText);
+    if (typeof found === "string") return found;
+    const { tokens } = found;
     const end = tokens.indexOf(eosTokenId);
     return codec.decode([...given, ...tokens.subarray(0, end < 0 ? added : end)]);
   };

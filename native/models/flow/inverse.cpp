@@ -22,9 +22,9 @@ bool is_looked_back_on(const FlowInversion& job, size_t l) {
 
 /// The most that sweeps' residual may be. What is found is to the bit the inverse of some noise, this far from the one given: a thousandth of
 /// the noise's own spread moves one scalar in some thousands over the edge of a token. At rest a sweep moves h by the tolerance at most, and
-/// u by a few times that, up to one over sigma where clusters are narrow; a looser tolerance asks for less.
+/// u by that over sigma, a tenth or so where clusters are narrow; who gives a looser tolerance asks for less.
 float most_residual(const InversePlan& plan) {
-    return std::max(1e-3f, 100 * plan.tolerance);
+    return std::max(1e-3f, 10 * plan.tolerance);
 }
 
 /// What is known of a flow's inverse when the run is through.
