@@ -1,9 +1,17 @@
 /** How the flows of a stack are inverted, and which way is the fastest. */
 
+import { cancellable, orAborted } from "../cancellation.js";
 import type { FlowConfig } from "../checkpoint/config.js";
 import { checkNames, checkNumber, invalid } from "../decoding/options.js";
 import { unknownOption } from "../errors.js";
-import type { InversePlan, NativeFlowModel, State } from "../native/addon.js";
+import type {
+  FlowInverse,
+  InversePlan,
+  InverseRequest,
+  NativeCancellation,
+  NativeFlowModel,
+  State,
+} from "../native/addon.js";
 import { latentNoise } from "../normals.js";
 
 /** "sequential" and "jacobi" for all flows, a plan per flow, or "auto": each flow is measured once in every way. */
@@ -57,30 +65,53 @@ function candidates(positions: number): InversePlan[] {
   return [{ method: "sequential" }, ...Array.from(counts, (modules): InversePlan => ({ method: "jacobi", modules }))];
 }
 
+/** Whose flows are measured. */
+interface PlanHost {
+  readonly native: NativeFlowModel;
+  readonly config: FlowConfig;
+  createCancellation(): NativeCancellation;
+}
+
+/** Texts that go through the inverses together, and positions of each. */
+export interface InversionShape {
+  batch: number;
+  positions: number;
+}
+
+interface MeasureOptions {
+  /** Ends a way as soon as it has taken longer than the best of its flow; it counts as taking for ever. */
+  hasty?: boolean;
+  signal?: AbortSignal | undefined;
+}
+
 /**
  * Inverts fresh noise of the given shape with every candidate for every flow, twice, and takes each one's better time. The states
  * that a flow is measured on are those that the flows above it really give.
  */
 export async function measurePlans(
-  native: NativeFlowModel,
-  config: FlowConfig,
-  { batch, positions }: { batch: number; positions: number },
+  host: PlanHost,
+  { batch, positions }: InversionShape,
+  { hasty = false, signal }: MeasureOptions = {},
 ): Promise<PlanMeasure[]> {
-  const { flows, latentSize, patchSize } = config;
+  const { flows, latentSize, patchSize } = host.config;
   const length = positions * patchSize;
   const request = { ids: new Int32Array(batch * length), batch, length };
   let latents: State = latentNoise(0, batch * length * latentSize);
   const measures: PlanMeasure[] = [];
   for (let flow = flows.length - 1; flow >= 0; flow--) {
     let next: State = latents;
+    let best = Number.POSITIVE_INFINITY;
     for (const plan of candidates(positions)) {
       const plans = flows.map((_, l): InversePlan => (l === flow ? plan : { method: "sequential" }));
       let milliseconds = Number.POSITIVE_INFINITY;
       let sweeps = 0;
       for (let run = 0; run < 2; run++) {
-        const started = performance.now();
-        const found = await native.invert({ ...request, latents, level: flow + 1, to: flow, plans });
-        milliseconds = Math.min(milliseconds, performance.now() - started);
+        const limit = hasty ? best : Number.POSITIVE_INFINITY;
+        const ask = { ...request, latents, level: flow + 1, to: flow, plans };
+        const { found, ...time } = await timed(host, ask, { limit, signal });
+        milliseconds = Math.min(milliseconds, time.milliseconds);
+        best = Math.min(best, milliseconds);
+        if (!found) break;
         sweeps = found.sweeps[flow]!.reduce((sum, count) => sum + count, 0) / batch;
         if (plan.method === "sequential") next = found.state;
       }
@@ -91,8 +122,69 @@ export async function measurePlans(
   return measures;
 }
 
-/** The fastest of every flow's. */
-export function fastestPlans(measures: readonly PlanMeasure[], { flows }: FlowConfig): InversePlan[] {
+/** One inverse and its time; nothing, and infinite, where it is not done within `limit` milliseconds. */
+async function timed(
+  host: PlanHost,
+  request: InverseRequest,
+  { limit, signal }: { limit: number; signal: AbortSignal | undefined },
+): Promise<{ found?: FlowInverse; milliseconds: number }> {
+  const late = Number.isFinite(limit) ? [AbortSignal.timeout(Math.ceil(limit))] : [];
+  const ends = AbortSignal.any([...late, ...(signal ? [signal] : [])]);
+  const started = performance.now();
+  try {
+    const found = await cancellable(host, ends, (cancellation) => host.native.invert({ ...request, cancellation }));
+    return { found, milliseconds: performance.now() - started };
+  } catch (error) {
+    if (signal?.aborted || !late[0]?.aborted) throw error;
+    return { milliseconds: Number.POSITIVE_INFINITY };
+  }
+}
+
+interface Measuring {
+  readonly plans: Promise<InversePlan[]>;
+  readonly stop: AbortController;
+  waiting: number;
+}
+
+/** What "auto" means for texts of a shape: the fastest way of every flow, measured once, as long as anybody waits for it. */
+export class FastestPlans {
+  readonly #host: PlanHost;
+  readonly #measured = new Map<string, Measuring>();
+
+  constructor(host: PlanHost) {
+    this.#host = host;
+  }
+
+  async of(shape: InversionShape, signal: AbortSignal): Promise<InversePlan[]> {
+    const key = `${shape.batch} ${shape.positions}`;
+    const measuring = this.#measured.get(key) ?? this.#measure(key, shape);
+    measuring.waiting++;
+    try {
+      return await orAborted(measuring.plans, signal);
+    } finally {
+      measuring.waiting--;
+      if (signal.aborted && measuring.waiting === 0) this.#giveUp(key, measuring);
+    }
+  }
+
+  #measure(key: string, shape: InversionShape): Measuring {
+    const stop = new AbortController();
+    const measures = measurePlans(this.#host, shape, { hasty: true, signal: stop.signal });
+    const plans = measures.then((all) => fastestPlans(all, this.#host.config));
+    const measuring = { plans, stop, waiting: 0 };
+    this.#measured.set(key, measuring);
+    plans.catch(() => this.#giveUp(key, measuring));
+    return measuring;
+  }
+
+  /** Whoever asks next has it measured anew. */
+  #giveUp(key: string, measuring: Measuring): void {
+    if (this.#measured.get(key) === measuring) this.#measured.delete(key);
+    measuring.stop.abort();
+  }
+}
+
+function fastestPlans(measures: readonly PlanMeasure[], { flows }: FlowConfig): InversePlan[] {
   return flows.map((_, l) => {
     const own = measures.filter(({ flow }) => flow === l);
     return own.reduce((best, one) => (one.milliseconds < best.milliseconds ? one : best)).plan;

@@ -63,6 +63,26 @@ test("every way of inverting gives the same tokens; auto picks one of them", asy
   engine.dispose();
 });
 
+test("a measuring ends when nobody waits for it any more, and goes on while anybody does", async (t) => {
+  const { engine, model } = await open();
+  const options = { prompt: "abc", maxTokens: 20, seed: 9 };
+  const reason = new Error("enough");
+  const [first, second] = [new AbortController(), new AbortController()];
+  const left = model.generate({ ...options, inversion: "auto", signal: first.signal });
+  const stays = model.generate({ ...options, inversion: "auto", signal: second.signal });
+  first.abort(reason);
+  t.is(await t.throwsAsync(async () => left), reason);
+  t.deepEqual((await stays).ids, (await model.generate(options)).ids);
+  const alone = new AbortController();
+  const gone = model.generateBatch({ prompts: ["a", "b"], maxTokens: 20, inversion: "auto", signal: alone.signal });
+  alone.abort(reason);
+  t.is(await t.throwsAsync(gone), reason);
+  const texts = await model.generateBatch({ prompts: ["a", "b"], maxTokens: 20, inversion: "auto" });
+  t.is(texts.length, 2, "measured anew");
+  t.is(await t.throwsAsync(model.measureInversions({ signal: AbortSignal.abort(reason) })), reason);
+  engine.dispose();
+});
+
 test("an ancestral draw: alike in a batch, whatever the plan of the flow that is drawn from; what cannot be drawn from is refused", async (t) => {
   const { engine, model } = await open();
   const options = { prompt: "abc", maxTokens: 12, seed: 9 };
