@@ -41,6 +41,8 @@ export interface FlowModelInfo extends ModelInfo<FlowConfig> {
 export interface InversionMeasureOptions {
   batch?: number;
   positions?: number;
+  /** Is told of every way as soon as it has been measured. */
+  onMeasure?: (measure: PlanMeasure) => void;
   signal?: AbortSignal;
 }
 
@@ -143,11 +145,11 @@ export class FlowModel extends Model<NativeFlowModel, FlowConfig> {
    */
   async measureInversions(options: InversionMeasureOptions = {}): Promise<PlanMeasure[]> {
     this.check();
-    const { batch = 1, positions = this.config.maxPositions, signal } = options;
+    const { batch = 1, positions = this.config.maxPositions, onMeasure, signal } = options;
     checkNumber(batch, { min: 1, max: 1024, integer: true }, "batch");
     checkNumber(positions, { min: 1, max: this.config.maxPositions, integer: true }, "positions");
     checkSignal(signal);
-    return measurePlans(this.#host, { batch, positions }, { signal });
+    return measurePlans(this.#host, { batch, positions }, { onMeasure, signal });
   }
 
   #jobOptions(options: FlowGenerateOptions | FlowBatchOptions) {

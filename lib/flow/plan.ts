@@ -81,6 +81,7 @@ export interface InversionShape {
 interface MeasureOptions {
   /** Ends a way as soon as it has taken longer than the best of its flow; it counts as taking for ever. */
   hasty?: boolean;
+  onMeasure?: ((measure: PlanMeasure) => void) | undefined;
   signal?: AbortSignal | undefined;
 }
 
@@ -91,7 +92,7 @@ interface MeasureOptions {
 export async function measurePlans(
   host: PlanHost,
   { batch, positions }: InversionShape,
-  { hasty = false, signal }: MeasureOptions = {},
+  { hasty = false, onMeasure, signal }: MeasureOptions = {},
 ): Promise<PlanMeasure[]> {
   const { flows, latentSize, patchSize } = host.config;
   const length = positions * patchSize;
@@ -116,6 +117,7 @@ export async function measurePlans(
         if (plan.method === "sequential") next = found.state;
       }
       measures.push({ flow, plan, milliseconds, sweeps });
+      onMeasure?.(measures.at(-1)!);
     }
     latents = next;
   }

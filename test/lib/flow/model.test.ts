@@ -226,6 +226,29 @@ test("editing: what comes before a change stays, the change is there, and differ
   engine.dispose();
 });
 
+test("on the command line: how fast it writes, every way of inverting, what early exits are worth", async (t) => {
+  const { engine, folder } = await open();
+  engine.dispose();
+  const json = async (...flags: string[]) => {
+    const { out, error } = await noema("bench", folder, "--json", ...flags);
+    t.is(error, "");
+    return JSON.parse(out);
+  };
+  const figure = await json("--max-tokens", "6", "--runs", "3", "--inversion", "jacobi");
+  t.like(figure, { way: "inversion jacobi", passes: 12 });
+  t.is(figure.milliseconds.length, 3);
+  const measures = await json("--inversions", "--max-tokens", "8");
+  t.deepEqual(
+    new Set(measures.map(({ plan }: { plan: { method: string } }) => plan.method)),
+    new Set(["sequential", "jacobi"]),
+  );
+  const { out } = await noema("bench", folder, "--inversions", "--max-tokens", "8");
+  t.is(out.trim().split("\n").length, measures.length + 1);
+  t.regex((await noema("bench", folder, "--exits")).out, /\n1 +[\d.]+\n/, "no readouts, nothing to agree");
+  t.regex((await noema("bench", folder, "--think", "3")).error, /"think" is for thought models; this is a flow one/);
+  t.regex((await noema("score", folder, "abc", "--draws", "1")).out, /at most [\d.]+ nats, /);
+});
+
 test("on the command line: a text's states, a picture of them, an edit", async (t) => {
   const { engine, folder } = await open();
   engine.dispose();
@@ -240,6 +263,11 @@ test("on the command line: a text's states, a picture of them, an edit", async (
   t.false(/<a&b>/.test(picture), "text is escaped");
   const { levels } = JSON.parse((await noema("inspect", folder, "--text", "abc", "--json")).out);
   t.is(levels[2].latents.length, 12);
+  const drawn = JSON.parse(
+    (await noema("inspect", folder, "--text", "abc", "--json", "--seed", "4", "--threads", "1")).out,
+  );
+  t.notDeepEqual(drawn.levels[0].latents, levels[0].latents);
+  t.regex((await noema("inspect", folder, "--text", "abc", "--device", "tpu")).error, /device/);
   t.regex((await noema("inspect", folder, "--svg", svg)).error, /give --text/);
 
   const edit = (...args: string[]) => noema("edit", folder, "--text", "abcabc", ...args);
