@@ -23,6 +23,27 @@ export async function cancellable<R>(
   }
 }
 
+/** What the promise gives, or the signal's reason as soon as there is one. */
+export async function orAborted<R>(promise: Promise<R>, signal: AbortSignal): Promise<R> {
+  signal.throwIfAborted();
+  const { promise: aborted, reject } = deferred();
+  const abort = () => reject(signal.reason);
+  signal.addEventListener("abort", abort, { once: true });
+  try {
+    return await Promise.race([promise, aborted]);
+  } finally {
+    signal.removeEventListener("abort", abort);
+  }
+}
+
+function deferred(): { promise: Promise<never>; reject: (reason: unknown) => void } {
+  let reject: (reason: unknown) => void = () => {};
+  const promise = new Promise<never>((_, no) => {
+    reject = no;
+  });
+  return { promise, reject };
+}
+
 /** Hangs what was made so far on the error. Reasons that cannot carry it (strings) go without. */
 export function withPartial(error: unknown, partial: unknown): unknown {
   if (typeof error === "object" && error !== null && Object.isExtensible(error)) {

@@ -114,7 +114,7 @@ async function foundBefore(path: string, run: string): Promise<Returned | undefi
 }
 
 export function planTable(measures: readonly PlanMeasure[]): string {
-  const lines = measures.map(({ flow, plan, milliseconds, sweeps, residual, differing }) => {
+  const lines = measures.map(({ flow, plan, milliseconds, sweeps, residual = 0, differing = 0 }) => {
     const way = plan.method === "sequential" ? "sequential" : `jacobi, ${plan.modules} modules`;
     const accuracy = `${residual.toExponential(1)} | ${differing}`;
     return `| ${flow + 1} | ${way} | ${sweeps.toFixed(1)} | ${milliseconds.toFixed(1)} | ${accuracy} |`;

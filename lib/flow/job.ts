@@ -1,6 +1,7 @@
 /** Texts from base noise: canvases of one shape go through the inverses together. */
 
 import type { FlowConfig } from "../checkpoint/config.js";
+import { NoemaError } from "../errors.js";
 import type {
   CommitEvent,
   FinishReason,
@@ -21,6 +22,7 @@ import type {
 } from "../native/addon.js";
 import { latentNoise } from "../normals.js";
 import type { Tokenizer } from "../tokenizer/tokenizer.js";
+import type { InversionShape } from "./plan.js";
 import { type FlowCanvas, hasReading } from "./request.js";
 
 /** What a job needs of its model. */
@@ -31,8 +33,8 @@ export interface FlowHost {
   createCancellation(): NativeCancellation;
 }
 
-/** How the flows are inverted, for texts of a shape. */
-export type Plans = (shape: { batch: number; positions: number }) => Promise<InversePlan[]>;
+/** How the flows are inverted, for texts of a shape; the signal ends whatever it takes to find out. */
+export type Plans = (shape: InversionShape, signal: AbortSignal) => Promise<InversePlan[]>;
 
 interface Made {
   ids: Int32Array;
@@ -66,6 +68,7 @@ export class FlowJob {
   readonly #canvases: readonly FlowCanvas[];
   readonly #options: FlowJobOptions;
   readonly #cancellation: NativeCancellation;
+  readonly #ended = new AbortController();
   readonly #started = performance.now();
   readonly #timing: Timing = { total: 0 };
   /** Of every canvas whose flows are swept. */
@@ -81,6 +84,7 @@ export class FlowJob {
   }
 
   cancel(): void {
+    this.#ended.abort(new NoemaError("ERR_ABORTED", "the generation was cancelled"));
     this.#cancellation.cancel();
   }
 
@@ -119,7 +123,7 @@ export class FlowJob {
       const values = added * config.latentSize;
       noise.set(latentNoise(canvas.seed, values, ancestral ? 1 : canvas.temperature), b * values);
     }
-    const fastest = await this.#options.plans({ batch, positions: added / config.patchSize });
+    const fastest = await this.#options.plans({ batch, positions: added / config.patchSize }, this.#ended.signal);
     const request = { ids, batch, length, prefix: prefix.length, noise };
     if (!ancestral) return { ...request, plans: fastest };
     const plans: InversePlan[] = [...fastest.slice(0, -1), { method: "sequential" }];

@@ -1,18 +1,26 @@
 /** A loaded flow model: generates, scores, and lets every state be looked at and edited. */
 
 import type { FlowConfig } from "../checkpoint/config.js";
-import { checkNumber, invalid } from "../decoding/options.js";
+import { checkNumber, checkSignal, invalid } from "../decoding/options.js";
 import { flowBounds } from "../evaluation/flow-bound.js";
 import { type Score, type ScoreOptions, score } from "../evaluation/score.js";
 import type { Generation, GenerationResult } from "../generation.js";
 import { Model, type ModelInfo } from "../model.js";
-import type { InversePlan, NativeFlowModel } from "../native/addon.js";
+import type { NativeFlowModel } from "../native/addon.js";
 import { BatchWork, SingleWork } from "../works.js";
+import {
+  decode,
+  encode,
+  type FlowDecodeOptions,
+  type FlowEncodeOptions,
+  type FlowState,
+  type FlowText,
+} from "./codec.js";
 import { type DraftMeasure, type DraftOptions, measureDrafts } from "./drafts.js";
 import { type Edit, type EditOptions, edit } from "./edit.js";
 import { type Inspection, type InspectOptions, inspect } from "./inspect.js";
 import { type FlowHost, FlowJob, type Plans } from "./job.js";
-import { checkInversion, fastestPlans, type Inversion, measurePlans, type PlanMeasure } from "./plan.js";
+import { checkInversion, FastestPlans, type Inversion, measurePlans, type PlanMeasure } from "./plan.js";
 import {
   checkAncestral,
   checkExit,
@@ -30,13 +38,20 @@ export interface FlowModelInfo extends ModelInfo<FlowConfig> {
   patchSize: number;
 }
 
+export interface InversionMeasureOptions {
+  batch?: number;
+  positions?: number;
+  /** Is told of every way as soon as it has been measured. */
+  onMeasure?: (measure: PlanMeasure) => void;
+  signal?: AbortSignal;
+}
+
 /** Texts of one shape go through the inverses together; more than this many take turns. */
 const batchLimit = 16;
 
 export class FlowModel extends Model<NativeFlowModel, FlowConfig> {
   readonly family = "flow";
-  /** Of "auto", by shape. */
-  readonly #fastest = new Map<string, Promise<InversePlan[]>>();
+  readonly #fastest = new FastestPlans(this.#host);
 
   get info(): FlowModelInfo {
     return { family: "flow", ...this.commonInfo, patchSize: this.config.patchSize };
@@ -75,6 +90,21 @@ export class FlowModel extends Model<NativeFlowModel, FlowConfig> {
     return score(this.bounded, text, options);
   }
 
+  /** A text as the latents of a state: base noise, or another level's. By the steps that `decode` undoes. */
+  async encode(text: string | ArrayLike<number>, options?: FlowEncodeOptions): Promise<FlowState> {
+    this.check();
+    return encode(this.#host, text, options);
+  }
+
+  /**
+   * The text that a state's latents lead to. Of a state that `encode` gave it is the text that it was given, but for tokens that the
+   * encoder's own noise took into another's place (none where `sigmaCeiling` kept them apart in training).
+   */
+  async decode(options: FlowDecodeOptions): Promise<FlowText> {
+    this.check();
+    return decode(this.#host, options);
+  }
+
   /** Every state of a text on its way to noise. */
   async inspect(text: string | ArrayLike<number>, options?: InspectOptions): Promise<Inspection> {
     this.check();
@@ -109,13 +139,17 @@ export class FlowModel extends Model<NativeFlowModel, FlowConfig> {
     };
   }
 
-  /** Every way of inverting every flow, measured on noise of a shape; the basis of "auto". */
-  async measureInversions(shape: { batch?: number; positions?: number } = {}): Promise<PlanMeasure[]> {
+  /**
+   * Every way of inverting every flow, measured on noise of a shape: `batch` texts of `positions` each (default: one, as many as the
+   * model has). Plain sweeps over the flow that carries the language model take a hundred times as long as position after position.
+   */
+  async measureInversions(options: InversionMeasureOptions = {}): Promise<PlanMeasure[]> {
     this.check();
-    const { batch = 1, positions = this.config.maxPositions } = shape;
+    const { batch = 1, positions = this.config.maxPositions, onMeasure, signal } = options;
     checkNumber(batch, { min: 1, max: 1024, integer: true }, "batch");
     checkNumber(positions, { min: 1, max: this.config.maxPositions, integer: true }, "positions");
-    return measurePlans(this.native, this.config, { batch, positions });
+    checkSignal(signal);
+    return measurePlans(this.#host, { batch, positions }, { onMeasure, signal });
   }
 
   #jobOptions(options: FlowGenerateOptions | FlowBatchOptions) {
@@ -126,18 +160,7 @@ export class FlowModel extends Model<NativeFlowModel, FlowConfig> {
 
   #plans(inversion: Inversion | undefined): Plans {
     const checked = checkInversion(inversion, this.config);
-    if (checked !== "auto") return async () => checked;
-    return (shape) => {
-      const key = `${shape.batch} ${shape.positions}`;
-      const measured = this.#fastest.get(key) ?? this.#measure(shape);
-      this.#fastest.set(key, measured);
-      measured.catch(() => this.#fastest.delete(key));
-      return measured;
-    };
-  }
-
-  async #measure(shape: { batch: number; positions: number }): Promise<InversePlan[]> {
-    return fastestPlans(await measurePlans(this.native, this.config, shape), this.config);
+    return checked === "auto" ? (shape, signal) => this.#fastest.of(shape, signal) : async () => checked;
   }
 
   get #host(): FlowHost {

@@ -1,9 +1,17 @@
 /** How the flows of a stack are inverted, and which way is the fastest. */
 
+import { cancellable, orAborted } from "../cancellation.js";
 import type { FlowConfig } from "../checkpoint/config.js";
 import { checkNames, checkNumber, invalid } from "../decoding/options.js";
 import { unknownOption } from "../errors.js";
-import type { FlowInverse, InversePlan, NativeFlowModel, State } from "../native/addon.js";
+import type {
+  FlowInverse,
+  InversePlan,
+  InverseRequest,
+  NativeCancellation,
+  NativeFlowModel,
+  State,
+} from "../native/addon.js";
 import { latentNoise } from "../normals.js";
 
 /** "sequential" and "jacobi" for all flows, a plan per flow, or "auto": each flow is measured once in every way. */
@@ -49,10 +57,10 @@ export interface PlanMeasure {
   milliseconds: number;
   /** Over the sequences. */
   sweeps: number;
-  /** max |u - f(h)| of what was found, run forward again. */
-  residual: number;
-  /** Tokens, of all sequences, that are not those of the sequential inverse. */
-  differing: number;
+  /** max |u - f(h)| of what was found, run forward again. These two: unless only times are asked for, as "auto" does. */
+  residual?: number;
+  /** Tokens, of all sequences, that are not those of the sequential inverse; flows below are inverted sequentially. */
+  differing?: number;
 }
 
 /** What is tried for every flow: sequential, plain sweeps, and modules of about 16 and 64 positions. */
@@ -61,51 +69,155 @@ function candidates(positions: number): InversePlan[] {
   return [{ method: "sequential" }, ...Array.from(counts, (modules): InversePlan => ({ method: "jacobi", modules }))];
 }
 
+/** Whose flows are measured. */
+interface PlanHost {
+  readonly native: NativeFlowModel;
+  readonly config: FlowConfig;
+  createCancellation(): NativeCancellation;
+}
+
+/** Texts that go through the inverses together, and positions of each. */
+export interface InversionShape {
+  batch: number;
+  positions: number;
+}
+
+interface MeasureOptions {
+  /** Ends a way as soon as it has taken longer than the best of its flow; it counts as taking for ever. */
+  hasty?: boolean;
+  onMeasure?: ((measure: PlanMeasure) => void) | undefined;
+  signal?: AbortSignal | undefined;
+}
+
 /**
  * Inverts fresh noise of the given shape with every candidate for every flow, twice, and takes each one's better time. The states
- * that a flow is measured on are those that the flows above it really give. Those below it are inverted sequentially, for the tokens.
+ * that a flow is measured on are those that the flows above it really give.
  */
 export async function measurePlans(
-  native: NativeFlowModel,
-  config: FlowConfig,
-  { batch, positions }: { batch: number; positions: number },
+  host: PlanHost,
+  { batch, positions }: InversionShape,
+  { hasty = false, onMeasure, signal }: MeasureOptions = {},
 ): Promise<PlanMeasure[]> {
-  const { flows, latentSize, patchSize } = config;
+  const { flows, latentSize, patchSize } = host.config;
   const length = positions * patchSize;
   const request = { ids: new Int32Array(batch * length), batch, length };
   let latents: State = latentNoise(0, batch * length * latentSize);
   const measures: PlanMeasure[] = [];
   for (let flow = flows.length - 1; flow >= 0; flow--) {
     let next: State = latents;
+    let best = Number.POSITIVE_INFINITY;
     let text: Int32Array | undefined;
     for (const plan of candidates(positions)) {
       const plans = flows.map((_, l): InversePlan => (l === flow ? plan : { method: "sequential" }));
       let milliseconds = Number.POSITIVE_INFINITY;
-      const inverse = { ...request, latents, level: flow + 1, to: flow, plans };
-      let found: FlowInverse | undefined;
+      const ask = { ...request, latents, level: flow + 1, to: flow, plans };
+      let sweeps = 0;
+      let last: FlowInverse | undefined;
       for (let run = 0; run < 2; run++) {
-        const started = performance.now();
-        found = await native.invert(inverse);
-        milliseconds = Math.min(milliseconds, performance.now() - started);
+        const limit = hasty ? best : Number.POSITIVE_INFINITY;
+        const { found, ...time } = await timed(host, ask, { limit, signal });
+        milliseconds = Math.min(milliseconds, time.milliseconds);
+        best = Math.min(best, milliseconds);
+        if (!found) break;
+        sweeps = found.sweeps[flow]!.reduce((sum, count) => sum + count, 0) / batch;
+        if (plan.method === "sequential") next = found.state;
+        last = found;
       }
-      // Sweeps are run forward again wherever they are used, which is part of their time; the sequential inverse only here.
-      if (plan.method === "sequential") found = await native.invert({ ...inverse, check: true });
-      const { state, sweeps, residuals } = found!;
-      const { tokens } = flow === 0 ? found! : await native.invert({ ...request, latents: state, level: flow });
-      if (plan.method === "sequential") [next, text] = [state, tokens];
-      measures.push({
-        ...{ flow, plan, milliseconds, sweeps: sweeps[flow]!.reduce((sum, count) => sum + count, 0) / batch },
-        residual: Math.max(...residuals[flow]!),
-        differing: tokens.reduce((sum, token, at) => sum + (token === text![at] ? 0 : 1), 0),
-      });
+      const judged = last && !hasty ? await judge(host, ask, last, signal) : undefined;
+      text ??= judged?.tokens;
+      const fidelity = judged && { residual: judged.residual, differing: countDiffering(judged.tokens, text!) };
+      measures.push({ flow, plan, milliseconds, sweeps, ...fidelity });
+      onMeasure?.(measures.at(-1)!);
     }
     latents = next;
   }
   return measures;
 }
 
-/** The fastest of every flow's. */
-export function fastestPlans(measures: readonly PlanMeasure[], { flows }: FlowConfig): InversePlan[] {
+function countDiffering(tokens: Int32Array, others: Int32Array): number {
+  return tokens.reduce((sum, token, at) => sum + (token === others[at] ? 0 : 1), 0);
+}
+
+/** What a way has found, run forward again, and what it becomes. Of sweeps the first is part of their own time, wherever they are used. */
+function judge(
+  host: PlanHost,
+  ask: InverseRequest & { to: number },
+  found: FlowInverse,
+  signal: AbortSignal | undefined,
+): Promise<{ residual: number; tokens: Int32Array }> {
+  const { native } = host;
+  return cancellable(host, signal, async (cancellation) => {
+    const isChecked = found.residuals[ask.to]!.length > 0;
+    const { residuals } = isChecked ? found : await native.invert({ ...ask, check: true, cancellation });
+    const below = { ...ask, latents: found.state, level: ask.to, to: 0, plans: [], cancellation };
+    const { tokens } = ask.to === 0 ? found : await native.invert(below);
+    return { residual: Math.max(...residuals[ask.to]!), tokens };
+  });
+}
+
+/** One inverse and its time; nothing, and infinite, where it is not done within `limit` milliseconds. */
+async function timed(
+  host: PlanHost,
+  request: InverseRequest,
+  { limit, signal }: { limit: number; signal: AbortSignal | undefined },
+): Promise<{ found?: FlowInverse; milliseconds: number }> {
+  const late = Number.isFinite(limit) ? [AbortSignal.timeout(Math.ceil(limit))] : [];
+  const ends = AbortSignal.any([...late, ...(signal ? [signal] : [])]);
+  const started = performance.now();
+  try {
+    const found = await cancellable(host, ends, (cancellation) => host.native.invert({ ...request, cancellation }));
+    return { found, milliseconds: performance.now() - started };
+  } catch (error) {
+    if (signal?.aborted || !late[0]?.aborted) throw error;
+    return { milliseconds: Number.POSITIVE_INFINITY };
+  }
+}
+
+interface Measuring {
+  readonly plans: Promise<InversePlan[]>;
+  readonly stop: AbortController;
+  waiting: number;
+}
+
+/** What "auto" means for texts of a shape: the fastest way of every flow, measured once, as long as anybody waits for it. */
+export class FastestPlans {
+  readonly #host: PlanHost;
+  readonly #measured = new Map<string, Measuring>();
+
+  constructor(host: PlanHost) {
+    this.#host = host;
+  }
+
+  async of(shape: InversionShape, signal: AbortSignal): Promise<InversePlan[]> {
+    const key = `${shape.batch} ${shape.positions}`;
+    const measuring = this.#measured.get(key) ?? this.#measure(key, shape);
+    measuring.waiting++;
+    try {
+      return await orAborted(measuring.plans, signal);
+    } finally {
+      measuring.waiting--;
+      if (signal.aborted && measuring.waiting === 0) this.#giveUp(key, measuring);
+    }
+  }
+
+  #measure(key: string, shape: InversionShape): Measuring {
+    const stop = new AbortController();
+    const measures = measurePlans(this.#host, shape, { hasty: true, signal: stop.signal });
+    const plans = measures.then((all) => fastestPlans(all, this.#host.config));
+    const measuring = { plans, stop, waiting: 0 };
+    this.#measured.set(key, measuring);
+    plans.catch(() => this.#giveUp(key, measuring));
+    return measuring;
+  }
+
+  /** Whoever asks next has it measured anew. */
+  #giveUp(key: string, measuring: Measuring): void {
+    if (this.#measured.get(key) === measuring) this.#measured.delete(key);
+    measuring.stop.abort();
+  }
+}
+
+function fastestPlans(measures: readonly PlanMeasure[], { flows }: FlowConfig): InversePlan[] {
   return flows.map((_, l) => {
     const own = measures.filter(({ flow }) => flow === l);
     return own.reduce((best, one) => (one.milliseconds < best.milliseconds ? one : best)).plan;

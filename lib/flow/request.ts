@@ -31,7 +31,7 @@ export interface FlowGenerateOptions {
   topP?: number;
   /**
    * How the flows are inverted. All ways give the same tokens; "auto" measures them once per shape of text, which takes as long as
-   * some ten texts. Default: "sequential".
+   * some ten texts: a way that is slower than the best before it is not waited for. Default: "sequential".
    */
   inversion?: Inversion;
   /**

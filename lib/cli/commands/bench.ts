@@ -4,25 +4,30 @@ import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import type { Command } from "commander";
-import { createEngine } from "../../engine.js";
+import { type AnyModel, createEngine } from "../../engine.js";
 import { NoemaError } from "../../errors.js";
-import type { MaskedModel } from "../../masked-model.js";
+import type { FlowModel } from "../../flow/model.js";
+import type { PlanMeasure } from "../../flow/plan.js";
 import { packageRoot } from "../../package.js";
 import { type BoundFlags, loadOptions, numberOf } from "../bound-flags.js";
+import { columnsOf } from "../columns.js";
 import { example, type Streams } from "../command.js";
-import { addDecodingFlags, type DecodingFlags, decodingOptions } from "../decoding-flags.js";
+import { decodingOptions } from "../decoding-flags.js";
 import { addDeviceFlag, type DeviceFlag, describeDevice, deviceOption } from "../device-flag.js";
+import { addGenerationFlags, type GenerationFlags, givenThought, startGeneration } from "../generation-flags.js";
 import { interruptible } from "../interrupt.js";
 
-interface BenchFlags extends DecodingFlags, Pick<BoundFlags, "precision" | "json">, DeviceFlag {
-  maxTokens?: string;
+interface BenchFlags extends GenerationFlags, Pick<BoundFlags, "precision" | "json">, DeviceFlag {
   runs?: string;
   threads?: string;
   ops?: boolean;
+  inversions?: boolean;
+  exits?: boolean;
 }
 
+/** Of the median run; runs differ in tokens where an end of text ends them. */
 interface Figure {
-  decoding: string;
+  way: string;
   tokens: number;
   passes: number;
   /** Of all runs, sorted. */
@@ -36,13 +41,14 @@ export function bench(program: Command, streams: Streams): void {
     .command("bench")
     .description("measure generation on this machine; with --ops, the native kernels instead")
     .argument("[model]", "a checkpoint folder")
-    .option("--max-tokens <n>", "new tokens per run (default: 128, or what the model's positions leave)")
     .option("--runs <n>", "runs, of which the median counts; one more warms up (default: 5)")
     .option("--threads <n>", "0: one per core (default: 0)")
     .option("--precision <name>", "f32 or bf16: how weights are held")
+    .option("--inversions", "flows: every way of inverting every flow, for texts of --max-tokens")
+    .option("--exits", "flows: what reading a text from every state costs, and how often it agrees with the text")
     .option("--ops", "run the native benchmark (npm run bench builds it)")
     .option("--json", "print JSON");
-  addDeviceFlag(addDecodingFlags(command))
+  addDeviceFlag(addGenerationFlags(command))
     .addHelpText("after", example("noema bench models/tales-masked --steps 32 --runs 3"))
     .action((folder: string | undefined, flags: BenchFlags) => {
       if (flags.ops) return runNative(streams);
@@ -61,7 +67,9 @@ async function benchModel(folder: string | undefined, flags: BenchFlags, { signa
   }
   const threads = flags.threads === undefined ? 0 : numberOf(flags.threads, "threads");
   await using engine = await createEngine({ threads, ...deviceOption(flags) });
-  await using model = await engine.load(folder, { ...loadOptions(flags), family: "masked" });
+  await using model = await engine.load(folder, loadOptions(flags));
+  if (flags.inversions) return await inversions(flowOnly(model), flags, { signal, streams });
+  if (flags.exits) return await exits(flowOnly(model), flags, { signal, streams });
   const figure = await measure(model, flags, signal);
   const { precision } = model.info;
   const report = { model: folder, ...engine.device, precision, ...figure };
@@ -69,35 +77,77 @@ async function benchModel(folder: string | undefined, flags: BenchFlags, { signa
   streams.out.write(`${text}\n`);
 }
 
-async function measure(model: MaskedModel, flags: BenchFlags, signal: AbortSignal): Promise<Figure> {
-  const runs = flags.runs === undefined ? 5 : numberOf(flags.runs, "runs");
-  if (!Number.isInteger(runs) || runs < 1) {
-    throw new NoemaError("ERR_INVALID_ARGUMENT", `--runs: expected an integer from 1, got ${runs}`);
+async function measure(model: AnyModel, flags: BenchFlags, signal: AbortSignal): Promise<Figure> {
+  const count = flags.runs === undefined ? 5 : numberOf(flags.runs, "runs");
+  if (!Number.isInteger(count) || count < 1) {
+    throw new NoemaError("ERR_INVALID_ARGUMENT", `--runs: expected an integer from 1, got ${count}`);
   }
-  const decoding = { ...decodingOptions(flags), stopAtEos: false };
-  const maxTokens = flags.maxTokens === undefined ? {} : { maxTokens: numberOf(flags.maxTokens, "max-tokens") };
-  const milliseconds: number[] = [];
-  let [tokens, passes] = [0, 0];
-  for (let run = 0; run <= runs; run++) {
-    const { usage, timing } = await model.generate({ decoding, signal, seed: run, ...maxTokens });
-    if (run > 0) milliseconds.push(timing.total);
-    tokens = usage.completionTokens;
-    passes = usage.forwards;
+  const thought = await givenThought(model, flags);
+  const given = { prompt: "", refine: false, wholeLength: true, thought, signal };
+  const runs: { tokens: number; passes: number; milliseconds: number }[] = [];
+  for (let seed = 0; seed <= count; seed++) {
+    const { usage, timing } = await startGeneration(model, flags, { ...given, seed });
+    if (seed > 0) runs.push({ tokens: usage.completionTokens, passes: usage.forwards, milliseconds: timing.total });
   }
-  milliseconds.sort((a, b) => a - b);
-  const median = milliseconds[Math.floor(runs / 2)]!;
+  runs.sort((a, b) => a.milliseconds / a.tokens - b.milliseconds / b.tokens);
+  const { tokens, passes, milliseconds: median } = runs[Math.floor(count / 2)]!;
   const rates = { tokensPerSecond: (1000 * tokens) / median, millisecondsPerPass: median / Math.max(1, passes) };
-  return { decoding: decoding.rule!, tokens, passes, milliseconds, ...rates };
+  const milliseconds = runs.map((run) => run.milliseconds).sort((a, b) => a - b);
+  return { way: wayOf(model, flags), tokens, passes, milliseconds, ...rates };
+}
+
+/** How the family writes. */
+function wayOf({ family }: AnyModel, flags: BenchFlags): string {
+  if (family === "masked") return `decoding ${decodingOptions(flags).rule}`;
+  return family === "flow" ? `inversion ${flags.inversion ?? "sequential"}` : "left to right";
 }
 
 function render(where: string, figure: Figure): string {
-  const { decoding, tokens, passes, milliseconds, tokensPerSecond, millisecondsPerPass } = figure;
+  const { way, tokens, passes, milliseconds, tokensPerSecond, millisecondsPerPass } = figure;
   const spread = `${milliseconds[0]!.toFixed(1)} .. ${milliseconds.at(-1)!.toFixed(1)} ms`;
   return [
-    `backend ${where}, decoding ${decoding}`,
+    `backend ${where}, ${way}`,
     `${tokens} tokens in ${passes} passes: ${tokensPerSecond.toFixed(1)} tokens/s, ${millisecondsPerPass.toFixed(2)} ms per pass`,
     `median of ${milliseconds.length} runs; ${spread}`,
   ].join("\n");
+}
+
+function flowOnly(model: AnyModel): FlowModel {
+  if (model.family === "flow") return model;
+  throw new NoemaError(
+    "ERR_UNSUPPORTED",
+    `--inversions and --exits are for flow models; this is a ${model.family} one`,
+  );
+}
+
+/** As many positions as --max-tokens takes; the model's, without. */
+function positionsOf(model: FlowModel, { maxTokens }: BenchFlags): { positions?: number } {
+  if (maxTokens === undefined) return {};
+  return { positions: Math.ceil(numberOf(maxTokens, "max-tokens") / model.info.patchSize) };
+}
+
+/** Row by row, for plain sweeps over a long text take their time. */
+async function inversions(model: FlowModel, flags: BenchFlags, { signal, streams: { out } }: Context): Promise<void> {
+  const write = (...[flow, way, ms, sweeps]: string[]) =>
+    out.write(`${flow!.padEnd(4)}  ${way!.padEnd(20)}  ${ms!.padStart(10)}  ${sweeps!.padStart(7)}\n`);
+  const row = ({ flow, plan, milliseconds, sweeps }: PlanMeasure) => {
+    const way = plan.method === "sequential" ? plan.method : `${plan.method}, ${plan.modules} modules`;
+    write(String(flow + 1), way, milliseconds.toFixed(2), sweeps.toFixed(1));
+  };
+  if (!flags.json) write("flow", "way", "ms", "sweeps");
+  const onMeasure = flags.json ? {} : { onMeasure: row };
+  const measures = await model.measureInversions({ ...positionsOf(model, flags), ...onMeasure, signal });
+  if (flags.json) out.write(`${JSON.stringify(measures)}\n`);
+}
+
+async function exits(model: FlowModel, flags: BenchFlags, { signal, streams: { out } }: Context): Promise<void> {
+  const count = flags.runs === undefined ? {} : { count: numberOf(flags.runs, "runs") };
+  const measures = await model.measureDrafts({ ...count, ...positionsOf(model, flags), signal });
+  const rows = measures.map(({ level, agreement, milliseconds }) => {
+    const agrees = agreement === undefined ? "" : `${(100 * agreement).toFixed(1)} %`;
+    return [String(level), agrees, milliseconds.toFixed(2)];
+  });
+  out.write(flags.json ? `${JSON.stringify(measures)}\n` : columnsOf([["state", "agrees", "ms from noise"], ...rows]));
 }
 
 async function runNative({ out, error }: Streams): Promise<void> {

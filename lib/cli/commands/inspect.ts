@@ -5,7 +5,9 @@ import { openCheckpoint } from "../../checkpoint/folder.js";
 import { NoemaError } from "../../errors.js";
 import { columnsOf } from "../columns.js";
 import { example, type Streams } from "../command.js";
+import { addDeviceFlag } from "../device-flag.js";
 import { inspectText, type TextFlags } from "../inspect/text.js";
+import { interruptible } from "../interrupt.js";
 
 interface Inspection {
   folder: string;
@@ -20,7 +22,7 @@ interface Inspection {
 }
 
 export function inspect(program: Command, streams: Streams): void {
-  program
+  const command = program
     .command("inspect")
     .description(
       "show a checkpoint's configuration and tensors; with --text, the states of a flow's text or the thought of a text",
@@ -30,10 +32,15 @@ export function inspect(program: Command, streams: Streams): void {
     .option("--svg <file>", "with --text: draw it into this file")
     .option("--think <steps>", "with --text, thought models: steps of the fast loop (default: the checkpoint's)")
     .option("--save <file>", "with --text, thought models: keep the thought, for generate --thought")
-    .option("--json", "print one JSON document")
+    .option("--seed <n>", "with --text: of what is drawn (default: 0)")
+    .option("--threads <n>", "with --text: 0: one per core (default: 0)")
+    .option("--precision <name>", "with --text: f32 or bf16: how weights are held")
+    .option("--json", "print one JSON document");
+  addDeviceFlag(command)
     .addHelpText("after", example("noema inspect models/tales-masked"))
     .action(async (folder: string, { text, ...flags }: Partial<TextFlags>) => {
-      if (text !== undefined) return inspectText(folder, { text, ...flags }, streams);
+      if (text !== undefined)
+        return interruptible("interrupted", (signal) => inspectText(folder, { text, ...flags }, { signal, streams }));
       const { json, ...others } = flags;
       const [name] = Object.keys(others);
       if (name !== undefined)

@@ -49,6 +49,8 @@ async function scoreTexts(
 function describe(text: string, score: Score): string {
   const { nats, standardError, tokens } = score;
   const perToken = (nats / tokens).toFixed(4);
-  const estimate = `${atMost(score.bound)}${nats.toFixed(3)} ± ${standardError.toFixed(3)} nats, ${perToken} per token`;
+  // One draw tells nothing of its own error.
+  const error = Number.isNaN(standardError) ? "" : ` ± ${standardError.toFixed(3)}`;
+  const estimate = `${atMost(score.bound)}${nats.toFixed(3)}${error} nats, ${perToken} per token`;
   return `${JSON.stringify(text)}: ${estimate} (${tokens} tokens, ${manner(score)})\n`;
 }

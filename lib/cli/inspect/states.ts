@@ -3,10 +3,10 @@
 import type { Inspection, Level } from "../../flow/inspect.js";
 import type { FlowModel } from "../../flow/model.js";
 import { statesPicture } from "../../flow/picture.js";
-import type { Shown } from "./text.js";
+import type { LookOptions, Shown } from "./text.js";
 
-export async function states(model: FlowModel, text: string): Promise<Shown<Inspection>> {
-  const found = await model.inspect(text);
+export async function states(model: FlowModel, text: string, options: LookOptions): Promise<Shown<Inspection>> {
+  const found = await model.inspect(text, options);
   return {
     found,
     rows: [titles, ...found.levels.map(rowOf)],
@@ -14,17 +14,24 @@ export async function states(model: FlowModel, text: string): Promise<Shown<Insp
   };
 }
 
-const titles = ["state", "norm", "cosine", "directions", "log-det", "right", "reads as"];
+const titles = ["state", "norm", "cosine", "directions", "moved", "log-det", "right", "sure", "reads as"];
 
-function rowOf({ level, norm, cosine, participationRatio, logDet, reading }: Level): string[] {
+function rowOf({ level, norm, cosine, participationRatio, centroidMove, logDet, reading }: Level): string[] {
   const total = logDet?.reduce((sum, nats) => sum + nats, 0);
+  const sure = reading && reading.confidence.reduce((sum, p) => sum + p, 0) / reading.confidence.length;
   return [
     level === 0 ? "0 (text)" : String(level),
     norm.toFixed(2),
     cosine.toFixed(3),
     participationRatio.toFixed(1),
+    level === 0 ? "" : centroidMove.toFixed(2),
     total?.toFixed(1) ?? "",
-    reading === undefined ? "" : `${(100 * reading.accuracy).toFixed(0)} %`,
+    percent(reading?.accuracy),
+    percent(sure),
     reading?.text.replace(/\s+/g, " ") ?? "",
   ];
+}
+
+function percent(share: number | undefined): string {
+  return share === undefined ? "" : `${(100 * share).toFixed(0)} %`;
 }

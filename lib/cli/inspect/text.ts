@@ -4,8 +4,12 @@ import type { AnyModel } from "../../engine.js";
 import { createEngine } from "../../engine.js";
 import { NoemaError } from "../../errors.js";
 import { writeAll, writeAtomically } from "../../files.js";
+import type { Seed } from "../../rng.js";
+import { type BoundFlags, loadOptions, numberOf } from "../bound-flags.js";
 import { columnsOf } from "../columns.js";
 import { listed, type Streams } from "../command.js";
+import { type DeviceFlag, deviceOption } from "../device-flag.js";
+import { seedOf } from "../generation-flags.js";
 import { states } from "./states.js";
 import { thought } from "./thought.js";
 
@@ -16,19 +20,35 @@ export interface Shown<T extends object = object> {
   picture: (decode: (id: number) => string) => string;
 }
 
-export interface TextFlags {
+export interface TextFlags extends DeviceFlag, Pick<BoundFlags, "precision"> {
   text: string;
   svg?: string;
+  seed?: string;
+  threads?: string;
   think?: string;
   save?: string;
   json?: boolean;
 }
 
-export async function inspectText(folder: string, flags: TextFlags, { out }: Streams): Promise<void> {
+/** With whose draw, and what ends it. */
+export interface LookOptions {
+  seed?: Seed;
+  signal: AbortSignal;
+}
+
+interface Context {
+  signal: AbortSignal;
+  streams: Streams;
+}
+
+export async function inspectText(folder: string, flags: TextFlags, { signal, streams }: Context): Promise<void> {
+  const { out } = streams;
   const { svg, json } = flags;
-  await using engine = await createEngine();
-  await using model = await engine.load(folder);
-  const { found, rows, picture } = await shownBy(model, flags);
+  const threads = flags.threads === undefined ? 0 : numberOf(flags.threads, "threads");
+  await using engine = await createEngine({ threads, ...deviceOption(flags) });
+  await using model = await engine.load(folder, loadOptions(flags));
+  const seed = flags.seed === undefined ? {} : { seed: seedOf(flags.seed) };
+  const { found, rows, picture } = await shownBy(model, flags, { ...seed, signal });
   if (svg !== undefined) {
     const drawn = Buffer.from(picture((id) => model.tokenizer?.decode([id]) ?? String(id)));
     await writeAtomically(svg, (handle) => writeAll(handle, drawn));
@@ -36,11 +56,11 @@ export async function inspectText(folder: string, flags: TextFlags, { out }: Str
   out.write(json ? `${JSON.stringify(found, listed)}\n` : columnsOf(rows));
 }
 
-async function shownBy(model: AnyModel, flags: TextFlags): Promise<Shown> {
-  if (model.family === "thought") return thought(model, flags);
+async function shownBy(model: AnyModel, flags: TextFlags, options: LookOptions): Promise<Shown> {
+  if (model.family === "thought") return thought(model, flags, options);
   for (const name of ["think", "save"] as const)
     if (flags[name] !== undefined)
       throw new NoemaError("ERR_UNSUPPORTED", `"${name}" is for thought models; this is a ${model.family} one`);
-  if (model.family === "flow") return states(model, flags.text);
+  if (model.family === "flow") return states(model, flags.text, options);
   throw new NoemaError("ERR_INVALID_ARGUMENT", `--text looks into flow and thought models; this is ${model.family}`);
 }

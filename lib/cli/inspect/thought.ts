@@ -4,13 +4,17 @@ import type { ThoughtInspection } from "../../thought/inspect.js";
 import type { ThoughtModel } from "../../thought/model.js";
 import { thoughtPicture } from "../../thought/picture.js";
 import { numberOf } from "../bound-flags.js";
-import type { Shown, TextFlags } from "./text.js";
+import type { LookOptions, Shown, TextFlags } from "./text.js";
 
 export async function thought(
   model: ThoughtModel,
   { text, think, save }: Pick<TextFlags, "text" | "think" | "save">,
+  options: LookOptions,
 ): Promise<Shown<ThoughtInspection>> {
-  const found = await model.inspect(text, think === undefined ? {} : { think: { steps: numberOf(think, "think") } });
+  const found = await model.inspect(text, {
+    ...options,
+    ...(think !== undefined && { think: { steps: numberOf(think, "think") } }),
+  });
   if (save !== undefined) await found.thought.save(save);
   const rows = found.byLayers.map((_, layers) => rowOf(found, layers));
   return { found, rows: [titles, ...rows], picture: (decode) => thoughtPicture(found, decode) };

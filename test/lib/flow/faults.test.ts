@@ -131,7 +131,7 @@ test("sweeps are run forward again: what they are off is told, per text", async 
   const refined = await model.generate({ prompt: "abc", maxTokens: 12, refine: true, inversion: "jacobi" });
   t.true(refined.residual! > 0 && refined.residual! < 1e-5);
   for (const { plan, residual, differing } of await model.measureInversions({ positions: 16, batch: 2 })) {
-    t.true(residual > 0 && residual < 1e-5, `${plan.method}: ${residual}`);
+    t.true(residual! > 0 && residual! < 1e-5, `${plan.method}: ${residual}`);
     t.is(differing, 0);
   }
   engine.dispose();

@@ -63,6 +63,26 @@ test("every way of inverting gives the same tokens; auto picks one of them", asy
   engine.dispose();
 });
 
+test("a measuring ends when nobody waits for it any more, and goes on while anybody does", async (t) => {
+  const { engine, model } = await open();
+  const options = { prompt: "abc", maxTokens: 20, seed: 9 };
+  const reason = new Error("enough");
+  const [first, second] = [new AbortController(), new AbortController()];
+  const left = model.generate({ ...options, inversion: "auto", signal: first.signal });
+  const stays = model.generate({ ...options, inversion: "auto", signal: second.signal });
+  first.abort(reason);
+  t.is(await t.throwsAsync(async () => left), reason);
+  t.deepEqual((await stays).ids, (await model.generate(options)).ids);
+  const alone = new AbortController();
+  const gone = model.generateBatch({ prompts: ["a", "b"], maxTokens: 20, inversion: "auto", signal: alone.signal });
+  alone.abort(reason);
+  t.is(await t.throwsAsync(gone), reason);
+  const texts = await model.generateBatch({ prompts: ["a", "b"], maxTokens: 20, inversion: "auto" });
+  t.is(texts.length, 2, "measured anew");
+  t.is(await t.throwsAsync(model.measureInversions({ signal: AbortSignal.abort(reason) })), reason);
+  engine.dispose();
+});
+
 test("an ancestral draw: alike in a batch, whatever the plan of the flow that is drawn from; what cannot be drawn from is refused", async (t) => {
   const { engine, model } = await open();
   const options = { prompt: "abc", maxTokens: 12, seed: 9 };
@@ -206,6 +226,29 @@ test("editing: what comes before a change stays, the change is there, and differ
   engine.dispose();
 });
 
+test("on the command line: how fast it writes, every way of inverting, what early exits are worth", async (t) => {
+  const { engine, folder } = await open();
+  engine.dispose();
+  const json = async (...flags: string[]) => {
+    const { out, error } = await noema("bench", folder, "--json", ...flags);
+    t.is(error, "");
+    return JSON.parse(out);
+  };
+  const figure = await json("--max-tokens", "6", "--runs", "3", "--inversion", "jacobi");
+  t.like(figure, { way: "inversion jacobi", passes: 12 });
+  t.is(figure.milliseconds.length, 3);
+  const measures = await json("--inversions", "--max-tokens", "8");
+  t.deepEqual(
+    new Set(measures.map(({ plan }: { plan: { method: string } }) => plan.method)),
+    new Set(["sequential", "jacobi"]),
+  );
+  const { out } = await noema("bench", folder, "--inversions", "--max-tokens", "8");
+  t.is(out.trim().split("\n").length, measures.length + 1);
+  t.regex((await noema("bench", folder, "--exits")).out, /\n1 +[\d.]+\n/, "no readouts, nothing to agree");
+  t.regex((await noema("bench", folder, "--think", "3")).error, /"think" is for thought models; this is a flow one/);
+  t.regex((await noema("score", folder, "abc", "--draws", "1")).out, /at most [\d.]+ nats, /);
+});
+
 test("on the command line: a text's states, a picture of them, an edit", async (t) => {
   const { engine, folder } = await open();
   engine.dispose();
@@ -220,6 +263,11 @@ test("on the command line: a text's states, a picture of them, an edit", async (
   t.false(/<a&b>/.test(picture), "text is escaped");
   const { levels } = JSON.parse((await noema("inspect", folder, "--text", "abc", "--json")).out);
   t.is(levels[2].latents.length, 12);
+  const drawn = JSON.parse(
+    (await noema("inspect", folder, "--text", "abc", "--json", "--seed", "4", "--threads", "1")).out,
+  );
+  t.notDeepEqual(drawn.levels[0].latents, levels[0].latents);
+  t.regex((await noema("inspect", folder, "--text", "abc", "--device", "tpu")).error, /device/);
   t.regex((await noema("inspect", folder, "--svg", svg)).error, /give --text/);
 
   const edit = (...args: string[]) => noema("edit", folder, "--text", "abcabc", ...args);

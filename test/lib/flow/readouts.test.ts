@@ -152,4 +152,10 @@ test("on the command line: the recipe of readouts, and drafts as JSON", async (t
     events.filter(({ type }) => type === "refine").map(({ level }) => level),
     [2, 1, 0],
   );
+  const measures = JSON.parse((await noema("bench", run, "--exits", "--runs", "2", "--max-tokens", "6", "--json")).out);
+  t.deepEqual(
+    measures.map(({ level }: { level: number }) => level),
+    [2, 1, 0],
+  );
+  t.regex((await noema("bench", run, "--exits", "--runs", "2")).out, /^state +agrees[^\n]+\n2 +[\d.]+ %/);
 });
