@@ -171,8 +171,7 @@ void Runtime::settle(Napi::Env env, Pending& pending) {
         pending.status = Status::error(Code::disposed, "the engine was disposed while this was running");
     try {
         if (!pending.status.ok()) {
-            const Napi::Error error =
-                make_error(env, pending.status, job.details ? job.details(env) : Napi::Value());
+            const Napi::Error error = make_error(env, pending.status, job.details ? job.details(env) : Napi::Value());
             if (job.partial) error.Value().Set("partial", job.partial(env));
             pending.deferred.Reject(error.Value());
             return;

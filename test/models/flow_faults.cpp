@@ -94,7 +94,8 @@ TEST_CASE("flow: noise beyond what states hold is refused, and so is noise that 
     });
 }
 
-TEST_CASE("flow: what is put into a state is refused where it is too large, and not looked at where nothing is put in") {
+TEST_CASE(
+    "flow: what is put into a state is refused where it is too large, and not looked at where nothing is put in") {
     each_backend([](Engine& engine) {
         const Job job;
         const auto model = load(engine, job.config);

@@ -85,8 +85,8 @@ struct FlowPass {
 struct FlowTrace {
     int64_t to = -1;  // the last level that is wanted; -1: L, base noise
     std::vector<std::vector<double>>
-        states;  // L + 1 times [B,N,c], h^(l) on the grid of its level, but the last; of levels
-                 // below one given and above `to` empty
+        states;                      // L + 1 times [B,N,c], h^(l) on the grid of its level, but the last; of levels
+                                     // below one given and above `to` empty
     std::optional<FlowFault> fault;  // of non_finite
 };
 

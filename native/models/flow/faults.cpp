@@ -48,8 +48,9 @@ Status check_state(const FlowShape& s, size_t flow, const double* state, const u
     if (row == s.rows()) return {};
     fault = fault_of(s, static_cast<int64_t>(flow), row);
     const double* values = state + row * s.c();
-    return Status::error(Code::non_finite, "flow %zu: a state has %g at sequence %lld, position %lld, expected up to %g",
-                         flow, *std::find_if(values, values + s.c(), is_lost), static_cast<ll>(fault->sequence),
+    return Status::error(Code::non_finite,
+                         "flow %zu: a state has %g at sequence %lld, position %lld, expected up to %g", flow,
+                         *std::find_if(values, values + s.c(), is_lost), static_cast<ll>(fault->sequence),
                          static_cast<ll>(fault->first), kLargestState);
 }
 

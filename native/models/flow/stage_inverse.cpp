@@ -23,7 +23,8 @@ int64_t most_sweeps(const InversePlan& plan, const Module& m) {
 Status check_rest(const FlowShape& s, size_t flow, const Rest& r, std::optional<FlowFault>& fault) {
     const int64_t most = most_sweeps(r.plan, r.module), b = std::max_element(r.changes, r.changes + s.B) - r.changes;
     if (r.changes[b] <= r.plan.tolerance) return {};
-    if (most == r.module.count) return {};  // position by position all of it has come right, or is no number: check_state
+    if (most == r.module.count)
+        return {};  // position by position all of it has come right, or is no number: check_state
     fault = fault_at(s, flow, b, r.module.first, r.module.first + r.module.count - 1);
     return Status::error(
         Code::not_converged,
@@ -213,7 +214,10 @@ Status StageInverse::look_back(const Task& t, const View& change) {
     NOEMA_TRY(anything(change));
     NOEMA_TRY(c_.clear(uncounted));
     const View whole = as_shape(again, {s_.B, s_.N * s_.c()});
-    return sweep({.next = whole, .state = as_shape(t.u, {s_.B, s_.N * s_.c()}), .change = change, .sweeps = uncounted,
+    return sweep({.next = whole,
+                  .state = as_shape(t.u, {s_.B, s_.N * s_.c()}),
+                  .change = change,
+                  .sweeps = uncounted,
                   .fixed = t.fixed},
                  c_);
 }

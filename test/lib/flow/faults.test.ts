@@ -5,8 +5,10 @@ import { join } from "node:path";
 import test from "ava";
 import { openCheckpoint } from "../../../lib/checkpoint/folder.js";
 import { SafetensorsFile } from "../../../lib/checkpoint/safetensors.js";
-import { createEngine, type FlowModel } from "../../../lib/index.js";
+import { createEngine, type ErrorCode, type FlowModel, NoemaError } from "../../../lib/index.js";
+import type { NativeFlowModel } from "../../../lib/native/addon.js";
 import { latentNoise } from "../../../lib/normals.js";
+import { flowSampler } from "../../../lib/training/flow/samples.js";
 import { scratch } from "../training/scratch.js";
 import { fixture, trained } from "../training/tiny-run.js";
 import { tinyFlow } from "./tiny-flow.js";
@@ -115,6 +117,19 @@ test("a plan that does not converge: flow, sequence and positions, as they stand
   const prompts = ["a".repeat(22), "abc"];
   const batch = await t.throwsAsync(model.generateBatch({ prompts, inversion: hurried(0) }));
   t.like(batch, { code: "ERR_NOT_CONVERGED", details: { flow: 0, sequence: 0, prompt: 1 } });
+  engine.dispose();
+});
+
+test("a sample that a model in training cannot write says why, and ends no run; a defect does", async (t) => {
+  const { engine, model } = await open();
+  const failing = (code: ErrorCode) => {
+    const invert = () => Promise.reject(new NoemaError(code, "flow 0: no token's"));
+    const codec = { encode: () => new Int32Array(0), decode: () => "" };
+    return flowSampler({ invert } as unknown as NativeFlowModel, model.config, codec, { length: 4 });
+  };
+  t.is(await failing("ERR_NON_FINITE")("", 0), "(no text: flow 0: no token's)");
+  t.is(await failing("ERR_NOT_CONVERGED")("", 0), "(no text: flow 0: no token's)");
+  await t.throwsAsync(failing("ERR_INTERNAL")("", 0), { code: "ERR_INTERNAL" });
   engine.dispose();
 });
 
