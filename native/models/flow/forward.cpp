@@ -209,6 +209,7 @@ namespace {
 
 /// The first flow's numbers first: those above follow from them.
 Status check_pass_out(const FlowShape& s, size_t first, FlowPass& out) {
+    out.fault.reset();
     NOEMA_TRY(check_likelihoods(s, -1, out.log_sum, "log density", out.fault));
     for (size_t l = first; l < s.config.flows.size(); ++l) {
         const auto flow = static_cast<int64_t>(l);

@@ -304,6 +304,7 @@ void add_single_sweeps(const FlowShape& s, const FlowInversion& job, size_t l, s
 
 Status flow_invert(Engine& engine, const FlowShape& s, const FlowWeights& w, const FlowInversion& job, FlowInverse& out,
                    const std::atomic<bool>* cancelled) {
+    out.fault.reset();
     NOEMA_TRY(check_job(s, job, out.fault));
     InversionInput in{FlowTokens(job.batch), {}};
     if (job.range.ancestral) in.chances.emplace(s, *job.range.ancestral);

@@ -99,6 +99,7 @@ Status flow_trace(Engine& engine, const FlowConfig& config, const FlowWeights& w
     const FlowShape shape = shape_of(config, batch, precision);
     FlowTokens tokens(batch);
     const int64_t L = static_cast<int64_t>(config.flows.size());
+    out.fault.reset();
     if (out.to < 0) out.to = L;
     if (out.to < latents.level || out.to > L)
         return Status::error(Code::invalid_argument, "from level %lld to %lld: expected up to %lld",
