@@ -1,12 +1,13 @@
 /** A loaded flow model: generates, scores, and lets every state be looked at and edited. */
 
 import type { FlowConfig } from "../checkpoint/config.js";
-import { checkNumber, checkSignal, invalid } from "../decoding/options.js";
+import { checkNames, checkNumber, checkSignal } from "../decoding/options.js";
 import { flowBounds } from "../evaluation/flow-bound.js";
 import { type Score, type ScoreOptions, score } from "../evaluation/score.js";
 import type { Generation, GenerationResult } from "../generation.js";
 import { Model, type ModelInfo } from "../model.js";
 import type { NativeFlowModel } from "../native/addon.js";
+import { checkPrompts } from "../request.js";
 import { BatchWork, SingleWork } from "../works.js";
 import {
   decode,
@@ -75,7 +76,7 @@ export class FlowModel extends Model<NativeFlowModel, FlowConfig> {
     this.check();
     checkFlowOptions(options, flowBatchOptions, "generateBatch");
     const { prompts, ...shared } = options;
-    if (!Array.isArray(prompts)) throw invalid("prompts", prompts, "a list of prompts");
+    checkPrompts(prompts);
     const canvases = prompts.map((prompt, i) => flowCanvas({ ...shared, prompt }, this.config, this.tokenizer, i));
     const jobOptions = { ...this.#jobOptions(options), refine: false };
     const work = new BatchWork(canvases, {
@@ -145,6 +146,7 @@ export class FlowModel extends Model<NativeFlowModel, FlowConfig> {
    */
   async measureInversions(options: InversionMeasureOptions = {}): Promise<PlanMeasure[]> {
     this.check();
+    checkNames(options, ["batch", "positions", "onMeasure", "signal"], "measureInversions");
     const { batch = 1, positions = this.config.maxPositions, onMeasure, signal } = options;
     checkNumber(batch, { min: 1, max: 1024, integer: true }, "batch");
     checkNumber(positions, { min: 1, max: this.config.maxPositions, integer: true }, "positions");

@@ -5,7 +5,7 @@ import { checkNames, checkNumber, checkSignal, invalid, sharedOptions } from "..
 import { NoemaError } from "../errors.js";
 import type { AncestralDraw } from "../native/addon.js";
 import { filledBefore } from "../patches.js";
-import { type Limits, type Prompt, promptIds, seedAt, tokenCount } from "../request.js";
+import { type Limits, type Prompt, promptIds, promptName, seedAt, tokenCount } from "../request.js";
 import type { Seed } from "../rng.js";
 import type { Tokenizer } from "../tokenizer/tokenizer.js";
 import type { Inversion } from "./plan.js";
@@ -138,10 +138,11 @@ export function flowCanvas(
   options: FlowGenerateOptions,
   config: FlowConfig,
   tokenizer: Tokenizer | undefined,
-  index = 0,
+  index?: number,
 ): FlowCanvas {
   const limits = flowLimits(config, tokenizer);
-  const prompt = promptIds(options.prompt ?? [], limits, "prompt");
+  const { prompt: asked = [] } = options;
+  const prompt = promptIds(asked, limits, promptName(index));
   const starts = options.documentStart ?? prompt.length === 0;
   const given = starts && limits.eosId >= 0 && config.prefixConditioning ? [limits.eosId, ...prompt] : prompt;
   if (given.length > 0 && !config.prefixConditioning) {

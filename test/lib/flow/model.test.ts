@@ -1,26 +1,11 @@
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import test from "ava";
-import { createEngine, type Engine, evaluate, type FlowModel } from "../../../lib/index.js";
+import { createEngine, evaluate } from "../../../lib/index.js";
 import { noema } from "../../support/command.js";
 import { scratch } from "../training/scratch.js";
 import { fixture, trained } from "../training/tiny-run.js";
-import { tinyFlow } from "./tiny-flow.js";
-
-let run: Promise<string> | undefined;
-
-async function trainedRun(): Promise<string> {
-  const { options } = await fixture(tinyFlow);
-  await trained(options);
-  return options.run;
-}
-
-async function open(threads = 1): Promise<{ engine: Engine; model: FlowModel; folder: string }> {
-  run ??= trainedRun();
-  const folder = await run;
-  const engine = await createEngine({ threads });
-  return { engine, model: await engine.load(folder, { family: "flow" }), folder };
-}
+import { openTiny as open, tinyFlow } from "./tiny-flow.js";
 
 test("info, and what another family is told", async (t) => {
   const { engine, model, folder } = await open();
@@ -55,6 +40,11 @@ test("every way of inverting gives the same tokens; auto picks one of them", asy
   const measures = await model.measureInversions({ positions: 16 });
   t.deepEqual([...new Set(measures.map(({ flow }) => flow))], [1, 0]);
   t.true(measures.every(({ sweeps, milliseconds }) => sweeps >= 1 && sweeps <= 16 && milliseconds > 0));
+  const unmeasured = (shape: unknown, expected: object) =>
+    t.throwsAsync(model.measureInversions(shape as object), expected);
+  await unmeasured(null, { code: "ERR_INVALID_ARGUMENT", message: /measureInversions options: expected an object/ });
+  await unmeasured({ batches: 2 }, { code: "ERR_UNKNOWN_OPTION", message: /did you mean "batch"/ });
+  await unmeasured({ positions: 25 }, { code: "ERR_INVALID_ARGUMENT", message: /positions: .* to 24/ });
   const refused = (inversion: object | string, message: RegExp) =>
     t.throwsAsync(async () => model.generate({ inversion: inversion as "auto" }), { message });
   await refused("jacobo", /did you mean "jacobi"/);
@@ -151,6 +141,17 @@ test("aborting, disposing and refusals come out of the generation", async (t) =>
   controller.abort(reason);
   t.is(await t.throwsAsync(async () => model.generate({ signal: controller.signal })), reason);
   await t.throwsAsync(async () => model.generate({ prompt: [99] }), { message: /prompt\[0\]/ });
+  const refused = (expected: object, ...options: unknown[]) =>
+    t.throwsAsync(model.generateBatch(...(options as [{ prompts: [] }])), {
+      code: "ERR_INVALID_ARGUMENT",
+      ...expected,
+    });
+  await refused({ message: /^prompts\[1\]\[0\]: expected an integer from 0 to 98/ }, { prompts: ["a", [9999]] });
+  await refused({ message: /^prompts\[1\]: expected a string or a list/ }, { prompts: ["a", null] });
+  await refused({ message: /^prompts\[1\]: expected a string or a list/ }, { prompts: ["a", undefined] });
+  await refused({ message: /^prompts\[0\]: expected a string or a list/ }, { prompts: new Array(1) });
+  await refused({ message: /^prompts: expected a list/ }, { prompts: "ab" });
+  await t.throwsAsync(async () => model.generate({ prompt: null as never }), { message: /^prompt: expected a string/ });
   await t.throwsAsync(async () => model.generate({ maxTokens: 99 }), { code: "ERR_PROMPT_TOO_LONG" });
   await t.throwsAsync(async () => model.generate({ temprature: 1 } as object), {
     message: /did you mean "temperature"/,
@@ -197,32 +198,6 @@ test("inspecting: every state, and numbers about it", async (t) => {
   }
   t.is(found.nelbo.length, 9);
   t.deepEqual(await model.inspect("abcabcabc", { seed: 3 }), found);
-  engine.dispose();
-});
-
-test("editing: what comes before a change stays, the change is there, and differences are told", async (t) => {
-  const { engine, model } = await open();
-  const text = Int32Array.from(model.tokenizer!.encode("abcabcabcabc"));
-  const token = model.tokenizer!.encode("x")[0]!;
-  const plain = await model.edit({ text, tokens: [{ at: 6, token: text[6]! }] });
-  const edited = await model.edit({ text, tokens: [{ at: 6, token }] });
-  t.deepEqual(plain.ids, text, "a change that is none changes nothing");
-  t.deepEqual(plain.differences, []);
-  t.deepEqual(edited.ids.slice(0, 6), text.slice(0, 6));
-  t.is(edited.ids[6], token);
-  t.true(edited.differences.some(({ at, after, asked }) => at === 6 && after === token && asked));
-  // The upper flow goes from the end to the start: what follows the change there is carried on.
-  const above = await model.edit({ text, tokens: [{ at: 6, token: text[6]! }], level: 1 });
-  t.deepEqual(above.ids, text);
-  t.is((await model.edit({ text, tokens: [{ at: 6, token }], level: 1 })).ids.length, 12);
-  const deep = await model.edit({ text, level: 1, latents: [{ position: 4, values: [3, -3, 3, -3] }] });
-  t.deepEqual(Array.from(deep.latents.subarray(16, 20)), [3, -3, 3, -3]);
-  await t.throwsAsync(model.edit({ text }), { message: /expected changes/ });
-  await t.throwsAsync(model.edit({ text, tokens: [{ at: 12, token }] }), { message: /tokens: at/ });
-  await t.throwsAsync(model.edit({ text, level: 2, latents: [] }), { message: /level/ });
-  await t.throwsAsync(model.edit({ text, latents: [{ position: 0, values: [1, Number.NaN, 1, 1] }] }), {
-    message: /finite/,
-  });
   engine.dispose();
 });
 
