@@ -142,14 +142,15 @@ export function flowCanvas(
 ): FlowCanvas {
   const limits = flowLimits(config, tokenizer);
   const { prompt: asked = [] } = options;
-  const prompt = promptIds(asked, limits, promptName(index));
+  const name = promptName(index);
+  const prompt = promptIds(asked, limits, name);
   const starts = options.documentStart ?? prompt.length === 0;
   const given = starts && limits.eosId >= 0 && config.prefixConditioning ? [limits.eosId, ...prompt] : prompt;
   if (given.length > 0 && !config.prefixConditioning) {
     const message = "this model was trained without prefix conditioning: it writes whole texts, not continuations";
     throw new NoemaError("ERR_UNSUPPORTED", message, { promptTokens: given.length });
   }
-  const prefix = filledBefore(given, config);
+  const prefix = filledBefore(given, config, name);
   const wanted = tokenCount(options.maxTokens, prefix.length, limits.maxPositions);
   const temperature = checkNumber(options.temperature ?? 1, { min: 0, max: 10 }, "temperature");
   const added = Math.ceil(wanted / config.patchSize) * config.patchSize;

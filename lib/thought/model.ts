@@ -162,7 +162,7 @@ export class ThoughtModel extends Model<NativeThoughtModel, ThoughtConfig> {
   }
 
   /** @internal For scoring and evaluation. */
-  get bounded(): Bounded & { readonly eosTokenId: number | undefined } {
+  get bounded(): Bounded {
     const { maxPositions, eosTokenId } = this.config;
     return {
       ...{ form: "fresh-noise", maxPositions, eosTokenId, tokenizer: this.tokenizer },

@@ -181,26 +181,6 @@ test("scoring: what is known costs less; weighting by importance only tightens",
   engine.dispose();
 });
 
-test("inspecting: every state, and numbers about it", async (t) => {
-  const { engine, model } = await open();
-  const found = await model.inspect("abcabcabc", { seed: 3 });
-  t.is(found.positions, 9);
-  t.is(found.channels, 4);
-  t.deepEqual(
-    found.levels.map(({ level }) => level),
-    [0, 1, 2],
-  );
-  for (const { level, latents, logDet, norm, cosine, participationRatio, centroidMove } of found.levels) {
-    t.is(latents.length, 36);
-    t.is(logDet?.length, level === 0 ? undefined : 9);
-    t.true(norm > 0 && Math.abs(cosine) <= 1 && participationRatio >= 0.999 && participationRatio <= 4.001);
-    t.is(centroidMove === 0, level === 0);
-  }
-  t.is(found.nelbo.length, 9);
-  t.deepEqual(await model.inspect("abcabcabc", { seed: 3 }), found);
-  engine.dispose();
-});
-
 test("on the command line: how fast it writes, every way of inverting, what early exits are worth", async (t) => {
   const { engine, folder } = await open();
   engine.dispose();
