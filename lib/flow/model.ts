@@ -155,9 +155,8 @@ export class FlowModel extends Model<NativeFlowModel, FlowConfig> {
   }
 
   #jobOptions(options: FlowGenerateOptions | FlowBatchOptions) {
-    const { inversion, exit } = options;
-    const ancestral = checkAncestral(options, this.config);
-    return { plans: this.#plans(inversion), exit: checkExit(exit, this.config), ancestral };
+    const plans = this.#plans(options.inversion);
+    return { plans, exit: checkExit(options.exit, this.config), ancestral: checkAncestral(options, this.config) };
   }
 
   #plans(inversion: Inversion | undefined): Plans {

@@ -31,7 +31,8 @@ export interface FlowGenerateOptions {
   topP?: number;
   /**
    * How the flows are inverted. All ways give the same tokens; "auto" measures them once per shape of text, which takes as long as
-   * some ten texts: a way that is slower than the best before it is not waited for. Default: "sequential".
+   * some ten texts: a way that is slower than the best before it is not waited for. With an ancestral draw it is of the flows below the
+   * one that is drawn from: a "jacobi" plan of that one, or "jacobi" or "auto" where it is the only one, is refused. Default: "sequential".
    */
   inversion?: Inversion;
   /**
@@ -102,11 +103,11 @@ export function checkExit(exit: number | undefined, config: FlowConfig): number 
   throw new NoemaError("ERR_UNSUPPORTED", `exit: the state at level ${level} has no readout`, { level });
 }
 
-type Drawing = Pick<FlowGenerateOptions, "ancestral" | "temperature" | "topK" | "topP">;
+type Drawing = Pick<FlowGenerateOptions, "ancestral" | "temperature" | "topK" | "topP" | "inversion">;
 
-/** How the flow nearest the noise is drawn from; undefined: it is inverted. */
+/** How the flow nearest the noise is drawn from; undefined: it is inverted. `checkInversion` has seen the inversion. */
 export function checkAncestral(
-  { ancestral, temperature = 1, topK = 0, topP = 1 }: Drawing,
+  { ancestral, temperature = 1, topK = 0, topP = 1, inversion }: Drawing,
   { flows }: FlowConfig,
 ): AncestralDraw | undefined {
   checkNumber(topK, sharedOptions.topK, "topK");
@@ -122,7 +123,18 @@ export function checkAncestral(
       "the flow nearest the noise is mixture-cdf; only mixture-rosenblatt has weights to cut or temper",
       kind,
     );
+  refuseIdle(inversion, flows.length);
   return { temperature, topK, topP };
+}
+
+/** Who asks for a way of inverting the flow that is drawn from expects it to be inverted. */
+function refuseIdle(inversion: Inversion | undefined, flows: number): void {
+  const drawn = "is drawn from (ancestral, topK, topP), not inverted";
+  const idle = (problem: string) => new NoemaError("ERR_INVALID_ARGUMENT", `generate: ${problem}`);
+  if (flows === 1 && (inversion === "jacobi" || inversion === "auto"))
+    throw idle(`inversion "${inversion}" has no effect: the only flow ${drawn}`);
+  if (typeof inversion === "object" && inversion[flows - 1]!.method === "jacobi")
+    throw idle(`inversion[${flows - 1}] has no effect: that flow ${drawn}; expected { method: "sequential" }`);
 }
 
 function undrawable(why: string, kind: FlowKind): NoemaError {

@@ -1,7 +1,8 @@
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import test from "ava";
-import { createEngine, evaluate } from "../../../lib/index.js";
+import { checkAncestral } from "../../../lib/flow/request.js";
+import { createEngine, evaluate, type FlowConfig, type FlowGenerateOptions } from "../../../lib/index.js";
 import { noema } from "../../support/command.js";
 import { scratch } from "../training/scratch.js";
 import { fixture, trained } from "../training/tiny-run.js";
@@ -50,6 +51,14 @@ test("every way of inverting gives the same tokens; auto picks one of them", asy
   await refused("jacobo", /did you mean "jacobi"/);
   await refused([{ method: "sequential" }], /each of the 2 flows/);
   await refused([{ method: "jacobi", modules: 0 }, { method: "jacobi" }], /inversion\[0\].modules/);
+  for (const [name, value] of Object.entries({ modules: 4, sweeps: 1, tolerance: 0, fromZeros: false }))
+    await refused(
+      [
+        { method: "jacobi", [name]: value },
+        { method: "sequential", [name]: value },
+      ],
+      new RegExp(`^inversion\\[1\\]\\.${name}: expected nothing beside method "sequential".*, got ${value}$`),
+    );
   engine.dispose();
 });
 
@@ -87,7 +96,28 @@ test("an ancestral draw: alike in a batch, whatever the plan of the flow that is
   await refused({ topP: 0.5, ancestral: false }, { message: /ancestral: expected true with topK or topP/ });
   await refused({ topP: 0 }, { message: /topP: expected a number above 0 to 1/ });
   await refused({ ancestral: 1 }, { message: /ancestral: expected true or false/ });
+  const plans = (upper: string) => ({ ancestral: true, inversion: [{ method: "jacobi" }, { method: upper }] });
+  await refused(plans("jacobi"), {
+    code: "ERR_INVALID_ARGUMENT",
+    message: /inversion\[1\] has no effect: that flow is drawn from/,
+  });
+  t.deepEqual((await model.generate({ ...options, ...plans("sequential") } as FlowGenerateOptions)).ids, ids);
   engine.dispose();
+});
+
+test("an ancestral draw from the only flow: nothing is inverted, so nobody can say how", (t) => {
+  const config = { flows: [{ kind: "mixture-rosenblatt", direction: "forward", numLayers: 1 }] } as FlowConfig;
+  const drawn = { temperature: 1, topK: 0, topP: 0.9 };
+  for (const inversion of ["jacobi", "auto"] as const) {
+    const message = `generate: inversion "${inversion}" has no effect: the only flow is drawn from (ancestral, topK, topP), not inverted`;
+    t.throws(() => checkAncestral({ topP: 0.9, inversion }, config), { code: "ERR_INVALID_ARGUMENT", message });
+    t.is(checkAncestral({ inversion }, config), undefined);
+    t.deepEqual(
+      checkAncestral({ topP: 0.9, inversion }, { ...config, flows: [...config.flows, ...config.flows] }),
+      drawn,
+    );
+  }
+  t.deepEqual(checkAncestral({ topP: 0.9, inversion: "sequential" }, config), drawn);
 });
 
 test("a mixture of tokens that faces the noise: its weights are cut and tempered", async (t) => {
