@@ -61,8 +61,16 @@ export type { InferOptions, ThoughtModel, ThoughtModelInfo } from "./thought/mod
 export type { ThoughtBatchOptions, ThoughtGenerateOptions } from "./thought/request.js";
 export type { DecodeOptions, DecodeStream, EncodeOptions, Tokenizer } from "./tokenizer/tokenizer.js";
 export { train } from "./train.js";
+export type { FlowShape } from "./training/flow/shape.js";
 export type { TimeSampling } from "./training/masked/corruption.js";
-export type { HeldOutMetric, SampleMetric, TrainingMetric } from "./training/metrics.js";
+export type {
+  FlowMonitors,
+  HeldOutMetric,
+  ReadoutMonitors,
+  SampleMetric,
+  ThoughtMonitors,
+  TrainingMetric,
+} from "./training/metrics.js";
 export type { ModelShape, TrainOptions, TrainSettings, WeightedFile } from "./training/options.js";
 export type { ScheduleShape } from "./training/schedule.js";
 export type { ThoughtPreset, ThoughtShape } from "./training/thought/shape.js";

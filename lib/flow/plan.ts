@@ -58,8 +58,9 @@ function checkPlan(plan: InversePlan, l: number): InversePlan {
 export interface PlanMeasure {
   flow: number;
   plan: InversePlan;
+  /** Per call, of the whole batch: the better of two. */
   milliseconds: number;
-  /** Over the sequences. */
+  /** Mean over the sequences; of a sequential plan, its positions. */
   sweeps: number;
 }
 

@@ -45,6 +45,7 @@ test("every way of inverting gives the same tokens; auto picks one of them", asy
     t.throwsAsync(model.measureInversions(shape as object), expected);
   await unmeasured(null, { code: "ERR_INVALID_ARGUMENT", message: /measureInversions options: expected an object/ });
   await unmeasured({ batches: 2 }, { code: "ERR_UNKNOWN_OPTION", message: /did you mean "batch"/ });
+  await unmeasured({ onMeasure: 5 }, { code: "ERR_INVALID_ARGUMENT", message: /onMeasure: expected a function/ });
   await unmeasured({ positions: 25 }, { code: "ERR_INVALID_ARGUMENT", message: /positions: .* to 24/ });
   const refused = (inversion: object | string, message: RegExp) =>
     t.throwsAsync(async () => model.generate({ inversion: inversion as "auto" }), { message });
