@@ -15,7 +15,10 @@ export interface FlowGenerateOptions {
   prompt?: Prompt;
   /** Default: 128, or what the model's positions leave. Rounded up to whole patches while it is made. */
   maxTokens?: number;
-  /** Puts an end-of-text token, which separates texts in training, before the prompt. Default: when the prompt is empty. */
+  /**
+   * Puts an end-of-text token, which separates texts in training, before the prompt. Default: when the prompt is empty and the model takes
+   * prompts.
+   */
   documentStart?: boolean;
   /** Scale of the base noise; of an ancestral draw, temperature of the mixture's weights. Default: 1, what the model was trained for; less is tamer. */
   temperature?: number;
@@ -156,8 +159,13 @@ export function flowCanvas(
   const { prompt: asked = [] } = options;
   const name = promptName(index);
   const prompt = promptIds(asked, limits, name);
-  const starts = options.documentStart ?? prompt.length === 0;
-  const given = starts && limits.eosId >= 0 && config.prefixConditioning ? [limits.eosId, ...prompt] : prompt;
+  const starts = options.documentStart ?? (prompt.length === 0 && config.prefixConditioning);
+  if (options.documentStart && limits.eosId < 0)
+    throw new NoemaError(
+      "ERR_UNSUPPORTED",
+      "documentStart: the model has no end-of-text token, which starts a document",
+    );
+  const given = starts && limits.eosId >= 0 ? [limits.eosId, ...prompt] : prompt;
   if (given.length > 0 && !config.prefixConditioning) {
     const message = "this model was trained without prefix conditioning: it writes whole texts, not continuations";
     throw new NoemaError("ERR_UNSUPPORTED", message, { promptTokens: given.length });

@@ -87,6 +87,9 @@ test("generate, refine and exit: the prompt's gap is in front, and what fills pa
   t.deepEqual((await model.generate({ ...options, documentStart: true })).ids, ids, "a document's start fills the gap");
   const longer = await model.generate({ ...options, maxTokens: 6 });
   t.deepEqual(longer.ids.slice(0, 5), ids.slice(0, longer.ids.length));
+  const fresh = await model.generate({ maxTokens: 5, seed: 3 });
+  t.is(fresh.usage.promptTokens, 1, "a text starts after the end of another");
+  t.deepEqual(fresh.ids, (await model.generate({ prompt: [EOS, EOS], maxTokens: 5, seed: 3 })).ids);
   const drafts: RefineEvent[] = [];
   for await (const event of model.generate({ ...options, refine: true }))
     if (event.type === "refine") drafts.push(event);
@@ -144,6 +147,11 @@ test("without an end-of-text token, what is no whole number of patches is refuse
   await t.throwsAsync(model.score(WHOLE, { context: [41, 42, 43] }), isRagged("the context", 3));
   await t.throwsAsync(async () => model.generate({ prompt: [37, 38, 39] }), isRagged("prompt", 3));
   await t.throwsAsync(model.generateBatch({ prompts: [[37, 38], [39]] }), isRagged("prompts[1]", 1));
+  await t.throwsAsync(async () => model.generate({ documentStart: true }), {
+    code: "ERR_UNSUPPORTED",
+    message: /^documentStart: the model has no end-of-text token/,
+  });
+  t.like(await model.generate({ maxTokens: 3 }), { reason: "length", usage: { promptTokens: 0, completionTokens: 3 } });
   engine.dispose();
 });
 
