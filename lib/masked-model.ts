@@ -1,7 +1,6 @@
 /** A loaded masked-diffusion model: generates, fills holes, opens sessions. */
 
 import type { MaskedConfig } from "./checkpoint/config.js";
-
 import { resolveDecoding } from "./decoding/resolve.js";
 import { type Score, type ScoreOptions, score } from "./evaluation/score.js";
 import type { Generation, GenerationResult } from "./generation.js";

@@ -9,8 +9,9 @@ import { type TextCount, windowsOfFiles } from "./windows.js";
 
 export interface EvaluateOptions extends EstimateOptions {
   /**
-   * Tokens per window, at most the model's positions. Of a flow that has patches and no end-of-text token to fill them with: whole patches, and
-   * the tokens that are left over at the end, less than a patch, are neither scored nor counted.
+   * Tokens per window, at most the model's positions. Of a flow that has patches and no end-of-text token to fill them
+   * with: whole patches, and the tokens that are left over at the end, less than a patch, are neither scored nor
+   * counted.
    */
   length?: number;
   /** Stop after this many windows. */

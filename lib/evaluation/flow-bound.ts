@@ -30,7 +30,8 @@ export async function* flowBounds(
 ): AsyncGenerator<WindowBound> {
   const settings = checkBound(options);
   const rng = new Rng(settings.seed);
-  if (Array.isArray(windows)) for (const window of windows) wholePatches(window, scorer.config); // refused before any is bounded
+  // What is refused is refused before anything is bounded, where all is known.
+  if (Array.isArray(windows)) for (const window of windows) wholePatches(window, scorer.config);
   for await (const window of windows) {
     const text = wholePatches(window, scorer.config);
     const atOnce = Math.max(1, Math.floor(settings.callTokens / text.ids.length));
@@ -52,8 +53,8 @@ interface Text {
 }
 
 /**
- * Ends of text fill the last patch of a window; contexts come in whole patches. What is bounded is then the likelihood of the text
- * with those at its end, which is at most that of the text: the bound stays one.
+ * Ends of text fill the last patch of a window; contexts come in whole patches. What is bounded is then the likelihood
+ * of the text with those at its end, which is at most that of the text: the bound stays one.
  */
 function wholePatches({ index, ids, context = 0 }: Window, config: FlowConfig): Text {
   return { ids: filledAfter(ids, config, `window ${index} of the text`), prefix: context };

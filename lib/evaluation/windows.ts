@@ -21,8 +21,8 @@ export interface WindowOptions extends TextOptions {
   /** Every window's first tokens that are given, not scored; windows without any more are left out, and not counted. Default: 0. */
   prefix?: number;
   /**
-   * Windows of whole multiples of so many tokens, for models that cannot fill a patch: what is left over at the end is left out, of every
-   * document where they are cut by themselves. `length` and `prefix` are multiples, too. Default: 1.
+   * Windows of whole multiples of so many tokens, for models that cannot fill a patch: what is left over at the end is
+   * left out, of every document where they are cut by themselves. `length` and `prefix` are multiples, too. Default: 1.
    */
   multipleOf?: number;
   /** No more than this many windows. */

@@ -26,8 +26,9 @@ export interface TokenDifference {
   /** Whether it was asked for; the others followed. */
   asked: boolean;
   /**
-   * Where it was asked for: the token that was to come. At level 0 it is what came. Above, the flows below may make another of its state: then
-   * `after` is not `wanted`, and may be `before`.
+   * Where it was asked for: the token that was to come. At level 0 it comes, unless the encoder's own noise takes it
+   * into another's place. Above, the flows below may make another of its state: then `after` is not `wanted`, and may
+   * be `before`.
    */
   wanted?: number;
 }

@@ -1,7 +1,8 @@
 /**
- * Editing in continuous space. A state h^(level) is changed at some positions; the state above it, the noise that its flow turns
- * into text, is kept; so what comes after a change in that flow's order follows it, what comes before stays bit for bit, and the
- * flows below carry the change to the data. Base noise has no state above: there all but the change stays, and the text follows.
+ * Editing in continuous space. A state h^(level) is changed at some positions; the state above it, the noise that its
+ * flow turns into text, is kept; so what comes after a change in that flow's order follows it, what comes before stays
+ * bit for bit, and the flows below carry the change to the data. Base noise has no state above: there all but the
+ * change stays, and the text follows.
  */
 
 import { cancellable } from "../cancellation.js";
@@ -15,15 +16,17 @@ import { type Encoded, encodedText, latentSizes } from "./states.js";
 export interface EditOptions {
   text: string | ArrayLike<number>;
   /**
-   * New tokens. Above level 0 it is their states, as in the text with them in it, that are put in, and the tokens may come or not: see
-   * `TokenDifference.wanted`. None at level L: base noise at a place is no token's, but what everything before it leaves open.
+   * New tokens. Above level 0 it is their states, as in the text with them in it, that are put in, and the tokens may
+   * come or not: see `TokenDifference.wanted`. None at level L: base noise at a place is no token's, but what
+   * everything before it leaves open.
    */
   tokens?: readonly TokenChange[];
   /** Changes of the state at `level`. */
   latents?: readonly LatentChange[];
   /**
-   * 0 .. L: the inverse that leads to this state, and those below it, carry the changes on; the states above stay. Default: 0, the
-   * data's latents, where only the flow nearest the data follows. L is base noise, whose rows only latents replace.
+   * 0 .. L: the inverse that leads to this state, and those below it, carry the changes on; the states above stay.
+   * Default: 0, the data's latents, where only the flow nearest the data follows. L is base noise, whose rows only
+   * latents replace.
    */
   level?: number;
   /** Of the encoder's noise. Default: 0. */

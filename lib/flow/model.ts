@@ -59,12 +59,13 @@ export class FlowModel extends Model<NativeFlowModel, FlowConfig> {
   }
 
   /**
-   * Continues a prompt: base noise through the inverses of all flows (tarflowlm.md section 6.1). Iterate the result for events, or await
-   * it for the whole text. Errors come out of both. ERR_INVALID_ARGUMENT and ERR_UNKNOWN_OPTION name the option, and are also the answer to
-   * a prompt that fills no whole patches where the model has no end-of-text token; ERR_BAD_TOKENIZER: text, and no tokenizer;
-   * ERR_PROMPT_TOO_LONG: no room for prompt and new tokens; ERR_UNSUPPORTED: a prompt without prefix conditioning, an exit without a readout,
-   * a draw from a flow that has no mixture, or a cut of one without a vocabulary; ERR_NOT_CONVERGED: a flow has no inverse within its plan,
-   * and where; ERR_QUEUE_FULL; ERR_DISPOSED; or the signal's reason.
+   * Continues a prompt: base noise through the inverses of all flows (tarflowlm.md section 6.1). Iterate the result for
+   * events, or await it for the whole text. Errors come out of both. ERR_INVALID_ARGUMENT and ERR_UNKNOWN_OPTION name
+   * the option, and are also the answer to a prompt that fills no whole patches where the model has no end-of-text
+   * token; ERR_BAD_TOKENIZER: text, and no tokenizer; ERR_PROMPT_TOO_LONG: no room for prompt and new tokens;
+   * ERR_UNSUPPORTED: a prompt without prefix conditioning, an exit without a readout, a draw from a flow that has no
+   * mixture, or a cut of one without a vocabulary; ERR_NOT_CONVERGED: a flow has no inverse within its plan, and where;
+   * ERR_QUEUE_FULL; ERR_DISPOSED; or the signal's reason.
    */
   generate(options: FlowGenerateOptions = {}): Generation {
     return this.start(() => {
@@ -114,11 +115,12 @@ export class FlowModel extends Model<NativeFlowModel, FlowConfig> {
   }
 
   /**
-   * Every state of a text on its way to noise: L + 1 of [N,c] for N positions of P tokens and c = d * P channels, each with what it
-   * reads as, its log-determinant in nats and how it looks as a cloud of vectors (tarflowlm.md sections 2.1 and 4). Rejects with
-   * ERR_INVALID_ARGUMENT or ERR_UNKNOWN_OPTION, which name what is wrong (an empty text, an unknown token, or no whole patches where the model
-   * has no end-of-text token), ERR_PROMPT_TOO_LONG, ERR_BAD_TOKENIZER (text, and no tokenizer), ERR_NON_FINITE (a state holds a NaN),
-   * ERR_DISPOSED or the signal's reason.
+   * Every state of a text on its way to noise: L + 1 of [N,c] for N positions of P tokens and c = d * P channels, each
+   * with what it reads as, its log-determinant in nats and how it looks as a cloud of vectors (tarflowlm.md sections
+   * 2.1 and 4). Rejects with ERR_INVALID_ARGUMENT or ERR_UNKNOWN_OPTION, which name what is wrong (an empty text, an
+   * unknown token, or no whole patches where the model has no end-of-text token), ERR_PROMPT_TOO_LONG,
+   * ERR_BAD_TOKENIZER (text, and no tokenizer), ERR_NON_FINITE (a state holds a NaN), ERR_DISPOSED or the signal's
+   * reason.
    */
   async inspect(text: string | ArrayLike<number>, options?: InspectOptions): Promise<Inspection> {
     this.check();
@@ -126,9 +128,10 @@ export class FlowModel extends Model<NativeFlowModel, FlowConfig> {
   }
 
   /**
-   * Early exit, measured: how often each state, where it can be read, reads as the text that it becomes, over `count` texts written
-   * from nothing. A measure per level, L (base noise) to 0 (the text). Rejects with ERR_INVALID_ARGUMENT or ERR_UNKNOWN_OPTION, which name
-   * the option, ERR_NOT_CONVERGED (a flow has no inverse, and where), ERR_DISPOSED or the signal's reason.
+   * Early exit, measured: how often each state, where it can be read, reads as the text that it becomes, over `count`
+   * texts written from nothing. A measure per level, L (base noise) to 0 (the text). Rejects with ERR_INVALID_ARGUMENT
+   * or ERR_UNKNOWN_OPTION, which name the option, ERR_NOT_CONVERGED (a flow has no inverse, and where), ERR_DISPOSED or
+   * the signal's reason.
    */
   async measureDrafts(options?: DraftOptions): Promise<DraftMeasure[]> {
     this.check();
@@ -136,10 +139,11 @@ export class FlowModel extends Model<NativeFlowModel, FlowConfig> {
   }
 
   /**
-   * Changes a text, or a state of it, at some places, and regenerates what depends on them (tarflowlm.md section 4): what comes before
-   * a change in the flow's order stays bit for bit. Rejects with ERR_INVALID_ARGUMENT or ERR_UNKNOWN_OPTION, which name what is wrong (no changes,
-   * or of a place that is not there, or two of one place), ERR_PROMPT_TOO_LONG, ERR_BAD_TOKENIZER (text, and no tokenizer), ERR_NOT_CONVERGED
-   * (a flow has no inverse at the change, and where), ERR_NON_FINITE, ERR_DISPOSED or the signal's reason.
+   * Changes a text, or a state of it, at some places, and regenerates what depends on them (tarflowlm.md section 4):
+   * what comes before a change in the flow's order stays bit for bit. Rejects with ERR_INVALID_ARGUMENT or
+   * ERR_UNKNOWN_OPTION, which name what is wrong (no changes, or of a place that is not there, or two of one place),
+   * ERR_PROMPT_TOO_LONG, ERR_BAD_TOKENIZER (text, and no tokenizer), ERR_NOT_CONVERGED (a flow has no inverse at the
+   * change, and where), ERR_NON_FINITE, ERR_DISPOSED or the signal's reason.
    */
   async edit(options: EditOptions): Promise<Edit> {
     this.check();
@@ -160,10 +164,10 @@ export class FlowModel extends Model<NativeFlowModel, FlowConfig> {
   }
 
   /**
-   * Every way of inverting every flow, measured on noise of a shape: `batch` texts of `positions` each (default: one, as many as the
-   * model has). Plain sweeps over the flow that carries the language model take a hundred times as long as position after position.
-   * Rejects with ERR_INVALID_ARGUMENT or ERR_UNKNOWN_OPTION, which name the option, ERR_NOT_CONVERGED (a flow has no inverse, and where),
-   * ERR_DISPOSED or the signal's reason.
+   * Every way of inverting every flow, measured on noise of a shape: `batch` texts of `positions` each (default: one,
+   * as many as the model has). Plain sweeps over the flow that carries the language model take a hundred times as long
+   * as position after position. Rejects with ERR_INVALID_ARGUMENT or ERR_UNKNOWN_OPTION, which name the option,
+   * ERR_NOT_CONVERGED (a flow has no inverse, and where), ERR_DISPOSED or the signal's reason.
    */
   async measureInversions(options: InversionMeasureOptions = {}): Promise<PlanMeasure[]> {
     this.check();

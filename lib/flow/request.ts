@@ -16,8 +16,8 @@ export interface FlowGenerateOptions {
   /** Default: 128, or what the model's positions leave. Rounded up to whole patches while it is made. */
   maxTokens?: number;
   /**
-   * Puts an end-of-text token, which separates texts in training, before the prompt. Default: when the prompt is empty and the model takes
-   * prompts.
+   * Puts an end-of-text token, which separates texts in training, before the prompt. Default: when the prompt is empty
+   * and the model takes prompts.
    */
   documentStart?: boolean;
   /** Scale of the base noise; of an ancestral draw, temperature of the mixture's weights. Default: 1, what the model was trained for; less is tamer. */
@@ -33,9 +33,10 @@ export interface FlowGenerateOptions {
   /** Of an ancestral draw: from the likeliest components of this mass. Default: 1. */
   topP?: number;
   /**
-   * How the flows are inverted. All ways give the same tokens; "auto" measures them once per shape of text, which takes as long as
-   * some ten texts: a way that is slower than the best before it is not waited for. With an ancestral draw it is of the flows below the
-   * one that is drawn from: a "jacobi" plan of that one, or "jacobi" or "auto" where it is the only one, is refused. Default: "sequential".
+   * How the flows are inverted. All ways give the same tokens; "auto" measures them once per shape of text, which takes
+   * as long as some ten texts: a way that is slower than the best before it is not waited for. With an ancestral draw
+   * it is of the flows below the one that is drawn from: a "jacobi" plan of that one, or "jacobi" or "auto" where it is
+   * the only one, is refused. Default: "sequential".
    */
   inversion?: Inversion;
   /**

@@ -49,8 +49,8 @@ export interface StateStatistics {
   /** Mean cosine over pairs of positions; 1 of a single one. */
   cosine: number;
   /**
-   * (sum of the covariance's eigenvalues)² over the sum of their squares: how many directions the cloud fills, 1 .. c; 0 of a single
-   * position.
+   * (sum of the covariance's eigenvalues)² over the sum of their squares: how many directions the cloud fills, 1 .. c;
+   * 0 of a single position.
    */
   participationRatio: number;
   /** How far the mean vector lies from that of the state before, in the latents' units; 0 of the first state. */
@@ -76,7 +76,10 @@ function centroid(state: Float64Array, c: number): Float64Array {
   return mean;
 }
 
-/** The sum over all pairs is that of the unit vectors' sum with itself, less the ones of each with itself (zero has none). */
+/**
+ * The sum over all pairs is that of the unit vectors' sum with itself, less the ones of each with itself (zero has
+ * none).
+ */
 function meanCosine(state: Float64Array, c: number, lengths: Float64Array): number {
   const total = new Float64Array(c);
   for (let i = 0; i < state.length; i++) total[i % c]! += state[i]! / (lengths[Math.floor(i / c)]! || 1);

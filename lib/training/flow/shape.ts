@@ -14,13 +14,13 @@ export interface FlowShape {
   /** P, tokens per position. Default: 1. */
   patchSize?: number;
   /**
-   * After every flow but the last, a position's c = d * P channels are put in another order, the even ones first: scalars of different tokens
-   * of a patch become neighbours (tarflowlm.md section 4). Default: false.
+   * After every flow but the last, a position's c = d * P channels are put in another order, the even ones first:
+   * scalars of different tokens of a patch become neighbours (tarflowlm.md section 4). Default: false.
    */
   channelMix?: boolean;
   /**
-   * Whether texts can be continued: tokens in front are given to every flow, and only those after them are modelled (section 6.2). Without
-   * it the model writes whole texts. Default: true.
+   * Whether texts can be continued: tokens in front are given to every flow, and only those after them are modelled
+   * (section 6.2). Without it the model writes whole texts. Default: true.
    */
   prefixConditioning?: boolean;
   /** The first is nearest the data. */

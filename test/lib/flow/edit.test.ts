@@ -12,7 +12,7 @@ const V = 99;
 /** Rows `from` to `to` of a state. */
 const rows = (state: Float64Array, from: number, to: number) => state.slice(from * C, to * C);
 
-test("editing tokens at level 0: what comes before a change stays, the change is there, and differences are told", async (t) => {
+test("editing tokens at level 0: what comes before stays, the change is there, and differences are told", async (t) => {
   const { engine, model } = await openTiny();
   const text = model.tokenizer!.encode(TEXT);
   const token = model.tokenizer!.encode("x")[0]!;
@@ -49,7 +49,7 @@ test("editing tokens at level 1: the upper flow goes from the end to the start, 
   t.notDeepEqual(rows(wanted, 6, 7), rows(before, 6, 7));
   for (let n = 0; n < 6; n++) t.notDeepEqual(rows(latents, n, n + 1), rows(before, n, n + 1), `follows: ${n}`);
 
-  // Nothing follows the text's start in the upper flow, and nothing comes before it in the lower: there the token cannot fail to come.
+  // Nothing follows the text's start in the upper flow, and nothing before it in the lower: there the token comes.
   const first = await model.edit({ text, tokens: [{ at: 0, token }], level: 1, seed: 2 });
   t.deepEqual(rows(first.latents, 1, 12), rows(before, 1, 12));
   t.is(first.ids[0], token);

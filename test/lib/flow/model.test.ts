@@ -110,7 +110,8 @@ test("an ancestral draw from the only flow: nothing is inverted, so nobody can s
   const config = { flows: [{ kind: "mixture-rosenblatt", direction: "forward", numLayers: 1 }] } as FlowConfig;
   const drawn = { temperature: 1, topK: 0, topP: 0.9 };
   for (const inversion of ["jacobi", "auto"] as const) {
-    const message = `generate: inversion "${inversion}" has no effect: the only flow is drawn from (ancestral, topK, topP), not inverted`;
+    const why = "the only flow is drawn from (ancestral, topK, topP), not inverted";
+    const message = `generate: inversion "${inversion}" has no effect: ${why}`;
     t.throws(() => checkAncestral({ topP: 0.9, inversion }, config), { code: "ERR_INVALID_ARGUMENT", message });
     t.is(checkAncestral({ inversion }, config), undefined);
     t.deepEqual(

@@ -1,4 +1,4 @@
-/** Two tokens per position: every call of a flow's interface, with an end-of-text token that fills patches and without one. */
+/** Two tokens per position: every call of a flow's interface, with an end-of-text token to fill patches and without. */
 
 import { cp, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -40,7 +40,9 @@ async function open(which: "ends" | "endless"): Promise<{ engine: Engine; model:
 
 const isRagged = (what: string, tokens: number) => ({
   code: "ERR_INVALID_ARGUMENT",
-  message: `${what} has ${tokens} tokens, expected a multiple of P = 2: the model has no end-of-text token to fill patches with`,
+  message:
+    `${what} has ${tokens} tokens, expected a multiple of P = 2: ` +
+    "the model has no end-of-text token to fill patches with",
 });
 
 test("gaps are filled with ends of text, in front or at the end, and by nothing else", (t) => {
@@ -55,7 +57,7 @@ test("gaps are filled with ends of text, in front or at the end, and by nothing 
   }
 });
 
-test("inspect and score: the last patch is filled with ends of text, and what is scored is the text with them", async (t) => {
+test("inspect and score: the last patch is filled with ends of text, which are scored with it", async (t) => {
   const { engine, model } = await open("ends");
   const found = await model.inspect(ODD, { seed: 4 });
   t.like(found, { positions: 3, channels: 8 });
@@ -173,7 +175,7 @@ test("without an end-of-text token, whole patches go through as they do with one
   other.engine.dispose();
 });
 
-test("evaluate: without an end-of-text token, what is left over at the end is neither scored nor counted", async (t) => {
+test("evaluate: without an end-of-text token, what is left over is neither scored nor counted", async (t) => {
   const { engine, model } = await open("endless");
   const folder = await scratch();
   const file = async (text: string) => {
