@@ -42,7 +42,7 @@ export class AutoregressiveModel extends Model<NativeAutoregressiveModel, Autore
   }
 
   /** @internal For scoring and evaluation. */
-  get exact(): Exact & { readonly eosTokenId: number | undefined } {
+  get exact(): Exact {
     const { native, config } = this;
     const { maxPositions, eosTokenId, bosTokenId: bosId } = config;
     const losses: typeof native.losses = (request) => native.losses(request);

@@ -27,9 +27,10 @@ export { evaluate } from "./evaluate.js";
 export type { BoundForm, BoundOptions, EstimateForm, EstimateKind } from "./evaluation/bound.js";
 export type { EvaluateOptions, Evaluation, EvaluationProgress } from "./evaluation/evaluate.js";
 export type { Score, ScoreOptions } from "./evaluation/score.js";
+export type { LatentChange, TokenChange, TokenDifference } from "./flow/changes.js";
 export type { FlowDecodeOptions, FlowEncodeOptions, FlowState, FlowText } from "./flow/codec.js";
 export type { DraftMeasure, DraftOptions } from "./flow/drafts.js";
-export type { Edit, EditOptions, LatentChange, TokenChange, TokenDifference } from "./flow/edit.js";
+export type { Edit, EditOptions } from "./flow/edit.js";
 export type { Inspection, InspectOptions, Level, Reading } from "./flow/inspect.js";
 export type { FlowModel, FlowModelInfo, InversionMeasureOptions } from "./flow/model.js";
 export type { Inversion, PlanMeasure } from "./flow/plan.js";
@@ -60,8 +61,16 @@ export type { InferOptions, ThoughtModel, ThoughtModelInfo } from "./thought/mod
 export type { ThoughtBatchOptions, ThoughtGenerateOptions } from "./thought/request.js";
 export type { DecodeOptions, DecodeStream, EncodeOptions, Tokenizer } from "./tokenizer/tokenizer.js";
 export { train } from "./train.js";
+export type { FlowShape } from "./training/flow/shape.js";
 export type { TimeSampling } from "./training/masked/corruption.js";
-export type { HeldOutMetric, SampleMetric, TrainingMetric } from "./training/metrics.js";
+export type {
+  FlowMonitors,
+  HeldOutMetric,
+  ReadoutMonitors,
+  SampleMetric,
+  ThoughtMonitors,
+  TrainingMetric,
+} from "./training/metrics.js";
 export type { ModelShape, TrainOptions, TrainSettings, WeightedFile } from "./training/options.js";
 export type { ScheduleShape } from "./training/schedule.js";
 export type { ThoughtPreset, ThoughtShape } from "./training/thought/shape.js";

@@ -1,7 +1,6 @@
 /** A loaded masked-diffusion model: generates, fills holes, opens sessions. */
 
 import type { MaskedConfig } from "./checkpoint/config.js";
-import { invalid } from "./decoding/options.js";
 import { resolveDecoding } from "./decoding/resolve.js";
 import { type Score, type ScoreOptions, score } from "./evaluation/score.js";
 import type { Generation, GenerationResult } from "./generation.js";
@@ -12,6 +11,7 @@ import {
   type BatchOptions,
   batchOptions,
   checkKeys,
+  checkPrompts,
   type GenerateOptions,
   generateCanvas,
   generateOptions,
@@ -55,7 +55,7 @@ export class MaskedModel extends Model<NativeMaskedModel, MaskedConfig> {
     this.check();
     checkKeys(options, batchOptions, "generateBatch");
     const { prompts, ...shared } = options;
-    if (!Array.isArray(prompts)) throw invalid("prompts", prompts, "a list of prompts");
+    checkPrompts(prompts);
     const settings = resolveDecoding(options.decoding);
     const canvases = prompts.map((prompt, i) => generateCanvas({ ...shared, prompt }, this.#limits, i));
     const work = new BatchWork(canvases, {

@@ -1,20 +1,34 @@
 /** Tokens in patches: positions of `patchSize` tokens each, the gaps filled with ends of text. */
 
-import type { FlowConfig } from "./checkpoint/config.js";
+import { NoemaError } from "./errors.js";
 
-type Patches = Pick<FlowConfig, "patchSize" | "eosTokenId">;
+interface Patches {
+  patchSize: number;
+  eosTokenId?: number | undefined;
+}
 
-/** What is missing to a whole number of patches. */
-const gap = (tokens: number, { patchSize }: Patches): number => (patchSize - (tokens % patchSize)) % patchSize;
-
-/** Filled in front: what comes before a text that goes on. */
-export function filledBefore(ids: ArrayLike<number>, patches: Patches): number[] {
-  return [...new Array<number>(gap(ids.length, patches)).fill(patches.eosTokenId ?? 0), ...Array.from(ids)];
+/**
+ * Filled in front: what comes before a text that goes on. `what` it is says the error of a model that has nothing to
+ * fill with.
+ */
+export function filledBefore(ids: ArrayLike<number>, patches: Patches, what: string): number[] {
+  return [...filling(ids, patches, what), ...Array.from(ids)];
 }
 
 /** Filled at the end. */
-export function filledAfter(ids: ArrayLike<number>, patches: Patches): Int32Array {
-  const filled = new Int32Array(ids.length + gap(ids.length, patches)).fill(patches.eosTokenId ?? 0);
-  filled.set(Array.from(ids));
-  return filled;
+export function filledAfter(ids: ArrayLike<number>, patches: Patches, what: string): Int32Array {
+  return Int32Array.from([...Array.from(ids), ...filling(ids, patches, what)]);
+}
+
+/**
+ * What is missing to a whole number of patches. Any other token than the end of a text would be a text that nobody
+ * wrote.
+ */
+function filling({ length: tokens }: ArrayLike<number>, { patchSize, eosTokenId }: Patches, what: string): number[] {
+  const gap = (patchSize - (tokens % patchSize)) % patchSize;
+  if (gap === 0) return [];
+  if (eosTokenId !== undefined) return new Array<number>(gap).fill(eosTokenId);
+  const why = "the model has no end-of-text token to fill patches with";
+  const message = `${what} has ${tokens} tokens, expected a multiple of P = ${patchSize}: ${why}`;
+  throw new NoemaError("ERR_INVALID_ARGUMENT", message, { tokens, patchSize });
 }

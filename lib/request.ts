@@ -92,8 +92,19 @@ export function seedAt(seed: Seed | undefined, index = 0): bigint {
   return BigInt.asUintN(64, ((BigInt(high) << 32n) | BigInt(low)) + BigInt(index));
 }
 
-export function generateCanvas(options: Omit<GenerateOptions, "refine">, limits: Limits, index = 0): Canvas {
-  const prompt = promptIds(options.prompt ?? [], limits, "prompt");
+/** Refuses what is no list of prompts; what each of them is, is checked where it is read. */
+export function checkPrompts(prompts: unknown): asserts prompts is readonly Prompt[] {
+  if (!Array.isArray(prompts)) throw invalid("prompts", prompts, "a list of prompts");
+  const missing = [...prompts].indexOf(undefined); // spread, for holes are seen then
+  if (missing >= 0) throw invalid(promptName(missing), undefined, "a string or a list of token ids");
+}
+
+/** What a prompt is called in messages: it is the only one, or one of a batch. */
+export const promptName = (index: number | undefined): string => (index === undefined ? "prompt" : `prompts[${index}]`);
+
+export function generateCanvas(options: Omit<GenerateOptions, "refine">, limits: Limits, index?: number): Canvas {
+  const { prompt: asked = [] } = options;
+  const prompt = promptIds(asked, limits, promptName(index));
   const starts = options.documentStart ?? prompt.length === 0;
   const given = starts && limits.eosId >= 0 ? [limits.eosId, ...prompt] : prompt;
   const count = tokenCount(options.maxTokens, given.length, limits.maxPositions);

@@ -28,7 +28,7 @@ export interface FlowAbout {
   /** How its flows were trained, and by what. */
   training: string;
   /** How samples are drawn, and how many symbols each has at most. */
-  draw: { temperature: number; topP: number };
+  draw: { temperature: number; topP?: number };
   tokens: number;
 }
 
@@ -85,14 +85,19 @@ export function flowCard({ about, model, heldOut, texts, drafts, readings, ...re
     weighted === undefined ? "" : ` Weighted by importance over the draws: ${weighted.toFixed(4)} nats per token.`
   }`;
   const below = config.flows.length === 2 ? "flow" : "flows";
-  const sampling = `\`documentStart\`, an ancestral draw with top-p ${draw.topP} at temperature ${draw.temperature}, the ${below} below inverted sequentially, at most ${about.tokens} tokens.`;
+  const drawn =
+    draw.topP === undefined
+      ? `base noise at temperature ${draw.temperature}, all flows`
+      : `an ancestral draw with top-p ${draw.topP} at temperature ${draw.temperature}, the ${below} below`;
+  const sampling = `\`documentStart\`, ${drawn} inverted sequentially, at most ${about.tokens} tokens.`;
+  const flags = Object.entries({ "--temperature": draw.temperature, ...(draw.topP && { "--top-p": draw.topP }) });
   return `# ${name}
 
 ${about.introduction}: noise in, text out, and text in, noise out, through invertible transformers. It is
 made to be small: it shows what noema does, and serves its demo and tests. It knows nothing of the world beyond its stories and will
 contradict itself.
 
-    noema generate models/${name} --prompt "${PROMPT}" --document-start --temperature ${draw.temperature} --top-p ${draw.topP} --seed 7
+    noema generate models/${name} --prompt "${PROMPT}" --document-start ${flags.flat().join(" ")} --seed 7
 
 ## What it is
 

@@ -38,7 +38,8 @@ await runTalesFlow(flags, recipe, {
   name: "tales-flow",
   introduction: "A flow (TarFlowLM) that tells short children's stories",
   symbols: "byte-level tokens",
-  training: "Trained jointly and written by noema with `scripts/train-tales-flow.ts`",
+  training:
+    "Trained jointly (tokens' deviations at most 0.16 from step 1,545 on) and written by noema with `scripts/train-tales-flow.ts`",
   draw: { temperature: 0.9, topP: 0.9 },
   tokens: 160,
 });

@@ -45,6 +45,6 @@ await runTalesFlow(flags, recipe, {
   symbols: "letters and marks",
   training:
     "Trained jointly, and with its beginnings as models of their own, by noema with `scripts/train-tales-letters.ts`",
-  draw: { temperature: 0.9, topP: 0.9 },
+  draw: { temperature: 0.9 },
   tokens: 224,
 });

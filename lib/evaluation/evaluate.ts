@@ -8,7 +8,11 @@ import { type BoundSummary, BoundTotals } from "./statistics.js";
 import { type TextCount, windowsOfFiles } from "./windows.js";
 
 export interface EvaluateOptions extends EstimateOptions {
-  /** Tokens per window, at most the model's positions. */
+  /**
+   * Tokens per window, at most the model's positions. Of a flow that has patches and no end-of-text token to fill them
+   * with: whole patches, and the tokens that are left over at the end, less than a patch, are neither scored nor
+   * counted.
+   */
   length?: number;
   /** Stop after this many windows. */
   limit?: number;
@@ -54,11 +58,9 @@ export interface Evaluation extends BoundSummary {
 const packings = ["packed", "documents"];
 const evaluateNames = [...boundNames, "length", "limit", "packing", "prefix", "sameNoise", "separator", "onProgress"];
 
-type EvaluatedModel = ScoredModel & { readonly eosTokenId?: number | undefined };
-
 /** Evaluates text files. Nothing larger than a piece of text and a few windows is in memory. */
 export async function evaluate(
-  model: EvaluatedModel,
+  model: ScoredModel,
   files: string | readonly string[],
   options: EvaluateOptions = {},
 ): Promise<Evaluation> {
@@ -80,17 +82,21 @@ export async function evaluate(
 }
 
 /** How text is cut into windows, checked before a file is read. */
-function cutOf(model: EvaluatedModel, options: EvaluateOptions) {
+function cutOf(model: ScoredModel, options: EvaluateOptions) {
   const { packing = "packed", limit, separator, prefix = 0, sameNoise = false } = options;
   const length = windowLength(model, options.length);
   if (!packings.includes(packing)) throw unknownOption(String(packing), packings, "packing");
   if (limit !== undefined) checkNumber(limit, { min: 1, integer: true }, "limit");
   checkNumber(prefix, { min: 0, max: length - 1, integer: true }, "prefix");
   const { patchSize = 1, eosTokenId: eosId } = model;
-  if (prefix % patchSize !== 0) throw invalid("prefix", prefix, `a multiple of ${patchSize}, the tokens of a patch`);
+  const multipleOf = eosId === undefined ? patchSize : 1;
+  const multiple = `a multiple of ${patchSize}, the tokens of a patch`;
+  if (prefix % patchSize !== 0) throw invalid("prefix", prefix, multiple);
+  if (length % multipleOf !== 0)
+    throw invalid("length", length, `${multiple}, for the model has no end-of-text token to fill patches with`);
   if (typeof sameNoise !== "boolean") throw invalid("sameNoise", sameNoise, "true or false");
   if (sameNoise && prefix > 0) throw invalid("sameNoise", sameNoise, "whole windows, without a prefix");
-  return { length, eosId, limit, packing, prefix, ...(separator !== undefined && { separator }) };
+  return { length, eosId, limit, packing, prefix, multipleOf, ...(separator !== undefined && { separator }) };
 }
 
 async function* withSignal(windows: AsyncIterable<Window>, signal: AbortSignal | undefined): AsyncGenerator<Window> {

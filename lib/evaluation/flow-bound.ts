@@ -9,7 +9,7 @@
 import type { FlowConfig } from "../checkpoint/config.js";
 import type { FlowBatch, FlowPass } from "../native/addon.js";
 import { fillNormals } from "../normals.js";
-import { filledAfter, filledBefore } from "../patches.js";
+import { filledAfter } from "../patches.js";
 import { Rng, RngStream } from "../rng.js";
 import { type BoundOptions, checkBound, sum, summarise, type Window, type WindowBound } from "./bound.js";
 
@@ -30,6 +30,8 @@ export async function* flowBounds(
 ): AsyncGenerator<WindowBound> {
   const settings = checkBound(options);
   const rng = new Rng(settings.seed);
+  // What is refused is refused before anything is bounded, where all is known.
+  if (Array.isArray(windows)) for (const window of windows) wholePatches(window, scorer.config);
   for await (const window of windows) {
     const text = wholePatches(window, scorer.config);
     const atOnce = Math.max(1, Math.floor(settings.callTokens / text.ids.length));
@@ -51,12 +53,11 @@ interface Text {
 }
 
 /**
- * Ends of text fill the first patch of a context and the last patch of a window. What is bounded is then the likelihood of
- * the text with those at its end, which is at most that of the text: the bound stays one.
+ * Ends of text fill the last patch of a window; contexts come in whole patches. What is bounded is then the likelihood
+ * of the text with those at its end, which is at most that of the text: the bound stays one.
  */
-function wholePatches({ ids, context = 0 }: Window, config: FlowConfig): Text {
-  const before = filledBefore(ids.subarray(0, context), config);
-  return { ids: filledAfter([...before, ...ids.subarray(context)], config), prefix: before.length };
+function wholePatches({ index, ids, context = 0 }: Window, config: FlowConfig): Text {
+  return { ids: filledAfter(ids, config, `window ${index} of the text`), prefix: context };
 }
 
 interface Draws {

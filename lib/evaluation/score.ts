@@ -2,6 +2,7 @@
 
 import { checkNames, checkNumber, invalid, isList } from "../decoding/options.js";
 import { NoemaError } from "../errors.js";
+import { filledBefore } from "../patches.js";
 import {
   type BoundOptions,
   boundDefaults,
@@ -23,6 +24,8 @@ interface Readable {
   readonly maxPositions: number;
   /** Tokens that only come together. Default: 1. */
   readonly patchSize?: number;
+  /** What fills their gaps. */
+  readonly eosTokenId?: number | undefined;
   readonly tokenizer?: Encoder | undefined;
 }
 
@@ -108,7 +111,9 @@ export async function score(
   const ids = idsOf(model, text, "text");
   if (ids.length === 0)
     throw new NoemaError("ERR_INVALID_ARGUMENT", "score: the text is empty, expected at least one token");
-  const windows = windowsOfIds(ids, windowLength(model, length), idsOf(model, context, "context"));
+  const { patchSize = 1, eosTokenId } = model;
+  const given = filledBefore(idsOf(model, context, "context"), { patchSize, eosTokenId }, "the context");
+  const windows = windowsOfIds(ids, windowLength(model, length), given);
   const totals = new BoundTotals();
   const { kind, form, draws, bounds } = estimates(model, windows, bound);
   for await (const window of bounds) totals.add(window);

@@ -20,6 +20,11 @@ export interface WindowOptions extends TextOptions {
   packing?: "packed" | "documents";
   /** Every window's first tokens that are given, not scored; windows without any more are left out, and not counted. Default: 0. */
   prefix?: number;
+  /**
+   * Windows of whole multiples of so many tokens, for models that cannot fill a patch: what is left over at the end is
+   * left out, of every document where they are cut by themselves. `length` and `prefix` are multiples, too. Default: 1.
+   */
+  multipleOf?: number;
   /** No more than this many windows. */
   limit?: number | undefined;
 }
@@ -38,8 +43,8 @@ export async function* windowsOfFiles(
   options: WindowOptions,
   count: TextCount = { characters: 0, bytes: 0, tokens: 0 },
 ): AsyncGenerator<Window> {
-  const { prefix = 0 } = options;
-  const cutter = new Cutter(options.length, prefix);
+  const { prefix = 0, multipleOf = 1 } = options;
+  const cutter = new Cutter(options.length, { context: prefix, multipleOf });
   for (const path of paths) await inspectTextFile(path);
   for (const path of paths) {
     for await (const { text, last } of readPieces(path, options)) {
@@ -54,7 +59,8 @@ export async function* windowsOfFiles(
   }
   yield* cutter.rest(options.limit);
   if (cutter.count > 0) return;
-  const problem = count.tokens > 0 ? `no window is longer than the prefix of ${prefix} tokens` : "no text";
+  const least = prefix > 0 ? `longer than the prefix of ${prefix} tokens` : `of ${multipleOf} tokens, a patch`;
+  const problem = count.tokens > 0 ? `no window is ${least}` : "no text";
   throw new NoemaError("ERR_BAD_CORPUS", `${paths.join(", ")}: ${problem}`, { paths });
 }
 
@@ -75,11 +81,16 @@ export function windowsOfIds(ids: ArrayLike<number>, length: number, context: Ar
 class Cutter {
   count = 0;
   #ids: number[] = [];
+  readonly #context: number;
+  readonly #multipleOf: number;
 
   constructor(
     readonly length: number,
-    readonly context = 0,
-  ) {}
+    { context = 0, multipleOf = 1 }: { context?: number; multipleOf?: number } = {},
+  ) {
+    this.#context = context;
+    this.#multipleOf = multipleOf;
+  }
 
   append(ids: ArrayLike<number>): number {
     for (let i = 0; i < ids.length; i++) this.#ids.push(ids[i]!);
@@ -96,12 +107,13 @@ class Cutter {
   }
 
   *rest(limit = Number.POSITIVE_INFINITY): Generator<Window> {
-    if (this.#ids.length > this.context && this.count < limit) yield this.#window(this.#ids);
+    const rest = this.#ids.slice(0, this.#ids.length - (this.#ids.length % this.#multipleOf));
+    if (rest.length > this.#context && this.count < limit) yield this.#window(rest);
     this.#ids = [];
   }
 
   #window(ids: readonly number[]): Window {
-    const { context } = this;
+    const context = this.#context;
     return { index: this.count++, ids: Int32Array.from(ids), ...(context > 0 && { context }) };
   }
 }

@@ -74,6 +74,8 @@ export async function decode(host: FlowHost, options: FlowDecodeOptions): Promis
   const level = checkNumber(options.level ?? flows.length, { min: 0, max: flows.length, integer: true }, "level");
   const plans = checkInversion(options.inversion, config);
   if (plans === "auto") throw invalid("inversion", plans, `"sequential", "jacobi", or a plan for each flow`);
+  if (level === 0 && options.inversion !== undefined)
+    throw invalid("inversion", options.inversion, "none at level 0, where no flow is inverted");
   checkSignal(options.signal);
   const latents = checkLatents(options.latents, host);
   const { c, P } = latentSizes(config);

@@ -1,12 +1,13 @@
 /** A loaded flow model: generates, scores, and lets every state be looked at and edited. */
 
 import type { FlowConfig } from "../checkpoint/config.js";
-import { checkNumber, checkSignal, invalid } from "../decoding/options.js";
+import { checkNames, checkNumber, checkSignal, invalid } from "../decoding/options.js";
 import { flowBounds } from "../evaluation/flow-bound.js";
 import { type Score, type ScoreOptions, score } from "../evaluation/score.js";
 import type { Generation, GenerationResult } from "../generation.js";
 import { Model, type ModelInfo } from "../model.js";
 import type { NativeFlowModel } from "../native/addon.js";
+import { checkPrompts } from "../request.js";
 import { BatchWork, SingleWork } from "../works.js";
 import {
   decode,
@@ -57,7 +58,15 @@ export class FlowModel extends Model<NativeFlowModel, FlowConfig> {
     return { family: "flow", ...this.commonInfo, patchSize: this.config.patchSize };
   }
 
-  /** Continues a prompt. Iterate the result for events, or await it for the whole text. */
+  /**
+   * Continues a prompt: base noise through the inverses of all flows (tarflowlm.md section 6.1). Iterate the result for
+   * events, or await it for the whole text. Errors come out of both. ERR_INVALID_ARGUMENT and ERR_UNKNOWN_OPTION name
+   * the option, and are also the answer to a prompt that fills no whole patches where the model has no end-of-text
+   * token; ERR_BAD_TOKENIZER: text, and no tokenizer; ERR_PROMPT_TOO_LONG: no room for prompt and new tokens;
+   * ERR_UNSUPPORTED: a prompt without prefix conditioning, an exit without a readout, a draw from a flow that has no
+   * mixture, or a cut of one without a vocabulary; ERR_NOT_CONVERGED: a flow has no inverse within its plan, and where;
+   * ERR_QUEUE_FULL; ERR_DISPOSED; or the signal's reason.
+   */
   generate(options: FlowGenerateOptions = {}): Generation {
     return this.start(() => {
       checkFlowOptions(options, flowGenerateOptions, "generate");
@@ -69,13 +78,13 @@ export class FlowModel extends Model<NativeFlowModel, FlowConfig> {
 
   /**
    * Continues many prompts. The text at index i is exactly what `generate` gives for that prompt alone with seed + i
-   * (modulo 2^64), whatever the others are.
+   * (modulo 2^64), whatever the others are. Rejects with what comes out of `generate`, and names the prompt.
    */
   async generateBatch(options: FlowBatchOptions): Promise<GenerationResult[]> {
     this.check();
     checkFlowOptions(options, flowBatchOptions, "generateBatch");
     const { prompts, ...shared } = options;
-    if (!Array.isArray(prompts)) throw invalid("prompts", prompts, "a list of prompts");
+    checkPrompts(prompts);
     const canvases = prompts.map((prompt, i) => flowCanvas({ ...shared, prompt }, this.config, this.tokenizer, i));
     const jobOptions = { ...this.#jobOptions(options), refine: false };
     const work = new BatchWork(canvases, {
@@ -105,22 +114,37 @@ export class FlowModel extends Model<NativeFlowModel, FlowConfig> {
     return decode(this.#host, options);
   }
 
-  /** Every state of a text on its way to noise. */
+  /**
+   * Every state of a text on its way to noise: L + 1 of [N,c] for N positions of P tokens and c = d * P channels, each
+   * with what it reads as, its log-determinant in nats and how it looks as a cloud of vectors (tarflowlm.md sections
+   * 2.1 and 4). Rejects with ERR_INVALID_ARGUMENT or ERR_UNKNOWN_OPTION, which name what is wrong (an empty text, an
+   * unknown token, or no whole patches where the model has no end-of-text token), ERR_PROMPT_TOO_LONG,
+   * ERR_BAD_TOKENIZER (text, and no tokenizer), ERR_NON_FINITE (a state holds a NaN), ERR_DISPOSED or the signal's
+   * reason.
+   */
   async inspect(text: string | ArrayLike<number>, options?: InspectOptions): Promise<Inspection> {
     this.check();
     return inspect(this.#host, text, options);
   }
 
   /**
-   * Early exit, measured: how often each state, where it can be read, reads as the text that it becomes, over `count` texts written
-   * from nothing.
+   * Early exit, measured: how often each state, where it can be read, reads as the text that it becomes, over `count`
+   * texts written from nothing. A measure per level, L (base noise) to 0 (the text). Rejects with ERR_INVALID_ARGUMENT
+   * or ERR_UNKNOWN_OPTION, which name the option, ERR_NOT_CONVERGED (a flow has no inverse, and where), ERR_DISPOSED or
+   * the signal's reason.
    */
   async measureDrafts(options?: DraftOptions): Promise<DraftMeasure[]> {
     this.check();
     return measureDrafts(this.#host, options);
   }
 
-  /** Changes a text, or a state of it, at some places, and regenerates what depends on them. */
+  /**
+   * Changes a text, or a state of it, at some places, and regenerates what depends on them (tarflowlm.md section 4):
+   * what comes before a change in the flow's order stays bit for bit. Rejects with ERR_INVALID_ARGUMENT or
+   * ERR_UNKNOWN_OPTION, which name what is wrong (no changes, or of a place that is not there, or two of one place),
+   * ERR_PROMPT_TOO_LONG, ERR_BAD_TOKENIZER (text, and no tokenizer), ERR_NOT_CONVERGED (a flow has no inverse at the
+   * change, and where), ERR_NON_FINITE, ERR_DISPOSED or the signal's reason.
+   */
   async edit(options: EditOptions): Promise<Edit> {
     this.check();
     return edit(this.#host, options);
@@ -140,22 +164,25 @@ export class FlowModel extends Model<NativeFlowModel, FlowConfig> {
   }
 
   /**
-   * Every way of inverting every flow, measured on noise of a shape: `batch` texts of `positions` each (default: one, as many as the
-   * model has). Plain sweeps over the flow that carries the language model take a hundred times as long as position after position.
+   * Every way of inverting every flow, measured on noise of a shape: `batch` texts of `positions` each (default: one,
+   * as many as the model has). Plain sweeps over the flow that carries the language model take a hundred times as long
+   * as position after position. Rejects with ERR_INVALID_ARGUMENT or ERR_UNKNOWN_OPTION, which name the option,
+   * ERR_NOT_CONVERGED (a flow has no inverse, and where), ERR_DISPOSED or the signal's reason.
    */
   async measureInversions(options: InversionMeasureOptions = {}): Promise<PlanMeasure[]> {
     this.check();
+    checkNames(options, ["batch", "positions", "onMeasure", "signal"], "measureInversions");
     const { batch = 1, positions = this.config.maxPositions, onMeasure, signal } = options;
     checkNumber(batch, { min: 1, max: 1024, integer: true }, "batch");
     checkNumber(positions, { min: 1, max: this.config.maxPositions, integer: true }, "positions");
+    if (onMeasure !== undefined && typeof onMeasure !== "function") throw invalid("onMeasure", onMeasure, "a function");
     checkSignal(signal);
     return measurePlans(this.#host, { batch, positions }, { onMeasure, signal });
   }
 
   #jobOptions(options: FlowGenerateOptions | FlowBatchOptions) {
-    const { inversion, exit } = options;
-    const ancestral = checkAncestral(options, this.config);
-    return { plans: this.#plans(inversion), exit: checkExit(exit, this.config), ancestral };
+    const plans = this.#plans(options.inversion);
+    return { plans, exit: checkExit(options.exit, this.config), ancestral: checkAncestral(options, this.config) };
   }
 
   #plans(inversion: Inversion | undefined): Plans {

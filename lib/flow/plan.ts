@@ -18,7 +18,8 @@ import { latentNoise } from "../normals.js";
 export type Inversion = "auto" | InversePlan["method"] | readonly InversePlan[];
 
 const methods = ["sequential", "jacobi"];
-const planNames = ["method", "modules", "sweeps", "tolerance", "fromZeros"];
+const jacobiNames = ["modules", "sweeps", "tolerance", "fromZeros"] as const;
+const planNames = ["method", ...jacobiNames];
 const MOST = 2 ** 24;
 
 /** The plans, one per flow; "auto" is left to be measured. */
@@ -47,6 +48,9 @@ function checkPlan(plan: InversePlan, l: number): InversePlan {
   if (plan.tolerance !== undefined) checkNumber(plan.tolerance, { min: 0, max: 1 }, `${at}.tolerance`);
   if (plan.fromZeros !== undefined && typeof plan.fromZeros !== "boolean")
     throw invalid(`${at}.fromZeros`, plan.fromZeros, "true or false");
+  const idle = plan.method === "jacobi" ? undefined : jacobiNames.find((name) => plan[name] !== undefined);
+  if (idle !== undefined)
+    throw invalid(`${at}.${idle}`, plan[idle], 'nothing beside method "sequential": it is of jacobi');
   return { ...plan };
 }
 
@@ -54,8 +58,9 @@ function checkPlan(plan: InversePlan, l: number): InversePlan {
 export interface PlanMeasure {
   flow: number;
   plan: InversePlan;
+  /** Per call, of the whole batch: the better of two. */
   milliseconds: number;
-  /** Over the sequences. */
+  /** Mean over the sequences; of a sequential plan, its positions. */
   sweeps: number;
   /** max |u - f(h)| of what was found, run forward again. These two: unless only times are asked for, as "auto" does. */
   residual?: number;

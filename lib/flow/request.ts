@@ -5,7 +5,7 @@ import { checkNames, checkNumber, checkSignal, invalid, sharedOptions } from "..
 import { NoemaError } from "../errors.js";
 import type { AncestralDraw } from "../native/addon.js";
 import { filledBefore } from "../patches.js";
-import { type Limits, type Prompt, promptIds, seedAt, tokenCount } from "../request.js";
+import { type Limits, type Prompt, promptIds, promptName, seedAt, tokenCount } from "../request.js";
 import type { Seed } from "../rng.js";
 import type { Tokenizer } from "../tokenizer/tokenizer.js";
 import type { Inversion } from "./plan.js";
@@ -15,7 +15,10 @@ export interface FlowGenerateOptions {
   prompt?: Prompt;
   /** Default: 128, or what the model's positions leave. Rounded up to whole patches while it is made. */
   maxTokens?: number;
-  /** Puts an end-of-text token, which separates texts in training, before the prompt. Default: when the prompt is empty. */
+  /**
+   * Puts an end-of-text token, which separates texts in training, before the prompt. Default: when the prompt is empty
+   * and the model takes prompts.
+   */
   documentStart?: boolean;
   /** Scale of the base noise; of an ancestral draw, temperature of the mixture's weights. Default: 1, what the model was trained for; less is tamer. */
   temperature?: number;
@@ -30,8 +33,10 @@ export interface FlowGenerateOptions {
   /** Of an ancestral draw: from the likeliest components of this mass. Default: 1. */
   topP?: number;
   /**
-   * How the flows are inverted. All ways give the same tokens; "auto" measures them once per shape of text, which takes as long as
-   * some ten texts: a way that is slower than the best before it is not waited for. Default: "sequential".
+   * How the flows are inverted. All ways give the same tokens; "auto" measures them once per shape of text, which takes
+   * as long as some ten texts: a way that is slower than the best before it is not waited for. With an ancestral draw
+   * it is of the flows below the one that is drawn from: a "jacobi" plan of that one, or "jacobi" or "auto" where it is
+   * the only one, is refused. Default: "sequential".
    */
   inversion?: Inversion;
   /**
@@ -102,11 +107,11 @@ export function checkExit(exit: number | undefined, config: FlowConfig): number 
   throw new NoemaError("ERR_UNSUPPORTED", `exit: the state at level ${level} has no readout`, { level });
 }
 
-type Drawing = Pick<FlowGenerateOptions, "ancestral" | "temperature" | "topK" | "topP">;
+type Drawing = Pick<FlowGenerateOptions, "ancestral" | "temperature" | "topK" | "topP" | "inversion">;
 
-/** How the flow nearest the noise is drawn from; undefined: it is inverted. */
+/** How the flow nearest the noise is drawn from; undefined: it is inverted. `checkInversion` has seen the inversion. */
 export function checkAncestral(
-  { ancestral, temperature = 1, topK = 0, topP = 1 }: Drawing,
+  { ancestral, temperature = 1, topK = 0, topP = 1, inversion }: Drawing,
   { flows }: FlowConfig,
 ): AncestralDraw | undefined {
   checkNumber(topK, sharedOptions.topK, "topK");
@@ -122,7 +127,18 @@ export function checkAncestral(
       "the flow nearest the noise is mixture-cdf; only mixture-rosenblatt has weights to cut or temper",
       kind,
     );
+  refuseIdle(inversion, flows.length);
   return { temperature, topK, topP };
+}
+
+/** Who asks for a way of inverting the flow that is drawn from expects it to be inverted. */
+function refuseIdle(inversion: Inversion | undefined, flows: number): void {
+  const drawn = "is drawn from (ancestral, topK, topP), not inverted";
+  const idle = (problem: string) => new NoemaError("ERR_INVALID_ARGUMENT", `generate: ${problem}`);
+  if (flows === 1 && (inversion === "jacobi" || inversion === "auto"))
+    throw idle(`inversion "${inversion}" has no effect: the only flow ${drawn}`);
+  if (typeof inversion === "object" && inversion[flows - 1]!.method === "jacobi")
+    throw idle(`inversion[${flows - 1}] has no effect: that flow ${drawn}; expected { method: "sequential" }`);
 }
 
 function undrawable(why: string, kind: FlowKind): NoemaError {
@@ -138,17 +154,24 @@ export function flowCanvas(
   options: FlowGenerateOptions,
   config: FlowConfig,
   tokenizer: Tokenizer | undefined,
-  index = 0,
+  index?: number,
 ): FlowCanvas {
   const limits = flowLimits(config, tokenizer);
-  const prompt = promptIds(options.prompt ?? [], limits, "prompt");
-  const starts = options.documentStart ?? prompt.length === 0;
-  const given = starts && limits.eosId >= 0 && config.prefixConditioning ? [limits.eosId, ...prompt] : prompt;
+  const { prompt: asked = [] } = options;
+  const name = promptName(index);
+  const prompt = promptIds(asked, limits, name);
+  const starts = options.documentStart ?? (prompt.length === 0 && config.prefixConditioning);
+  if (options.documentStart && limits.eosId < 0)
+    throw new NoemaError(
+      "ERR_UNSUPPORTED",
+      "documentStart: the model has no end-of-text token, which starts a document",
+    );
+  const given = starts && limits.eosId >= 0 ? [limits.eosId, ...prompt] : prompt;
   if (given.length > 0 && !config.prefixConditioning) {
     const message = "this model was trained without prefix conditioning: it writes whole texts, not continuations";
     throw new NoemaError("ERR_UNSUPPORTED", message, { promptTokens: given.length });
   }
-  const prefix = filledBefore(given, config);
+  const prefix = filledBefore(given, config, name);
   const wanted = tokenCount(options.maxTokens, prefix.length, limits.maxPositions);
   const temperature = checkNumber(options.temperature ?? 1, { min: 0, max: 10 }, "temperature");
   const added = Math.ceil(wanted / config.patchSize) * config.patchSize;

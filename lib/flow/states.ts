@@ -27,7 +27,7 @@ export function encodedText(host: FlowHost, text: string | ArrayLike<number>, se
       most,
     });
   }
-  const filled = filledAfter(ids, config);
+  const filled = filledAfter(ids, config, "the text");
   return { ids: filled, tokens: ids.length, noise: latentNoise(seed, filled.length * config.latentSize) };
 }
 
@@ -46,11 +46,14 @@ function idsOf({ config, tokenizer }: FlowHost, text: string | ArrayLike<number>
 export interface StateStatistics {
   /** Mean length of a position's vector. */
   norm: number;
-  /** Mean cosine over pairs of positions. */
+  /** Mean cosine over pairs of positions; 1 of a single one. */
   cosine: number;
-  /** (sum of the covariance's eigenvalues)² over the sum of their squares: how many directions the cloud fills, 1 .. c. */
+  /**
+   * (sum of the covariance's eigenvalues)² over the sum of their squares: how many directions the cloud fills, 1 .. c;
+   * 0 of a single position.
+   */
   participationRatio: number;
-  /** How far the mean vector has moved from that of the state before. */
+  /** How far the mean vector lies from that of the state before, in the latents' units; 0 of the first state. */
   centroidMove: number;
 }
 
@@ -73,13 +76,17 @@ function centroid(state: Float64Array, c: number): Float64Array {
   return mean;
 }
 
-/** The sum over all pairs is that of the unit vectors' sum with itself, less the N ones of each with itself. */
+/**
+ * The sum over all pairs is that of the unit vectors' sum with itself, less the ones of each with itself (zero has
+ * none).
+ */
 function meanCosine(state: Float64Array, c: number, lengths: Float64Array): number {
   const total = new Float64Array(c);
   for (let i = 0; i < state.length; i++) total[i % c]! += state[i]! / (lengths[Math.floor(i / c)]! || 1);
   const N = lengths.length;
   if (N < 2) return 1;
-  return (total.reduce((sum, x) => sum + x * x, 0) - N) / (N * (N - 1));
+  const own = lengths.reduce((sum, length) => sum + Number(length > 0), 0);
+  return (total.reduce((sum, x) => sum + x * x, 0) - own) / (N * (N - 1));
 }
 
 /** Of eigenvalues, the sum is the covariance's trace, the sum of squares that of its entries' squares. */

@@ -13,7 +13,7 @@ import type { NativeCancellation, NativeThoughtModel } from "../native/addon.js"
 import { type FitOptions, fitSettings } from "../posterior/fit.js";
 import { type FitProgress, fitOne, fromPrior } from "../posterior/infer.js";
 import { between, Thought, type ThoughtSizes } from "../posterior/thought.js";
-import { type Prompt, promptIds, seedAt } from "../request.js";
+import { checkPrompts, type Prompt, promptIds, seedAt } from "../request.js";
 import type { Seed } from "../rng.js";
 import { BatchWork, SingleWork } from "../works.js";
 import type { ThoughtHost } from "./host.js";
@@ -139,7 +139,7 @@ export class ThoughtModel extends Model<NativeThoughtModel, ThoughtConfig> {
   async generateBatch(options: ThoughtBatchOptions): Promise<GenerationResult[]> {
     const manner = this.#manner(options, thoughtBatchOptions);
     const { prompts, ...shared } = options;
-    if (!Array.isArray(prompts)) throw invalid("prompts", prompts, "a list of prompts");
+    checkPrompts(prompts);
     const canvases = prompts.map((prompt, i) => thoughtCanvas({ ...shared, prompt }, this.#limits, i));
     checkPriorScale(options, canvases);
     const work = new BatchWork(canvases, {
@@ -162,7 +162,7 @@ export class ThoughtModel extends Model<NativeThoughtModel, ThoughtConfig> {
   }
 
   /** @internal For scoring and evaluation. */
-  get bounded(): Bounded & { readonly eosTokenId: number | undefined } {
+  get bounded(): Bounded {
     const { maxPositions, eosTokenId } = this.config;
     return {
       ...{ form: "fresh-noise", maxPositions, eosTokenId, tokenizer: this.tokenizer },

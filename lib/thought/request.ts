@@ -6,7 +6,7 @@ import { checkNames, checkNumber, checkSignal, invalid, sharedOptions } from "..
 import { NoemaError } from "../errors.js";
 import { type FitOptions, fitSettings } from "../posterior/fit.js";
 import { Thought } from "../posterior/thought.js";
-import { type Limits, type Prompt, promptIds, seedAt, tokenCount } from "../request.js";
+import { type Limits, type Prompt, promptIds, promptName, seedAt, tokenCount } from "../request.js";
 import type { Seed } from "../rng.js";
 import type { Tokenizer } from "../tokenizer/tokenizer.js";
 
@@ -129,8 +129,8 @@ export function checkPriorScale(
 export function thoughtCanvas(
   { prompt = [], maxTokens, seed }: Pick<ThoughtGenerateOptions, "prompt" | "maxTokens" | "seed">,
   limits: Limits,
-  index = 0,
+  index?: number,
 ): ThoughtCanvas {
-  const ids = promptIds(prompt, limits, "prompt");
+  const ids = promptIds(prompt, limits, promptName(index));
   return { prompt: ids, wanted: tokenCount(maxTokens, ids.length, limits.maxPositions), seed: seedAt(seed, index) };
 }

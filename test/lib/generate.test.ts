@@ -221,6 +221,7 @@ test("a batch gives what each prompt alone gives, with seeds counting up", async
     }
   }
   t.deepEqual(await model.generateBatch({ prompts: [] }), []);
+  await t.throwsAsync(model.generateBatch({ prompts: ["One", [9999]] }), { message: /^prompts\[1\]\[0\]: expected/ });
 });
 
 test("a large batch is cut into sessions", async (t) => {

@@ -59,6 +59,13 @@ test("the flow card's figures come from the runs' records", (t) => {
   t.false(/undefined|NaN/.test(text));
 });
 
+test("what a stack can be drawn from is said as it is", (t) => {
+  const { about, ...rest } = parts;
+  const card = flowCard({ ...rest, about: { ...about, draw: { temperature: 0.9 } } });
+  t.true(card.includes("--document-start --temperature 0.9 --seed 7"));
+  t.true(card.includes("`documentStart`, base noise at temperature 0.9, all flows inverted sequentially"));
+});
+
 test("the report of inversions says what was lost, and counts every way", (t) => {
   const returned = { sequences: 4, tokens: 1000, lostTokens: 1, lostSequences: 1, misread: 1, changed: 0 };
   const text = returnedText({ ...returned, secondsPerSequence: 0.25 });

@@ -1,5 +1,18 @@
 /** A consumer's ES module, compiled against the published declarations by test/package.test.ts. */
-import { type AnyModel, type Engine, type ErrorCode, errorMeanings, evaluate, NoemaError, train } from "noema";
+import {
+  type AnyModel,
+  type Engine,
+  type ErrorCode,
+  errorMeanings,
+  evaluate,
+  type FlowModel,
+  type FlowMonitors,
+  type FlowShape,
+  NoemaError,
+  type ReadoutMonitors,
+  type TokenDifference,
+  train,
+} from "noema";
 
 const code: ErrorCode = "ERR_IO";
 const error: Error = new NoemaError(code, "cannot read", { path: "x" });
@@ -27,4 +40,16 @@ export async function training(engine: Engine, model: AnyModel): Promise<number>
   const { nats } = await model.score("text", { form: "fixed-count", draws: 4 });
   const { perplexity } = await evaluate(model, ["text.txt"], { onProgress: ({ bound }) => console.log(bound) });
   return nats + perplexity;
+}
+
+/** What a consumer names of a stack of flows. */
+export async function flows(engine: Engine, model: FlowModel): Promise<TokenDifference[]> {
+  const flow: FlowShape = { flows: [{ kind: "affine", direction: "forward", numLayers: 2 }], channelMix: true };
+  let monitors: FlowMonitors | undefined;
+  let readouts: ReadoutMonitors | undefined;
+  for await (const event of train(engine, { run: "run", corpus: ["text.txt"], flow }))
+    if (event.type === "held-out") [monitors, readouts] = [event.flows, event.readouts];
+  console.log(monitors?.separation, readouts?.accuracy);
+  const { differences } = await model.edit({ text: "text", level: 2, latents: [{ position: 0, values: [0, 1] }] });
+  return differences.filter(({ after, wanted = after }) => after !== wanted);
 }

@@ -40,7 +40,7 @@ export function registerEdit(program: Command, streams: Streams): void {
     .action((folder: string, flags: EditFlags) => run(folder, flags, streams));
 }
 
-async function run(folder: string, flags: EditFlags, { out }: Streams): Promise<void> {
+async function run(folder: string, flags: EditFlags, { out, error }: Streams): Promise<void> {
   const threads = numberOf(flags.threads ?? "0", "threads");
   await using engine = await createEngine({ threads, ...deviceOption(flags) });
   await using model = await engine.load(folder, { family: "flow" });
@@ -54,10 +54,14 @@ async function run(folder: string, flags: EditFlags, { out }: Streams): Promise<
     return;
   }
   const { bold, green } = paletteOf(out);
-  const changed = new Map(edited.differences.map(({ at, asked }) => [at, asked ? bold : green]));
+  const different = edited.differences.filter(({ before, after }) => before !== after);
+  const changed = new Map(different.map(({ at, asked }) => [at, asked ? bold : green]));
   const decode = (run: number[]) => model.tokenizer!.decode(run, { skipSpecialTokens: true });
   const runs = runsOf(edited.ids, (at) => changed.get(at) ?? plain);
   out.write(`${runs.map(({ run, style }) => style(decode(run))).join("")}\n`);
+  for (const { at, after, wanted = after } of edited.differences)
+    if (wanted !== after)
+      error.write(`token ${at} is "${decode([after])}", not "${decode([wanted])}": a lower --level holds on to it\n`);
 }
 
 const plain = (text: string): string => text;

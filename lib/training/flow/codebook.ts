@@ -29,7 +29,10 @@ export async function settleCodebook(
 /** Pairs looked at, of large vocabularies: those of this many tokens spread over it. */
 const TOKENS = 2048;
 
-/** The least distance of two means over the sum of their deviations: above 3 or so, tokens are told apart. */
+/**
+ * The least distance of two means, of those looked at, over the sum of their deviations: above 3 or so, tokens are told
+ * apart.
+ */
 export async function separation(trainer: NativeTrainer, source: "parameter" | "average"): Promise<number> {
   const [mean, logSigma] = await Promise.all([trainer.read(source, MEAN), trainer.read(source, LOG_SIGMA)]);
   const d = mean.length / logSigma.length;

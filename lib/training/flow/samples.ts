@@ -4,7 +4,7 @@ import type { FlowConfig } from "../../checkpoint/config.js";
 import { NoemaError } from "../../errors.js";
 import type { NativeFlowModel } from "../../native/addon.js";
 import { latentNoise } from "../../normals.js";
-import { filledAfter, filledBefore } from "../../patches.js";
+import { filledBefore } from "../../patches.js";
 import type { Codec } from "../masked/samples.js";
 import type { Objective } from "../objective.js";
 
@@ -12,7 +12,7 @@ import type { Objective } from "../objective.js";
 export function checkFlowPrompts(prompts: readonly string[], config: FlowConfig, codec: Codec): void {
   const most = (config.maxPositions - 1) * config.patchSize;
   for (const prompt of prompts) {
-    const { length } = filledBefore(codec.encode(prompt), config);
+    const { length } = filledBefore(codec.encode(prompt), config, "the sample prompt");
     if (length > 0 && !config.prefixConditioning)
       throw new NoemaError("ERR_UNSUPPORTED", "a model without prefix conditioning takes no sample prompt");
     if (length <= most) continue;
@@ -37,11 +37,11 @@ export function flowSampler(
 ): Objective["sample"] {
   return async (prompt, seed) => {
     const given = Array.from(codec.encode(prompt));
-    const prefix = filledBefore(given, config);
+    const prefix = filledBefore(given, config, "the sample prompt");
     const { patchSize, latentSize, eosTokenId = -1 } = config;
     const room = config.maxPositions * patchSize - prefix.length;
     const added = Math.min(room, Math.ceil(length / patchSize) * patchSize);
-    const ids = filledAfter([...prefix, ...new Array<number>(added).fill(0)], config);
+    const ids = Int32Array.from([...prefix, ...new Array<number>(added).fill(0)]);
     const noise = latentNoise(seed, added * latentSize);
     const request = { ids, batch: 1, length: ids.length, prefix: prefix.length, noise };
     const found = await model.invert(request).catch(asNoText);

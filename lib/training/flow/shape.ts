@@ -2,17 +2,26 @@
 
 import type { FlowConfig, FlowStage } from "../../checkpoint/config.js";
 import { noemaFlow } from "../../checkpoint/noema-flow.js";
-import { checkNames } from "../../decoding/options.js";
+import { checkNames, invalid } from "../../decoding/options.js";
 import { NoemaError } from "../../errors.js";
 import { isObject } from "../../json.js";
 import type { ModelShape } from "../options.js";
 
+/** Of a fresh stack. With `init` only `flows` are new: the other settings are the checkpoint's, and may be left out. */
 export interface FlowShape {
   /** d, channels per token. Default: 8. */
   latentSize?: number;
   /** P, tokens per position. Default: 1. */
   patchSize?: number;
+  /**
+   * After every flow but the last, a position's c = d * P channels are put in another order, the even ones first:
+   * scalars of different tokens of a patch become neighbours (tarflowlm.md section 4). Default: false.
+   */
   channelMix?: boolean;
+  /**
+   * Whether texts can be continued: tokens in front are given to every flow, and only those after them are modelled
+   * (section 6.2). Without it the model writes whole texts. Default: true.
+   */
   prefixConditioning?: boolean;
   /** The first is nearest the data. */
   flows: FlowStage[];
@@ -51,7 +60,12 @@ export function flowConfig(flow: FlowShape, { shape, vocabSize, eosTokenId, leng
 }
 
 /** A stack with more flows on its noise side. Its readouts are left behind: what was the last state may be mixed now. */
-export function extended(config: FlowConfig, { flows }: FlowShape): FlowConfig {
+export function extended(config: FlowConfig, { flows, ...settings }: FlowShape): FlowConfig {
+  for (const [name, value] of Object.entries(settings)) {
+    const own = config[name as keyof typeof settings];
+    if (value !== undefined && value !== own)
+      throw invalid(`flow.${name}`, value, `${own}, as the stack of init has it`);
+  }
   const own = config.flows.map(({ readoutHiddenSize: _, ...stage }) => stage);
   return checked({ ...config, flows: [...own, ...flows] });
 }

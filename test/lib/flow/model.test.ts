@@ -1,26 +1,12 @@
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import test from "ava";
-import { createEngine, type Engine, evaluate, type FlowModel } from "../../../lib/index.js";
+import { checkAncestral } from "../../../lib/flow/request.js";
+import { createEngine, evaluate, type FlowConfig, type FlowGenerateOptions } from "../../../lib/index.js";
 import { noema } from "../../support/command.js";
 import { scratch } from "../training/scratch.js";
 import { fixture, trained } from "../training/tiny-run.js";
-import { tinyFlow } from "./tiny-flow.js";
-
-let run: Promise<string> | undefined;
-
-async function trainedRun(): Promise<string> {
-  const { options } = await fixture(tinyFlow);
-  await trained(options);
-  return options.run;
-}
-
-async function open(threads = 1): Promise<{ engine: Engine; model: FlowModel; folder: string }> {
-  run ??= trainedRun();
-  const folder = await run;
-  const engine = await createEngine({ threads });
-  return { engine, model: await engine.load(folder, { family: "flow" }), folder };
-}
+import { openTiny as open, tinyFlow } from "./tiny-flow.js";
 
 test("info, and what another family is told", async (t) => {
   const { engine, model, folder } = await open();
@@ -55,11 +41,25 @@ test("every way of inverting gives the same tokens; auto picks one of them", asy
   const measures = await model.measureInversions({ positions: 16 });
   t.deepEqual([...new Set(measures.map(({ flow }) => flow))], [1, 0]);
   t.true(measures.every(({ sweeps, milliseconds }) => sweeps >= 1 && sweeps <= 16 && milliseconds > 0));
+  const unmeasured = (shape: unknown, expected: object) =>
+    t.throwsAsync(model.measureInversions(shape as object), expected);
+  await unmeasured(null, { code: "ERR_INVALID_ARGUMENT", message: /measureInversions options: expected an object/ });
+  await unmeasured({ batches: 2 }, { code: "ERR_UNKNOWN_OPTION", message: /did you mean "batch"/ });
+  await unmeasured({ onMeasure: 5 }, { code: "ERR_INVALID_ARGUMENT", message: /onMeasure: expected a function/ });
+  await unmeasured({ positions: 25 }, { code: "ERR_INVALID_ARGUMENT", message: /positions: .* to 24/ });
   const refused = (inversion: object | string, message: RegExp) =>
     t.throwsAsync(async () => model.generate({ inversion: inversion as "auto" }), { message });
   await refused("jacobo", /did you mean "jacobi"/);
   await refused([{ method: "sequential" }], /each of the 2 flows/);
   await refused([{ method: "jacobi", modules: 0 }, { method: "jacobi" }], /inversion\[0\].modules/);
+  for (const [name, value] of Object.entries({ modules: 4, sweeps: 1, tolerance: 0, fromZeros: false }))
+    await refused(
+      [
+        { method: "jacobi", [name]: value },
+        { method: "sequential", [name]: value },
+      ],
+      new RegExp(`^inversion\\[1\\]\\.${name}: expected nothing beside method "sequential".*, got ${value}$`),
+    );
   engine.dispose();
 });
 
@@ -97,7 +97,29 @@ test("an ancestral draw: alike in a batch, whatever the plan of the flow that is
   await refused({ topP: 0.5, ancestral: false }, { message: /ancestral: expected true with topK or topP/ });
   await refused({ topP: 0 }, { message: /topP: expected a number above 0 to 1/ });
   await refused({ ancestral: 1 }, { message: /ancestral: expected true or false/ });
+  const plans = (upper: string) => ({ ancestral: true, inversion: [{ method: "jacobi" }, { method: upper }] });
+  await refused(plans("jacobi"), {
+    code: "ERR_INVALID_ARGUMENT",
+    message: /inversion\[1\] has no effect: that flow is drawn from/,
+  });
+  t.deepEqual((await model.generate({ ...options, ...plans("sequential") } as FlowGenerateOptions)).ids, ids);
   engine.dispose();
+});
+
+test("an ancestral draw from the only flow: nothing is inverted, so nobody can say how", (t) => {
+  const config = { flows: [{ kind: "mixture-rosenblatt", direction: "forward", numLayers: 1 }] } as FlowConfig;
+  const drawn = { temperature: 1, topK: 0, topP: 0.9 };
+  for (const inversion of ["jacobi", "auto"] as const) {
+    const why = "the only flow is drawn from (ancestral, topK, topP), not inverted";
+    const message = `generate: inversion "${inversion}" has no effect: ${why}`;
+    t.throws(() => checkAncestral({ topP: 0.9, inversion }, config), { code: "ERR_INVALID_ARGUMENT", message });
+    t.is(checkAncestral({ inversion }, config), undefined);
+    t.deepEqual(
+      checkAncestral({ topP: 0.9, inversion }, { ...config, flows: [...config.flows, ...config.flows] }),
+      drawn,
+    );
+  }
+  t.deepEqual(checkAncestral({ topP: 0.9, inversion: "sequential" }, config), drawn);
 });
 
 test("a mixture of tokens that faces the noise: its weights are cut and tempered", async (t) => {
@@ -151,6 +173,17 @@ test("aborting, disposing and refusals come out of the generation", async (t) =>
   controller.abort(reason);
   t.is(await t.throwsAsync(async () => model.generate({ signal: controller.signal })), reason);
   await t.throwsAsync(async () => model.generate({ prompt: [99] }), { message: /prompt\[0\]/ });
+  const refused = (expected: object, ...options: unknown[]) =>
+    t.throwsAsync(model.generateBatch(...(options as [{ prompts: [] }])), {
+      code: "ERR_INVALID_ARGUMENT",
+      ...expected,
+    });
+  await refused({ message: /^prompts\[1\]\[0\]: expected an integer from 0 to 98/ }, { prompts: ["a", [9999]] });
+  await refused({ message: /^prompts\[1\]: expected a string or a list/ }, { prompts: ["a", null] });
+  await refused({ message: /^prompts\[1\]: expected a string or a list/ }, { prompts: ["a", undefined] });
+  await refused({ message: /^prompts\[0\]: expected a string or a list/ }, { prompts: new Array(1) });
+  await refused({ message: /^prompts: expected a list/ }, { prompts: "ab" });
+  await t.throwsAsync(async () => model.generate({ prompt: null as never }), { message: /^prompt: expected a string/ });
   await t.throwsAsync(async () => model.generate({ maxTokens: 99 }), { code: "ERR_PROMPT_TOO_LONG" });
   await t.throwsAsync(async () => model.generate({ temprature: 1 } as object), {
     message: /did you mean "temperature"/,
@@ -177,52 +210,6 @@ test("scoring: what is known costs less; weighting by importance only tightens",
   t.is(nats, (await model.score("abc".repeat(5), { context: "abcabcabc", draws: 8 })).nats);
   t.deepEqual(await model.score("abcabc", { draws: 3, callTokens: 6 }), await model.score("abcabc", { draws: 3 }));
   await t.throwsAsync(model.score("abc", { form: "stratified" }), { message: /form/ });
-  engine.dispose();
-});
-
-test("inspecting: every state, and numbers about it", async (t) => {
-  const { engine, model } = await open();
-  const found = await model.inspect("abcabcabc", { seed: 3 });
-  t.is(found.positions, 9);
-  t.is(found.channels, 4);
-  t.deepEqual(
-    found.levels.map(({ level }) => level),
-    [0, 1, 2],
-  );
-  for (const { level, latents, logDet, norm, cosine, participationRatio, centroidMove } of found.levels) {
-    t.is(latents.length, 36);
-    t.is(logDet?.length, level === 0 ? undefined : 9);
-    t.true(norm > 0 && Math.abs(cosine) <= 1 && participationRatio >= 0.999 && participationRatio <= 4.001);
-    t.is(centroidMove === 0, level === 0);
-  }
-  t.is(found.nelbo.length, 9);
-  t.deepEqual(await model.inspect("abcabcabc", { seed: 3 }), found);
-  engine.dispose();
-});
-
-test("editing: what comes before a change stays, the change is there, and differences are told", async (t) => {
-  const { engine, model } = await open();
-  const text = Int32Array.from(model.tokenizer!.encode("abcabcabcabc"));
-  const token = model.tokenizer!.encode("x")[0]!;
-  const plain = await model.edit({ text, tokens: [{ at: 6, token: text[6]! }] });
-  const edited = await model.edit({ text, tokens: [{ at: 6, token }] });
-  t.deepEqual(plain.ids, text, "a change that is none changes nothing");
-  t.deepEqual(plain.differences, []);
-  t.deepEqual(edited.ids.slice(0, 6), text.slice(0, 6));
-  t.is(edited.ids[6], token);
-  t.true(edited.differences.some(({ at, after, asked }) => at === 6 && after === token && asked));
-  // The upper flow goes from the end to the start: what follows the change there is carried on.
-  const above = await model.edit({ text, tokens: [{ at: 6, token: text[6]! }], level: 1 });
-  t.deepEqual(above.ids, text);
-  t.is((await model.edit({ text, tokens: [{ at: 6, token }], level: 1 })).ids.length, 12);
-  const deep = await model.edit({ text, level: 1, latents: [{ position: 4, values: [3, -3, 3, -3] }] });
-  t.deepEqual(Array.from(deep.latents.subarray(16, 20)), [3, -3, 3, -3]);
-  await t.throwsAsync(model.edit({ text }), { message: /expected changes/ });
-  await t.throwsAsync(model.edit({ text, tokens: [{ at: 12, token }] }), { message: /tokens: at/ });
-  await t.throwsAsync(model.edit({ text, level: 2, latents: [] }), { message: /level/ });
-  await t.throwsAsync(model.edit({ text, latents: [{ position: 0, values: [1, Number.NaN, 1, 1] }] }), {
-    message: /finite/,
-  });
   engine.dispose();
 });
 

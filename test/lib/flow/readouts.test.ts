@@ -1,7 +1,7 @@
 import test from "ava";
 import { openCheckpoint } from "../../../lib/checkpoint/folder.js";
 import { SafetensorsFile } from "../../../lib/checkpoint/safetensors.js";
-import type { HeldOutMetric, RefineEvent, TrainOptions } from "../../../lib/index.js";
+import type { DraftMeasure, HeldOutMetric, RefineEvent, TrainOptions } from "../../../lib/index.js";
 import { createEngine } from "../../../lib/index.js";
 import { noema } from "../../support/command.js";
 import { fixture, outcomeOf, trained } from "../training/tiny-run.js";
@@ -94,13 +94,35 @@ test("generating: drafts come coarse to fine, and a text may be read early", asy
     [2, 1, 0],
   );
   t.is(measures[2]!.agreement, 1);
-  t.true(measures[1]!.agreement! >= 0 && measures[1]!.agreement! <= 1);
 
   const { levels } = await model.inspect("abcabc");
   t.is(levels[0]!.reading!.text, "abcabc");
   t.is(levels[0]!.reading!.accuracy, 1);
   t.is(levels[1]!.reading!.ids.length, 6);
   await t.throwsAsync(async () => model.generate({ exit: 2 }), { message: /exit/ });
+});
+
+test("measuring drafts: a level agrees as often as its drafts of the same noise read as the text does", async (t) => {
+  whole ??= trainedReadouts();
+  const { run } = await whole;
+  await using engine = await createEngine({ threads: 1 });
+  await using model = await engine.load(run, { family: "flow" });
+  const drafts: RefineEvent[] = [];
+  const written = model.generate({ maxTokens: 20, documentStart: false, seed: 6, refine: true });
+  for await (const event of written) if (event.type === "refine") drafts.push(event);
+  const text = drafts.at(-1)!.ids;
+  t.is(text.length, 20);
+  const measures = await model.measureDrafts({ count: 1, positions: 20, seed: 6 });
+  for (const [i, { level, ids, confidence }] of drafts.entries()) {
+    const same = ids.filter((token, at) => token === text[at]).length;
+    const mean = confidence.reduce((sum, p) => sum + p, 0) / 20;
+    t.like(measures[i], { level, agreement: same / 20 });
+    t.true(Math.abs(measures[i]!.confidence! - mean) < 1e-6, `${measures[i]!.confidence} ${mean}`);
+  }
+  const [noise, draft] = measures as [DraftMeasure, DraftMeasure];
+  t.true(noise.agreement! < 1 && draft.agreement! < 1, "there is something to tell");
+  t.is(noise.milliseconds, 0);
+  t.true(draft.milliseconds > 0 && measures[2]!.milliseconds > draft.milliseconds, "times are from noise on");
 });
 
 test("what has no readout is refused", async (t) => {

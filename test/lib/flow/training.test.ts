@@ -98,6 +98,11 @@ test("a stage on top: the flows below and the codebook keep their values", async
   t.is(before!.config.layout, "noema-flow");
   t.is(after!.tensors.size > before!.tensors.size, true);
   t.is(after!.tensors.has("flows.1.head.weight"), true);
+  const other = { ...options, run: `${options.run}-other`, flow: { flows: [top], latentSize: 4, patchSize: 2 } };
+  await t.throwsAsync(trained(other), {
+    code: "ERR_INVALID_ARGUMENT",
+    message: "flow.patchSize: expected 1, as the stack of init has it, got 2",
+  });
 });
 
 test("how a fresh stack begins", async (t) => {

@@ -108,6 +108,7 @@ test("refitEvery: a text that has ended is neither fitted nor continued", async 
   t.deepEqual(log.fits.map(textsOf), [[prompt, [7, 8]], [[7, 8, ...draft(11)]]]);
   t.deepEqual(log.continues.map(startsOf)[1], [[0, 7, 8, ...draft(11)]]);
   t.deepEqual(numbersOf(log.continues[1]!.z), [102]);
+  await t.throwsAsync(model.generateBatch({ prompts: [prompt, [-1]] }), { message: /^prompts\[1\]\[0\]: expected/ });
 });
 
 test("a thought that is given guides the text; refits replace it", async (t) => {
