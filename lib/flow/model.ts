@@ -64,8 +64,9 @@ export class FlowModel extends Model<NativeFlowModel, FlowConfig> {
    * the option, and are also the answer to a prompt that fills no whole patches where the model has no end-of-text
    * token; ERR_BAD_TOKENIZER: text, and no tokenizer; ERR_PROMPT_TOO_LONG: no room for prompt and new tokens;
    * ERR_UNSUPPORTED: a prompt without prefix conditioning, an exit without a readout, a draw from a flow that has no
-   * mixture, or a cut of one without a vocabulary; ERR_NOT_CONVERGED: a flow has no inverse within its plan, and where;
-   * ERR_QUEUE_FULL; ERR_DISPOSED; or the signal's reason.
+   * mixture, or a cut of one without a vocabulary; ERR_NOT_CONVERGED: a flow has no inverse within its plan, or what
+   * sweeps found leads elsewhere, ERR_NON_FINITE: a state is no number or no token's, both with details of where (flow,
+   * sequence, firstPosition, lastPosition; of a batch also prompt); ERR_QUEUE_FULL; ERR_DISPOSED; or the signal's reason.
    */
   generate(options: FlowGenerateOptions = {}): Generation {
     return this.start(() => {
@@ -119,7 +120,7 @@ export class FlowModel extends Model<NativeFlowModel, FlowConfig> {
    * with what it reads as, its log-determinant in nats and how it looks as a cloud of vectors (tarflowlm.md sections
    * 2.1 and 4). Rejects with ERR_INVALID_ARGUMENT or ERR_UNKNOWN_OPTION, which name what is wrong (an empty text, an
    * unknown token, or no whole patches where the model has no end-of-text token), ERR_PROMPT_TOO_LONG,
-   * ERR_BAD_TOKENIZER (text, and no tokenizer), ERR_NON_FINITE (a state holds a NaN), ERR_DISPOSED or the signal's
+   * ERR_BAD_TOKENIZER (text, and no tokenizer), ERR_NON_FINITE (a state is no number, and where), ERR_DISPOSED or the signal's
    * reason.
    */
   async inspect(text: string | ArrayLike<number>, options?: InspectOptions): Promise<Inspection> {
