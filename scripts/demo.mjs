@@ -33,6 +33,11 @@ const models = [
     own: { "--temperature": "0.9", "--top-p": "0.9" },
   },
   {
+    name: "tales-letters",
+    shown: "a flow of letters: from noise to a draft to a text",
+    own: { "--temperature": "0.9" },
+  },
+  {
     name: "tales-thought",
     shown: "a latent thought model: a thought of the prompt is fitted, then written from left to right",
     own: { "--temperature": "0.8", "--top-p": "0.95" },
