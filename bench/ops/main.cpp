@@ -145,9 +145,10 @@ int run(const Options& o) {
     for (const Case& c : all_cases())
         for (const int threads : o.threads)
             if (selected(c.name, o)) report(c, threads);
-    // A model's step takes as many threads as there are; without --device or a filter that names it, it is not run.
+    // Without --device or a filter that names it, a model's step is not run.
     for (const Workload& w : all_workloads())
-        if (selected(w.name, o) && (!o.settings.device.empty() || !o.filters.empty())) report(w, o.threads.back());
+        for (const int threads : o.threads)
+            if (selected(w.name, o) && (!o.settings.device.empty() || !o.filters.empty())) report(w, threads);
     if (json) std::fprintf(json, "\n]\n");
     if (json) std::fclose(json);
     return failed ? 1 : 0;
