@@ -3,7 +3,7 @@
 import { cancellable, orAborted } from "../cancellation.js";
 import type { FlowConfig } from "../checkpoint/config.js";
 import { checkNames, checkNumber, invalid } from "../decoding/options.js";
-import { unknownOption } from "../errors.js";
+import { type NoemaError, unknownOption } from "../errors.js";
 import type {
   FlowInverse,
   InversePlan,
@@ -160,7 +160,7 @@ function judge(
   });
 }
 
-/** One inverse and its time; nothing, and infinite, where it is not done within `limit` milliseconds. */
+/** One inverse and its time; nothing, and infinite, where it is not done within `limit` milliseconds, or does not converge while others do. */
 async function timed(
   host: PlanHost,
   request: InverseRequest,
@@ -173,7 +173,8 @@ async function timed(
     const found = await cancellable(host, ends, (cancellation) => host.native.invert({ ...request, cancellation }));
     return { found, milliseconds: performance.now() - started };
   } catch (error) {
-    if (signal?.aborted || !late[0]?.aborted) throw error;
+    const isOut = late[0]?.aborted || (late.length > 0 && (error as NoemaError).code === "ERR_NOT_CONVERGED");
+    if (signal?.aborted || !isOut) throw error;
     return { milliseconds: Number.POSITIVE_INFINITY };
   }
 }

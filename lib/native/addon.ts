@@ -351,7 +351,7 @@ export interface InverseRequest extends FlowBatch {
   plans?: readonly InversePlan[];
   /** `residuals` of flows that are inverted sequentially, too. */
   check?: boolean;
-  /** Draw from the flow nearest the noise, a mixture, instead of inverting it. Starts from base noise, without `check`. */
+  /** Draw from the flow nearest the noise, a mixture, instead of inverting it. Starts from base noise. */
   ancestral?: AncestralDraw & { seeds: BigUint64Array };
 }
 

@@ -128,7 +128,7 @@ struct InverseRange {
     const double* given = nullptr;
     std::vector<InversePlan> plans;          // one per flow of the model, or none: all sequential
     bool check = false;                      // run forward again what a sequential inverse found, too
-    std::optional<AncestralDraw> ancestral;  // of flow L - 1, with from = L and without `check`
+    std::optional<AncestralDraw> ancestral;  // of flow L - 1, with from = L
 };
 
 /// What an inversion gives back, in text order.
