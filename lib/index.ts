@@ -32,8 +32,9 @@ export type { FlowDecodeOptions, FlowEncodeOptions, FlowState, FlowText } from "
 export type { DraftMeasure, DraftOptions } from "./flow/drafts.js";
 export type { Edit, EditOptions } from "./flow/edit.js";
 export type { Inspection, InspectOptions, Level, Reading } from "./flow/inspect.js";
+export type { PlanMeasure } from "./flow/measure.js";
 export type { FlowModel, FlowModelInfo, InversionMeasureOptions } from "./flow/model.js";
-export type { Inversion, PlanMeasure } from "./flow/plan.js";
+export type { Inversion } from "./flow/plan.js";
 export type { FlowBatchOptions, FlowGenerateOptions } from "./flow/request.js";
 export type { StateStatistics } from "./flow/states.js";
 export type {

@@ -15,6 +15,7 @@ import { startProgress } from "../lib/cli/progress.js";
 import { windowsOfFiles } from "../lib/evaluation/windows.js";
 import { writeAll, writeAtomically } from "../lib/files.js";
 import type { FlowModel } from "../lib/flow/model.js";
+import { describePlan } from "../lib/flow/plan.js";
 import { createEngine, type PlanMeasure } from "../lib/index.js";
 import { latentNoise } from "../lib/normals.js";
 
@@ -115,9 +116,8 @@ async function foundBefore(path: string, run: string): Promise<Returned | undefi
 
 export function planTable(measures: readonly PlanMeasure[]): string {
   const lines = measures.map(({ flow, plan, milliseconds, sweeps, residual = 0, differing = 0 }) => {
-    const way = plan.method === "sequential" ? "sequential" : `jacobi, ${plan.modules} modules`;
     const accuracy = `${residual.toExponential(1)} | ${differing}`;
-    return `| ${flow + 1} | ${way} | ${sweeps.toFixed(1)} | ${milliseconds.toFixed(1)} | ${accuracy} |`;
+    return `| ${flow + 1} | ${describePlan(plan)} | ${sweeps.toFixed(1)} | ${milliseconds.toFixed(1)} | ${accuracy} |`;
   });
   const head = "| flow | way | sweeps per text | ms per text | max abs(u - f(h)) | other tokens |";
   return [head, "|---|---|---|---|---|---|", ...lines].join("\n");

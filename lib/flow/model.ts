@@ -21,7 +21,8 @@ import { type DraftMeasure, type DraftOptions, measureDrafts } from "./drafts.js
 import { type Edit, type EditOptions, edit } from "./edit.js";
 import { type Inspection, type InspectOptions, inspect } from "./inspect.js";
 import { type FlowHost, FlowJob, type Plans } from "./job.js";
-import { checkInversion, FastestPlans, type Inversion, measurePlans, type PlanMeasure } from "./plan.js";
+import { FastestPlans, measurePlans, type PlanMeasure } from "./measure.js";
+import { checkInversion, type Inversion } from "./plan.js";
 import {
   checkAncestral,
   checkExit,

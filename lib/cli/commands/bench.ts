@@ -6,8 +6,9 @@ import { join } from "node:path";
 import type { Command } from "commander";
 import { type AnyModel, createEngine } from "../../engine.js";
 import { NoemaError } from "../../errors.js";
+import type { PlanMeasure } from "../../flow/measure.js";
 import type { FlowModel } from "../../flow/model.js";
-import type { PlanMeasure } from "../../flow/plan.js";
+import { describePlan } from "../../flow/plan.js";
 import { packageRoot } from "../../package.js";
 import { type BoundFlags, loadOptions, numberOf } from "../bound-flags.js";
 import { columnsOf } from "../columns.js";
@@ -129,10 +130,9 @@ function positionsOf(model: FlowModel, { maxTokens }: BenchFlags): { positions?:
 /** Row by row, for plain sweeps over a long text take their time. */
 async function inversions(model: FlowModel, flags: BenchFlags, { signal, streams: { out } }: Context): Promise<void> {
   const write = (...[flow, way, ms, sweeps]: string[]) =>
-    out.write(`${flow!.padEnd(4)}  ${way!.padEnd(20)}  ${ms!.padStart(10)}  ${sweeps!.padStart(7)}\n`);
+    out.write(`${flow!.padEnd(4)}  ${way!.padEnd(30)}  ${ms!.padStart(10)}  ${sweeps!.padStart(7)}\n`);
   const row = ({ flow, plan, milliseconds, sweeps }: PlanMeasure) => {
-    const way = plan.method === "sequential" ? plan.method : `${plan.method}, ${plan.modules} modules`;
-    write(String(flow + 1), way, milliseconds.toFixed(2), sweeps.toFixed(1));
+    write(String(flow + 1), describePlan(plan), milliseconds.toFixed(2), sweeps.toFixed(1));
   };
   if (!flags.json) write("flow", "way", "ms", "sweeps");
   const onMeasure = flags.json ? {} : { onMeasure: row };
