@@ -5,13 +5,13 @@ import { createEngine, type FlowModel } from "../../../lib/index.js";
 
 const STORY = "Once upon a time, there was a little girl named Lily. She had a red ball that she loved very much.";
 
-/** What each of the flows that come with noema is held to. */
+/** What each of the flows that come with noema is held to; `forgiving`: roundings make no other text. */
 const shipped = [
-  { name: "tales-flow", mostNats: 3.5, levels: [{ level: 1, least: 0.9, most: 1 }] },
-  { name: "tales-letters", mostNats: 1.6, levels: [{ level: 1, least: 0.5, most: 0.95 }] },
+  { name: "tales-flow", mostNats: 3.5, forgiving: true, levels: [{ level: 1, least: 0.9, most: 1 }] },
+  { name: "tales-letters", mostNats: 1.6, forgiving: false, levels: [{ level: 1, least: 0.5, most: 0.95 }] },
 ];
 
-for (const { name, mostNats, levels } of shipped) {
+for (const { name, mostNats, forgiving, levels } of shipped) {
   const folder = join("models", name);
 
   const opened = async (threads: number, work: (model: FlowModel) => Promise<void>) => {
@@ -53,7 +53,9 @@ for (const { name, mostNats, levels } of shipped) {
     });
     await opened(2, async (model) => {
       t.is((await model.generate(options)).text, text);
-      t.is((await model.generate({ ...options, inversion: "jacobi" })).text, text);
+      const swept = await model.generate({ ...options, inversion: "jacobi" });
+      t.true(swept.residual! < 1e-3);
+      if (forgiving) t.is(swept.text, text);
       const { prompt, ...shared } = options;
       const texts = await model.generateBatch({ ...shared, prompts: ["The", prompt, "A"], seed: 0 });
       t.is(texts[1]!.text, text);
