@@ -33,8 +33,8 @@ export interface FlowGenerateOptions {
   /** Of an ancestral draw: from the likeliest components of this mass. Default: 1. */
   topP?: number;
   /**
-   * How the flows are inverted. Ways differ by roundings: their tokens are the same where the map forgives those, which one mixture
-   * below another and bodies in bf16 do not (there a text may turn into another after some dozens of tokens). "auto" measures them once per shape of text, which takes as long as some ten texts: a way that is slower than
+   * How the flows are inverted. On the processor all ways give the same tokens, to the last bit of the states; a GPU's sweeps and its
+   * sequential inverse differ by roundings, and so may their texts. "auto" measures them once per shape of text, which takes as long as some ten texts: a way that is slower than
    * the best before it is not waited for. With an ancestral draw it is of the flows below the one that is drawn from: a "jacobi" plan
    * of that one, or "jacobi" or "auto" where it is the only one, is refused. Default: "sequential".
    */

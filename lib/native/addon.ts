@@ -370,7 +370,7 @@ export interface InversePlan {
   modules?: number;
   /** Of jacobi: most sweeps per module, then ERR_NOT_CONVERGED. Default: as many as it has positions, which suffices. */
   sweeps?: number;
-  /** Of jacobi: largest change of a sequence at rest. Default: 1e-5. */
+  /** Of jacobi: largest change of a sequence at rest. Default: 0, which on the processor gives the bits of the sequential inverse. */
   tolerance?: number;
   /** Of jacobi: sweeps start with zeros instead of the flow's noise. */
   fromZeros?: boolean;

@@ -214,11 +214,20 @@ class Task {
     KeyRun seen_{};
 };
 
+bool goes_one_by_one(const Attention& p) {
+    return p.one_by_one && p.k.shape[1] > 0;
+}
+
 size_t forward_workspace(const Attention& p, const Stream& stream) {
+    if (goes_one_by_one(p)) return one_by_one_workspace(p, stream);
     return scratch_bytes<Scratch>(plan_of(AttentionShape(p.q, p.k))) * stream.threads;
 }
 
 Status forward(const Attention& p, const Stream& stream, Workspace workspace) {
+    if (goes_one_by_one(p)) {
+        attend_one_by_one(p, stream, workspace);
+        return {};
+    }
     const Plan plan = plan_of(AttentionShape(p.q, p.k));
     const size_t bytes = scratch_bytes<Scratch>(plan);
     parallel_for(stream, plan.tasks(), [&](int64_t index, int worker) {

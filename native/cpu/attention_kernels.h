@@ -140,6 +140,10 @@ HeadRows key_rows(const View& v, int64_t b, int64_t g, int64_t n, const KeyRun& 
 /// What a block of queries with these runs sees of key block n; first == last when that is nothing.
 VisibleBlock visible_block(const KeyRun* runs, int64_t rows, int64_t n);
 
+/// The op where p.one_by_one (attention_one_by_one.cpp).
+size_t one_by_one_workspace(const Attention& p, const Stream& stream);
+void attend_one_by_one(const Attention& p, const Stream& stream, Workspace workspace);
+
 /// Sets the scores that a row does not see to -inf, whose weight is 0.
 void hide_scores(const KeyRun* runs, const VisibleBlock& visible, int64_t n, float* scores);
 

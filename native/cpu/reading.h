@@ -7,27 +7,15 @@
 
 namespace noema::cpu {
 
-struct Range {
-    int64_t first, last;
-    int64_t size() const { return last - first; }
-};
-
-/// Panels of one weight that a worker reads one after the other, or some of its columns of them.
+/// Panels of one weight that a worker reads one after the other.
 struct Stretch {
     const Weight* weight;
     Precision precision;
     int64_t first, panels;
-    Range columns;  // the first a multiple of 32
 
-    int64_t steps() const { return steps_of(columns.size()); }
-    int64_t panel_bytes() const { return steps_of(weight->view.shape[1]) * kStepBytes; }
-    const std::byte* data() const {
-        const std::byte* panel = static_cast<const std::byte*>(weight->packed) + first * panel_bytes();
-        return panel + steps_of(columns.first) * kStepBytes;
-    }
-
- private:
-    int64_t steps_of(int64_t K) const { return panel_steps(K, panel_packing(precision)); }
+    int64_t steps() const { return panel_steps(weight->view.shape[1], panel_packing(precision)); }
+    int64_t panel_bytes() const { return steps() * kStepBytes; }
+    const std::byte* data() const { return static_cast<const std::byte*>(weight->packed) + first * panel_bytes(); }
 };
 
 /// Asks for the first lines of a stretch, a few whenever there is time, in the order in which they will be read. Until the first are

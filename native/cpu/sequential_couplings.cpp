@@ -120,16 +120,19 @@ class Uncoupling {
                                  Stream(), {});
     }
 
-    /// Scalar i's: out_i gelu(context_i + features_i y[scalars before i]) + bias_i.
+    /// Scalar i's: out_i gelu(context_i + features_i y[scalars before i]) + bias_i, added up as the ops one by one do.
     void make_parameters(int64_t i) const {
         const int64_t E = head_.E, M = head_.M, width = 3 * head_.K, pitch = CouplingScratch::sum_columns(head_);
         const std::byte* features = t_.panels.features + GroupedPanels::features_at(head_, i);
         const std::byte* out = t_.panels.out + GroupedPanels::out_at(head_, i);
-        for (int64_t r = 0; r < R_; ++r) std::copy_n(made(r) + i * M, M, x_.sums + r * pitch);
-        multiply({features, out, i * E, M, x_.features, (s_.c - 1) * E, false});
         const View hidden = view(x_.hidden, DType::f32, R_, M), made = view(x_.parameters, DType::f32, R_, width);
-        finish_block({.c = hidden, .activation = Activation::gelu_erf}, {x_.sums, pitch, 0, R_, 0, M});
-        multiply({out, features + divide_up(M, kPanelColumns) * i * E * kStepBytes, M, width, x_.hidden, M, true});
+        for (int64_t r = 0; r < R_; ++r) std::copy_n(this->made(r) + i * M, M, x_.hidden + r * M);
+        if (i > 0) {
+            multiply({features, out, i * E, M, x_.features, (s_.c - 1) * E});
+            finish_block({.c = hidden, .accumulate = true}, {x_.sums, pitch, 0, R_, 0, M});
+        }
+        gelu_entry().run({.x = hidden, .y = hidden}, Stream(), {});
+        multiply({out, features + divide_up(M, kPanelColumns) * i * E * kStepBytes, M, width, x_.hidden, M});
         View bias = head_.out_bias;
         bias.data = bias.as<float>() + i * width;
         finish_block({.c = made, .bias = bias}, {x_.sums, pitch, 0, R_, 0, width});
@@ -140,7 +143,6 @@ class Uncoupling {
         int64_t K, columns;
         const float* rows;
         int64_t pitch;
-        bool first;  // sums are assigned, else continued
     };
     void multiply(const ScalarProduct& p) const {
         const BlockKernel kernel = block_kernel(Precision::f32);
@@ -156,7 +158,7 @@ class Uncoupling {
                              .rows = R_,
                              .panels = divide_up(p.columns, kPanelColumns),
                              .steps = steps,
-                             .first = p.first && s == 0,
+                             .first = s == 0,
                              .next = s + steps < p.K ? p.panels + (s + steps) * kStepBytes : p.next});
         }
     }

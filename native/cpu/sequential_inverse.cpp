@@ -1,12 +1,9 @@
 // A team of threads goes through all positions in one parallel_for: every worker runs the same program and has its share of every step,
-// the panels of a product, the heads of an attention, the sequences of a search; between steps they meet at a barrier. The residual
-// stream, its norms and the input's small product are every worker's own: that saves a barrier each.
+// the panels of a product, the heads of an attention, the sequences of a search; between steps they meet at a barrier. Norms and the
+// packing of rows, which are small beside the weights, are done by every worker for itself: that saves a barrier each. So does attention
+// where a worker's share of q, k and v is whole heads, as many as anybody's.
 //
-// o and down are multiplied by parts of their columns, cut by shape; a part's sums are one chain, and parts are added in their order.
-// Where a worker makes whole parts of what they multiply, its heads and its inner columns, it needs nobody until the sums are added:
-// two meetings per layer, else up to five.
-//
-//   lift q k v attention o | gate up down | q k v ... | head | search
+//   lift | q k v | attention | o | gate up | down | ... | head | search
 //
 // The weights are all there is to read, and no arithmetic should wait for them: while a worker waits or attends, it asks for what it
 // reads next (reading.h), and kernels of several rows fetch each group of panels while they multiply the one before.
@@ -41,36 +38,16 @@ namespace {
 /// Panels whose sums are made together.
 constexpr int64_t kGroupPanels = 32, kGroupColumns = kGroupPanels * kPanelColumns;
 
-/// A part's columns begin where a tile of bf16 does.
-constexpr int64_t kPartColumns = 32;
-
-/// Into how many parts o's and down's columns are cut: o's into as many heads each.
-int64_t parts_of(const InverseSizes& s) {
-    for (int64_t parts = 4; parts > 1; parts /= 2)
-        if (s.H % parts == 0 && s.C / parts % kPartColumns == 0 && s.F >= parts * kPartColumns) return parts;
-    return 1;
-}
-Range columns_of(int64_t part, int64_t parts, int64_t K) {
-    const int64_t pieces = divide_up(K, kPartColumns);
-    const auto bound = [&](int64_t i) { return std::min(K, pieces * i / parts * kPartColumns); };
-    return {bound(part), bound(part + 1)};
-}
-
-/// Of the rows of a part's sums.
-int64_t part_columns(const InverseSizes& s) {
-    return divide_up(s.C, kPanelColumns) * kPanelColumns;
-}
-
 /// Memory of all workers.
 struct Shared {
     SpinBarrier* barrier;
     int* stop;
     float* angles;         // [N,D] cosines, sines of every position
+    float* x;              // [B,C] the residual stream
     float* qkv;            // [B,3C]
     float* attention;      // [B,C]
     float* gate;           // [B,F]
     float* up;             // [B,F], then silu(gate) up
-    float *o, *down;       // [parts,B,part_columns] sums
     float* made;           // [B,made]
     GroupedPanels panels;  // mixture_cdf's
     ComponentTable table;  // mixture_rosenblatt's
@@ -81,11 +58,11 @@ struct Shared {
         take(barrier, 1);
         take(stop, 1);
         take(angles, s.N * s.D);
+        take(x, s.B * s.C);
         take(qkv, s.B * 3 * s.C);
         take(attention, s.B * s.C);
         take(gate, s.B * s.F);
         take(up, s.B * s.F);
-        for (float** sums : {&o, &down}) take(*sums, parts_of(s) * s.B * part_columns(s));
         take(made, s.B * s.made);
         panels.lay_out(p, take);
     }
@@ -105,7 +82,6 @@ struct Scratch {
     Stretch* reading;  // of one position: input, then q k v o gate up down of every layer, then the head's
     std::byte* rows;   // packed
     float* before;     // [B,c] the position before, as the body reads it
-    float* x;          // [B,C] the residual stream
     float* normed;     // [B,C]
     float* sums;       // [B,kGroupColumns]
     float* query;      // [D]
@@ -115,10 +91,9 @@ struct Scratch {
     template <class Take>
     void lay_out(const SequentialInverse& p, const Take& take) {
         const InverseSizes s(p);
-        take(reading, (5 + 2 * parts_of(s)) * p.layers + 2);
+        take(reading, 7 * p.layers + 2);
         take(rows, static_cast<int64_t>(bytes_of_rows(p, s)));
         take(before, s.B * s.c);
-        take(x, s.B * s.C);
         take(normed, s.B * s.C);
         take(sums, s.B * kGroupColumns);
         take(query, s.D);
@@ -136,16 +111,13 @@ class Worker {
           own_(scratch),
           worker_(worker),
           team_(team),
-          parts_(parts_of(s_)),
-          owns_parts_(parts_ % team == 0),
-          owns_heads_(owns_parts_ || (s_.H % team == 0 && s_.D % kPanelColumns == 0)) {
+          owns_heads_(s_.H % team == 0 && s_.D % kPanelColumns == 0) {
         plan_reading();
     }
 
     void run(const Stream& stream) {
         round_given();
         if (p_.head.kind == CouplingKind::mixture_cdf) all_.panels.pack(p_.head, share(s_.c));
-        meet();
         for (int64_t n = 0; n < s_.N; ++n) {
             lift(n);
             for (int64_t i = 0; i < p_.layers; ++i) block(p_.blocks[i], n);
@@ -169,43 +141,19 @@ class Worker {
 
     /// multiply() takes one stretch after the other.
     void plan_reading() {
-        const auto read = [&](const Weight& weight, Precision precision, Share panels, Range columns) {
-            own_.reading[stretches_++] = {&weight, precision, panels.first, panels.size(), columns};
+        const auto read = [&](const Weight& weight, Precision precision, Share panels) {
+            own_.reading[stretches_++] = {&weight, precision, panels.first, panels.size()};
         };
-        const auto panels = [](const Weight& weight) { return divide_up(weight.view.shape[0], kPanelColumns); };
-        const auto whole = [&](const Weight& weight, Precision precision, Share panels) {
-            read(weight, precision, panels, {0, weight.view.shape[1]});
-        };
-        const auto by_parts = [&](const Weight& weight) {
-            const Share own = share_of_parts();
-            for (int64_t i = own.first; i < own.last; ++i)
-                read(weight, p_.precision, owns_parts_ ? Share(panels(weight), 0, 1) : share(panels(weight)),
-                     columns_of(i, parts_, weight.view.shape[1]));
-        };
-        whole(p_.input, Precision::f32, {panels(p_.input), 0, 1});
+        const auto of = [&](const Weight& weight) { return share(divide_up(weight.view.shape[0], kPanelColumns)); };
+        const MakingProduct head = making_product(p_.head);
+        read(p_.input, Precision::f32, of(p_.input));
         for (int64_t i = 0; i < p_.layers; ++i) {
             const InverseBlock& w = p_.blocks[i];
             int64_t part = 0;
-            for (const Weight* weight : {&w.q, &w.k, &w.v}) whole(*weight, p_.precision, share_of_qkv(part++));
-            by_parts(w.o);
-            for (const Weight* weight : {&w.gate, &w.up}) whole(*weight, p_.precision, share_of_inner());
-            by_parts(w.down);
+            for (const Weight* weight : {&w.q, &w.k, &w.v}) read(*weight, p_.precision, share_of_qkv(part++));
+            for (const Weight* weight : {&w.o, &w.gate, &w.up, &w.down}) read(*weight, p_.precision, of(*weight));
         }
-        const Weight& head = making_product(p_.head).weight;
-        whole(head, Precision::f32, share(panels(head)));
-    }
-
-    /// The parts of o and down that a worker multiplies: its own with all panels, or all with its share of the panels.
-    Share share_of_parts() const { return owns_parts_ ? share(parts_) : Share(parts_, 0, 1); }
-
-    /// Panels of gate and up: those that its parts of down multiply.
-    Share share_of_inner() const {
-        Share panels = share(divide_up(s_.F, kPanelColumns));
-        if (!owns_parts_) return panels;
-        const Share parts = share_of_parts();
-        panels.first = columns_of(parts.first, parts_, s_.F).first / kPanelColumns;
-        panels.last = divide_up(columns_of(parts.last - 1, parts_, s_.F).last, kPanelColumns);
-        return panels;
+        read(head.weight, Precision::f32, of(head.weight));
     }
 
     /// Whose heads are a worker's own needs nobody before attention. Else q, k and v are cut as one, into more even shares.
@@ -238,35 +186,28 @@ class Worker {
         for (int64_t b = 0; b < s_.B && n > 0; ++b)
             std::copy_n(p_.h.at<const double>(b, n - 1), s_.c, own_.before + b * s_.c);
         pack(n ? own_.before : p_.start.as<float>(), n ? s_.c : 0, s_.c, Precision::f32);
-        multiply({.c = rows(own_.x, s_.C), .bias = p_.input_bias});
+        multiply({.c = rows(all_.x, s_.C), .bias = p_.input_bias});
         for (int64_t b = 0; b < s_.B && worker_ == 0; ++b) *p_.failed.at<int32_t>(b, n) = 0;
+        meet();
     }
 
     void block(const InverseBlock& w, int64_t n) {
-        const View gate = rows(all_.gate, s_.F), up = rows(all_.up, s_.F);
+        const View x = rows(all_.x, s_.C), gate = rows(all_.gate, s_.F), up = rows(all_.up, s_.F);
         norm(w.attention_norm, p_.precision);
         for (int64_t part = 0; part < 3; ++part) multiply({.c = qkv(part)});
         if (!owns_heads_) meet();
         attend(w, n);
-        add_product(all_.attention, s_.C, all_.o);
+        meet();
+        pack(all_.attention, s_.C, s_.C, p_.precision);
+        multiply({.c = x, .residual = x});
+        meet();
         norm(w.mlp_norm, p_.precision);
         multiply({.c = gate});
         multiply({.c = up, .gate = gate});
-        add_product(all_.up, s_.F, all_.down);
-    }
-
-    /// x += from [B,K] times o or down, by parts; `sums` are the parts'.
-    void add_product(const float* from, int64_t K, float* sums) {
-        if (!owns_parts_) meet();
-        const int64_t pitch = part_columns(s_);
-        const Share own = share_of_parts();
-        for (int64_t i = own.first; i < own.last; ++i) {
-            const Range columns = columns_of(i, parts_, K);
-            pack(from + columns.first, K, columns.size(), p_.precision);
-            multiply_into({sums + i * s_.B * pitch, pitch});
-        }
         meet();
-        add_parts({.sums = sums, .parts = parts_, .pitch = pitch, .x = own_.x, .rows = s_.B, .columns = s_.C});
+        pack(all_.up, s_.F, s_.F, p_.precision);
+        multiply({.c = x, .residual = x});
+        meet();
     }
 
     /// What the head makes of a position.
@@ -317,7 +258,7 @@ class Worker {
     /// Packs rms_norm(x).
     void norm(const View& weight, Precision precision) {
         const RmsNorm norm{
-            .x = rows(own_.x, s_.C), .weight = weight, .y = rows(own_.normed, s_.C), .epsilon = p_.epsilon};
+            .x = rows(all_.x, s_.C), .weight = weight, .y = rows(own_.normed, s_.C), .epsilon = p_.epsilon};
         rms_norm_entry().run(norm, Stream(), {});
         pack(own_.normed, s_.C, s_.C, precision);
     }
@@ -332,34 +273,8 @@ class Worker {
     }
     std::byte* rows_at(int64_t step) const { return own_.rows + step / kBlockSteps * s_.B * row_pitch(kernel_.rows); }
 
-    /// Where a product's sums go, from the weight's first column on or from a group's.
-    struct Sums {
-        float* data;
-        int64_t pitch;
-    };
-
     /// The reading's next stretch times the rows packed last; `to` is the epilogue.
     void multiply(const Matmul& to) {
-        for_each_group([&](const Stretch& stretch, const Group& group) {
-            multiply_panels(stretch, group, {own_.sums, kGroupColumns});
-            const int64_t columns =
-                std::min(stretch.weight->view.shape[0] - group.column, group.panels * kPanelColumns);
-            finish_block(to, {own_.sums, kGroupColumns, 0, s_.B, group.column, columns});
-        });
-    }
-    void multiply_into(Sums all) {
-        for_each_group([&](const Stretch& stretch, const Group& group) {
-            multiply_panels(stretch, group, {all.data + group.column, all.pitch});
-        });
-    }
-
-    struct Group {
-        const std::byte *data, *next;
-        int64_t panels;
-        int64_t column;  // of the weight, its first
-    };
-    template <class F>
-    void for_each_group(const F& f) {
         const Stretch& stretch = own_.reading[next_];
         next_ = next_ + 1 < stretches_ ? next_ + 1 : 0;
         const std::byte* following = own_.reading[next_].data();
@@ -367,20 +282,27 @@ class Worker {
             const int64_t panels = std::min(kGroupPanels, stretch.panels - i);
             const std::byte* data = stretch.data() + i * stretch.panel_bytes();
             const bool last = i + panels == stretch.panels;
-            f(stretch, Group{data, last ? following : data + panels * stretch.panel_bytes(), panels,
-                             (stretch.first + i) * kPanelColumns});
+            multiply_panels(stretch, {data, last ? following : data + panels * stretch.panel_bytes(), panels});
+            const int64_t column = (stretch.first + i) * kPanelColumns;
+            finish_block(to, {own_.sums, kGroupColumns, 0, s_.B, column,
+                              std::min(stretch.weight->view.shape[0] - column, panels * kPanelColumns)});
         }
         ahead_ = Ahead(own_.reading[next_], s_.B);
     }
-    void multiply_panels(const Stretch& stretch, const Group& group, Sums to) const {
+
+    struct Group {
+        const std::byte *data, *next;
+        int64_t panels;
+    };
+    void multiply_panels(const Stretch& stretch, const Group& group) const {
         const int64_t steps = stretch.steps();
         for (int64_t s = 0; s < steps; s += kBlockSteps) {
             const std::byte* data = group.data + s * kStepBytes;
             kernel_.multiply({.a = rows_at(s),
                               .b = data,
                               .panel_bytes = stretch.panel_bytes(),
-                              .sums = to.data,
-                              .pitch = to.pitch,
+                              .sums = own_.sums,
+                              .pitch = kGroupColumns,
                               .rows = s_.B,
                               .panels = group.panels,
                               .steps = std::min(kBlockSteps, steps - s),
@@ -398,8 +320,7 @@ class Worker {
     const Shared& all_;
     const Scratch own_;
     const int worker_, team_;
-    const int64_t parts_;
-    const bool owns_parts_, owns_heads_;
+    const bool owns_heads_;
     int64_t stretches_ = 0, next_ = 0;  // the reading
     Ahead ahead_;                       // of its next
     BlockKernel kernel_{};              // of the rows that were packed last

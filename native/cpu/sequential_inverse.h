@@ -28,21 +28,14 @@ struct CachedHead {
     float* out;      // [D]
 };
 void attend_newest(const CachedHead& head);
+/// The same of a query that is in `query` already, its keys and values in the caches: q, k, v and angles are not read.
+void attend_query(const CachedHead& head);
 constexpr int64_t room_for_weights(int64_t positions) {
     return (positions + 15) / 16 * 16;
 }
 
 /// x[0..n) to bf16 and back, in place.
 void round_row(float* x, int64_t n);
-
-/// x [rows,columns] += the sums of all parts [parts,rows,pitch], which are added in their order.
-struct PartSums {
-    const float* sums;
-    int64_t parts, pitch;
-    float* x;
-    int64_t rows, columns;
-};
-void add_parts(const PartSums& p);
 
 // --- one worker's part of the loop (sequential_inverse.cpp) --------------------------------------------------------------
 

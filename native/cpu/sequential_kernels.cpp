@@ -155,9 +155,8 @@ void weigh_rest(const CachedHead& h, int64_t n, int64_t c, float factor) {
     store_n(hn::Mul(sum, hn::Set(d, factor)), d, h.out + c, rest);
 }
 
-void attend(const CachedHead& h) {
+void attend_query_of(const CachedHead& h) {
     const int64_t n = h.position + 1;
-    enter_caches(h);
     const float factor = 1.0f / soften(h, n, score(h, n));
     int64_t c = 0;
     for (; c + 4 * kLanes <= h.D; c += 4 * kLanes) weigh_values<4>(h, n, c, factor);
@@ -165,17 +164,9 @@ void attend(const CachedHead& h) {
     if (c < h.D) weigh_rest(h, n, c, factor);
 }
 
-void add_all_parts(const PartSums& p) {
-    const int64_t part = p.rows * p.pitch;
-    for (int64_t r = 0; r < p.rows; ++r) {
-        const float* sums = p.sums + r * p.pitch;
-        float* x = p.x + r * p.columns;
-        for_each_vector(p.columns, [&](auto load, auto store, int64_t) HWY_ATTR {
-            VF sum = load(sums);
-            for (int64_t i = 1; i < p.parts; ++i) sum = hn::Add(sum, load(sums + i * part));
-            store(hn::Add(load(x), sum), x);
-        });
-    }
+void attend(const CachedHead& h) {
+    enter_caches(h);
+    attend_query_of(h);
 }
 
 }  // namespace
@@ -187,20 +178,20 @@ namespace noema::cpu {
 
 namespace {
 HWY_EXPORT(attend);
+HWY_EXPORT(attend_query_of);
 HWY_EXPORT(round_values);
-HWY_EXPORT(add_all_parts);
 }  // namespace
 
 void attend_newest(const CachedHead& head) {
     HWY_DYNAMIC_DISPATCH(attend)(head);
 }
 
-void round_row(float* x, int64_t n) {
-    HWY_DYNAMIC_DISPATCH(round_values)(x, n);
+void attend_query(const CachedHead& head) {
+    HWY_DYNAMIC_DISPATCH(attend_query_of)(head);
 }
 
-void add_parts(const PartSums& p) {
-    HWY_DYNAMIC_DISPATCH(add_all_parts)(p);
+void round_row(float* x, int64_t n) {
+    HWY_DYNAMIC_DISPATCH(round_values)(x, n);
 }
 
 }  // namespace noema::cpu

@@ -50,6 +50,9 @@ Status attention(const Attention& p, Context& context) {
         .optional_real("lse", p.lse, {B, H, Tq})
         .that(scale_ok(p.scale), "scale", "must lie between 1e-30 and 1e30")
         .that(!same(p.out, p.q) && !same(p.out, p.k) && !same(p.out, p.v), "out", "may not be q, k or v");
+    const AttentionMask& m = p.mask;
+    const bool plain = m.causal && m.window == 0 && !m.key_start && !m.key_end && !p.lse && H == dim(p.k, 2);
+    door.that(!p.one_by_one || plain, "one_by_one", "takes a causal mask alone, a key head per head, and no lse");
     return mask_checks(door, p.mask, B, dim(p.k, 1)).call(&OpTable::attention, p);
 }
 

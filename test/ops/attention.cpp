@@ -18,6 +18,7 @@ struct Shape {
     bool fused = false;  // q, k, v are slices of one [B, T, (H + 2 Hkv) D]
     double magnitude = 1;
     Precision precision = Precision::f32;
+    bool one_by_one = false;
 
     std::string title() const {
         std::string text = "attention";
@@ -25,7 +26,8 @@ struct Shape {
         text += causal ? " causal" : "";
         text += (starts ? " starts" : "") + std::string(ends ? " ends" : "") + (fused ? " fused" : "");
         text.append(" window ").append(std::to_string(window)).append(" offset ").append(std::to_string(offset));
-        return text + (precision == Precision::bf16 ? " bf16" : "") + " x" + std::to_string(magnitude);
+        return text + (precision == Precision::bf16 ? " bf16" : "") + (one_by_one ? " one by one" : "") + " x" +
+               std::to_string(magnitude);
     }
     float scale() const { return 1.0f / std::sqrt(static_cast<float>(D)); }
 };
@@ -77,7 +79,8 @@ OpCase forward(const Shape& s) {
                                   .lse = t["lse"],
                                   .mask = mask(s, t),
                                   .scale = s.scale(),
-                                  .precision = s.precision},
+                                  .precision = s.precision,
+                                  .one_by_one = s.one_by_one},
                                  c);
             }};
 }
@@ -192,6 +195,27 @@ TEST_CASE("attention: every combination of masks") {
     for (int64_t window : {1, 2, 64, 128, 1000})
         check_both({.B = 1, .Tq = 140, .Tk = 140, .D = 8, .causal = true, .window = window});
     check_both({.B = 1, .Tq = 10, .Tk = 20, .causal = true, .window = 4, .offset = 500});  // past every key
+}
+
+TEST_CASE("attention: queries one by one") {
+    for (const Precision precision : {Precision::f32, Precision::bf16})
+        for (const int64_t D : {2, 8, 33, 64, 100})
+            for (const bool fused : {false, true}) {
+                const Shape s{.Tq = 7,
+                              .Tk = fused ? 7 : 19,
+                              .D = D,
+                              .causal = true,
+                              .save_lse = false,
+                              .offset = fused ? 0 : 12,
+                              .fused = fused,
+                              .precision = precision,
+                              .one_by_one = true};
+                check(forward(s));
+            }
+    check(forward({.Tq = 4, .Tk = 2, .causal = true, .save_lse = false, .offset = 1, .one_by_one = true}));
+    check(forward({.Tq = 0, .Tk = 0, .causal = true, .save_lse = false, .one_by_one = true}));
+    check_refused(forward({.one_by_one = true}), Code::invalid_argument, "one_by_one takes a causal mask alone");
+    check_refused(forward({.causal = true, .one_by_one = true}), Code::invalid_argument, "no lse");
 }
 
 TEST_CASE("attention: grouped heads, fused rows") {

@@ -98,13 +98,13 @@ struct FlowReading {
 
 /// How a flow is inverted. sequential: position after position, with cached keys and values. jacobi: in `modules` equal runs
 /// of positions, each swept as a whole until no sequence changes by more than `tolerance` (one module: plain Jacobi; more:
-/// Gauss-Seidel-Jacobi). Both find the same state, jacobi within its tolerance.
+/// Gauss-Seidel-Jacobi). Both find the same state: on the processor to the bit, with tolerance 0.
 enum class InverseMethod : uint8_t { sequential, jacobi };
 struct InversePlan {
     InverseMethod method = InverseMethod::sequential;
     int64_t modules = 1;
     int64_t sweeps = 0;  // most per module, then not_converged; 0: as many as it has positions, which always suffices
-    float tolerance = 1e-5f;
+    float tolerance = 0.0f;
     bool from_zeros = false;  // sweeps start with zeros, else with the flow's noise
 };
 

@@ -49,7 +49,8 @@ Status attend_cached(const BlockShape& s, const BlockWeights& w, const BlockCach
                          .out = out,
                          .mask = {.query_offset = position, .causal = true},
                          .scale = attention_scale(s),
-                         .precision = s.precision},
+                         .precision = s.precision,
+                         .one_by_one = s.H == s.Hkv},
                         c));
     return linear(w.o, as_rows(out), x, x, s.precision, c);
 }

@@ -35,6 +35,10 @@ struct Attention {
     AttentionMask mask;
     float scale = 1.0f;
     Precision precision = Precision::f32;
+    /// On the processor: every query by itself, in the order in which sequential_inverse adds up, so that both give the same bits. Slower.
+    /// Only with a causal mask and nothing else, one key/value head per head, and without lse. Devices, which have an order of their own
+    /// in either op, do not look at it.
+    bool one_by_one = false;
 };
 
 struct AttentionBackward {
