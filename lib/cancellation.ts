@@ -24,24 +24,13 @@ export async function cancellable<R>(
 }
 
 /** What the promise gives, or the signal's reason as soon as there is one. */
-export async function orAborted<R>(promise: Promise<R>, signal: AbortSignal): Promise<R> {
-  signal.throwIfAborted();
-  const { promise: aborted, reject } = deferred();
-  const abort = () => reject(signal.reason);
-  signal.addEventListener("abort", abort, { once: true });
-  try {
-    return await Promise.race([promise, aborted]);
-  } finally {
-    signal.removeEventListener("abort", abort);
-  }
-}
-
-function deferred(): { promise: Promise<never>; reject: (reason: unknown) => void } {
-  let reject: (reason: unknown) => void = () => {};
-  const promise = new Promise<never>((_, no) => {
-    reject = no;
+export function orAborted<R>(promise: Promise<R>, signal: AbortSignal): Promise<R> {
+  return new Promise((resolve, reject) => {
+    const abort = () => reject(signal.reason);
+    if (signal.aborted) return abort();
+    signal.addEventListener("abort", abort, { once: true });
+    promise.then(resolve, reject).finally(() => signal.removeEventListener("abort", abort));
   });
-  return { promise, reject };
 }
 
 /** Hangs what was made so far on the error. Reasons that cannot carry it (strings) go without. */

@@ -22,7 +22,7 @@ import type {
 } from "../native/addon.js";
 import { latentNoise } from "../normals.js";
 import type { Tokenizer } from "../tokenizer/tokenizer.js";
-import type { InversionShape } from "./measure.js";
+import type { InversionShape } from "./plan.js";
 import { type FlowCanvas, hasReading } from "./request.js";
 
 /** What a job needs of its model. */

@@ -3,15 +3,10 @@
 import { cancellable, orAborted } from "../cancellation.js";
 import type { FlowConfig } from "../checkpoint/config.js";
 import type { NoemaError } from "../errors.js";
-import type {
-  FlowInverse,
-  InversePlan,
-  InverseRequest,
-  NativeCancellation,
-  NativeFlowModel,
-  State,
-} from "../native/addon.js";
+import type { FlowInverse, InversePlan, InverseRequest, State } from "../native/addon.js";
 import { latentNoise } from "../normals.js";
+import type { FlowHost } from "./job.js";
+import type { InversionShape } from "./plan.js";
 
 /** One way of inverting one flow, measured. */
 export interface PlanMeasure {
@@ -33,19 +28,6 @@ function candidates(positions: number): InversePlan[] {
   return [{ method: "sequential" }, ...Array.from(counts, (modules): InversePlan => ({ method: "jacobi", modules }))];
 }
 
-/** Whose flows are measured. */
-interface PlanHost {
-  readonly native: NativeFlowModel;
-  readonly config: FlowConfig;
-  createCancellation(): NativeCancellation;
-}
-
-/** Texts that go through the inverses together, and positions of each. */
-export interface InversionShape {
-  batch: number;
-  positions: number;
-}
-
 interface MeasureOptions {
   /** Ends a way as soon as it has taken longer than the best of its flow; it counts as taking for ever. */
   hasty?: boolean;
@@ -58,7 +40,7 @@ interface MeasureOptions {
  * near the best also from zeros. The states that a flow is measured on are those that the flows above it really give.
  */
 export async function measurePlans(
-  host: PlanHost,
+  host: FlowHost,
   { batch, positions }: InversionShape,
   options: MeasureOptions = {},
 ): Promise<PlanMeasure[]> {
@@ -89,7 +71,7 @@ class Ways {
   #text: Int32Array | undefined;
 
   constructor(
-    readonly host: PlanHost,
+    readonly host: FlowHost,
     readonly request: InverseRequest & { to: number },
     readonly options: MeasureOptions,
   ) {}
@@ -130,7 +112,7 @@ function countDiffering(tokens: Int32Array, others: Int32Array): number {
 
 /** What a way has found, run forward again, and what it becomes. Of sweeps the first is part of their own time, wherever they are used. */
 function judge(
-  host: PlanHost,
+  host: FlowHost,
   ask: InverseRequest & { to: number },
   found: FlowInverse,
   signal: AbortSignal | undefined,
@@ -147,7 +129,7 @@ function judge(
 
 /** One inverse and its time; nothing, and infinite, where it is not done within `limit` milliseconds, or does not converge while others do. */
 async function timed(
-  host: PlanHost,
+  host: FlowHost,
   request: InverseRequest,
   { limit, signal }: { limit: number; signal: AbortSignal | undefined },
 ): Promise<{ found?: FlowInverse; milliseconds: number }> {
@@ -172,10 +154,10 @@ interface Measuring {
 
 /** What "auto" means for texts of a shape: the fastest way of every flow, measured once, as long as anybody waits for it. */
 export class FastestPlans {
-  readonly #host: PlanHost;
+  readonly #host: FlowHost;
   readonly #measured = new Map<string, Measuring>();
 
-  constructor(host: PlanHost) {
+  constructor(host: FlowHost) {
     this.#host = host;
   }
 

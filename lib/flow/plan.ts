@@ -45,6 +45,12 @@ function checkPlan(plan: InversePlan, l: number): InversePlan {
   return { ...plan };
 }
 
+/** Texts that go through the inverses together, and positions of each. */
+export interface InversionShape {
+  batch: number;
+  positions: number;
+}
+
 /** A plan in words. */
 export function describePlan({ method, modules = 1, fromZeros }: InversePlan): string {
   if (method === "sequential") return method;

@@ -15,7 +15,6 @@ import { paletteOf } from "../palette.js";
 
 interface GenerateFlags extends GenerationFlags, Pick<BoundFlags, "precision" | "json">, DeviceFlag {
   prompt?: string;
-  infill?: string;
   threads?: string;
   documentStart?: boolean;
   refine?: boolean;
