@@ -10,60 +10,56 @@ namespace noema::cpu {
 
 namespace {
 
-bool copies(const Attention& p) {
-    return p.precision == Precision::bf16 || p.k.stride[1] != p.v.stride[1];
-}
+/// Of a task: as with fewer, copying the keys would be seen, and with more, not every worker has something to do.
+constexpr int64_t kQueriesPerTask = 64;
 
-/// Of a head of one sequence.
 struct Scratch {
-    float *query, *weights;
-    float *keys, *values;  // [Tk,D] copies, where they have to be rounded or lie apart differently
+    float *queries, *weights;
+    float *keys,
+        *values;  // [Tk,D] side by side: rows of a model's width apart, a head's would fill a few sets of a cache
 
     template <class Take>
     void lay_out(const Attention& p, const Take& take) {
-        const int64_t Tk = p.k.shape[1], D = p.q.shape[3], copied = copies(p) ? Tk * D : 0;
-        take(query, D);
-        take(weights, room_for_weights(Tk));
-        take(keys, copied);
-        take(values, copied);
+        const int64_t Tk = p.k.shape[1], D = p.q.shape[3];
+        take(queries, kQueriesPerTask * D);
+        take(weights, kQueriesAtOnce * room_for_weights(Tk));
+        take(keys, Tk * D);
+        take(values, Tk * D);
     }
 };
 
-class Head {
- public:
-    Head(const Attention& p, const Scratch& scratch, int64_t b, int64_t h)
-        : p_(p), x_(scratch), b_(b), h_(h), D_(p.q.shape[3]), rounding_(p.precision == Precision::bf16) {}
-
-    void run() {
-        const View &k = p_.k, &v = p_.v;
-        CachedHead head{.q = nullptr, .k = nullptr, .v = nullptr, .angles = nullptr};
-        head.keys = copies(p_) ? copied(k, x_.keys) : k.at<float>(b_, 0, h_);
-        head.values = copies(p_) ? copied(v, x_.values) : v.at<float>(b_, 0, h_);
-        head.next_keys = head.keys, head.next_values = head.values;
-        head.stride = copies(p_) ? D_ : k.stride[1];
-        head.D = D_, head.scale = p_.scale, head.rounding = rounding_;
-        head.query = x_.query, head.weights = x_.weights;
-        for (int64_t i = 0; i < p_.q.shape[1]; ++i) {
-            std::copy_n(p_.q.at<const float>(b_, i, h_), D_, x_.query);
-            if (rounding_) round_row(x_.query, D_);
-            head.position = std::min(p_.mask.query_offset + i, k.shape[1] - 1);
-            head.out = p_.out.at<float>(b_, i, h_);
-            attend_query(head);
-        }
-    }
-
- private:
-    float* copied(const View& rows, float* to) const {
-        for (int64_t j = 0; j < rows.shape[1]; ++j) std::copy_n(rows.at<const float>(b_, j, h_), D_, to + j * D_);
-        if (rounding_) round_row(to, rows.shape[1] * D_);
-        return to;
-    }
-
-    const Attention& p_;
-    const Scratch& x_;
-    const int64_t b_, h_, D_;
-    const bool rounding_;
+/// Queries [first, last) of a head of a sequence.
+struct Place {
+    int64_t b, h, first, last;
 };
+
+void attend_task(const Attention& p, const Place& at, const Scratch& scratch) {
+    const int64_t D = p.q.shape[3], Tk = p.k.shape[1];
+    const auto copy = [&](const View& rows, int64_t first, int64_t last, float* to) {
+        for (int64_t i = first; i < last; ++i)
+            std::copy_n(rows.at<const float>(at.b, i, at.h), D, to + (i - first) * D);
+        if (p.precision == Precision::bf16) round_row(to, (last - first) * D);
+    };
+    const int64_t seen_by_last = std::min(p.mask.query_offset + at.last, Tk);
+    copy(p.q, at.first, at.last, scratch.queries);
+    copy(p.k, 0, seen_by_last, scratch.keys);
+    copy(p.v, 0, seen_by_last, scratch.values);
+    attend({.keys = scratch.keys,
+            .values = scratch.values,
+            .next_keys = scratch.keys,
+            .next_values = scratch.values,
+            .stride = D,
+            .first = p.mask.query_offset + at.first + 1,
+            .keys_given = Tk,
+            .count = at.last - at.first,
+            .queries = scratch.queries,
+            .D = D,
+            .scale = p.scale,
+            .rounding = p.precision == Precision::bf16,
+            .weights = scratch.weights,
+            .out = p.out.at<float>(at.b, at.first, at.h),
+            .out_stride = p.out.stride[1]});
+}
 
 }  // namespace
 
@@ -72,11 +68,13 @@ size_t one_by_one_workspace(const Attention& p, const Stream& stream) {
 }
 
 void attend_one_by_one(const Attention& p, const Stream& stream, Workspace workspace) {
-    const int64_t H = p.q.shape[2];
+    const int64_t H = p.q.shape[2], Tq = p.q.shape[1], runs = ceil_div(Tq, kQueriesPerTask);
     const size_t bytes = scratch_bytes<Scratch>(p);
-    parallel_for(stream, p.q.shape[0] * H, [&](int64_t i, int worker) {
-        const Scratch scratch = cut_scratch<Scratch>(p, {workspace.data + worker * bytes, bytes});
-        Head(p, scratch, i / H, i % H).run();
+    parallel_for(stream, p.q.shape[0] * H * runs, [&](int64_t i, int worker) {
+        // The last queries, which see most, first.
+        const int64_t first = (runs - 1 - i % runs) * kQueriesPerTask;
+        const Place at{i / runs / H, i / runs % H, first, std::min(first + kQueriesPerTask, Tq)};
+        attend_task(p, at, cut_scratch<Scratch>(p, {workspace.data + worker * bytes, bytes}));
     });
 }
 

@@ -227,32 +227,38 @@ class Worker {
             };
             const CachedHead next = head(std::min(i + 1, pairs.last - 1));
             CachedHead now = head(i);
-            now.next_keys = next.keys;
-            now.next_values = next.values;
+            now.reading.next_keys = next.reading.keys;
+            now.reading.next_values = next.reading.values;
             attend_newest(now);
             ahead_.ask(kLinesPerHead);
         }
     }
 
     CachedHead head_at(const InverseBlock& w, int64_t n, int64_t b, int64_t h) const {
-        const int64_t D = s_.D;
+        const int64_t D = s_.D, position = p_.position + n;
         const float* q = all_.qkv + b * 3 * s_.C + h * D;
         return {.q = q,
                 .k = q + s_.C,
                 .v = q + 2 * s_.C,
                 .angles = all_.angles + n * D,
-                .keys = w.keys.at<float>(b, 0, h),
-                .values = w.values.at<float>(b, 0, h),
-                .next_keys = nullptr,
-                .next_values = nullptr,
-                .stride = w.keys.stride[1],
-                .position = p_.position + n,
-                .D = D,
-                .scale = 1.0f / std::sqrt(static_cast<float>(D)),
-                .rounding = p_.precision == Precision::bf16,
+                .key = w.keys.at<float>(b, position, h),
+                .value = w.values.at<float>(b, position, h),
                 .query = own_.query,
-                .weights = own_.weights,
-                .out = all_.attention + b * s_.C + h * D};
+                .reading = {.keys = w.keys.at<float>(b, 0, h),
+                            .values = w.values.at<float>(b, 0, h),
+                            .next_keys = nullptr,
+                            .next_values = nullptr,
+                            .stride = w.keys.stride[1],
+                            .first = position + 1,
+                            .keys_given = position + 1,
+                            .count = 1,
+                            .queries = own_.query,
+                            .D = D,
+                            .scale = 1.0f / std::sqrt(static_cast<float>(D)),
+                            .rounding = p_.precision == Precision::bf16,
+                            .weights = own_.weights,
+                            .out = all_.attention + b * s_.C + h * D,
+                            .out_stride = s_.C}};
     }
 
     /// Packs rms_norm(x).

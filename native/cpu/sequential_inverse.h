@@ -12,24 +12,39 @@ namespace noema::cpu {
 
 // --- per instruction set (sequential_kernels.cpp) ------------------------------------------------------------------------
 
-/// One head of one sequence at its newest position: that position's key and value enter the caches, then its query reads them.
-struct CachedHead {
-    const float *q, *k, *v;                // [D] before rope
-    const float* angles;                   // [D]: D/2 cosines, D/2 sines
-    float *keys, *values;                  // this head's rows of the caches, `stride` apart, of position 0
-    const float *next_keys, *next_values;  // of the head attended next, or its own
+/// Neighbouring queries of one head of one sequence, and the keys and values of the positions they see. What comes of a query does not
+/// depend on how many are treated at once.
+struct HeadQueries {
+    const float *keys, *values;            // rows of position 0, `stride` apart
+    const float *next_keys, *next_values;  // of the head attended next, or these
     int64_t stride;
-    int64_t position;  // the newest
+    int64_t first;  // keys that the first query sees; each further one sees one more, as long as there are
+    int64_t keys_given;
+    int64_t count;         // of queries
+    const float* queries;  // [count,D]
     int64_t D;
     float scale;
-    bool rounding;   // query, keys, values and weights to bf16; those in the caches have been
-    float* query;    // scratch [D]
-    float* weights;  // scratch [room_for_weights(position + 1)]
-    float* out;      // [D]
+    bool rounding;   // weights to bf16; queries, keys and values have been
+    float* weights;  // scratch [kQueriesAtOnce,room_for_weights(the most that one sees)]
+    float* out;      // [count,D], `out_stride` apart
+    int64_t out_stride;
+
+    int64_t seen(int64_t query) const { return std::min(first + query, keys_given); }
+};
+/// More than that share no more of a key's loads than they cost in registers.
+constexpr int64_t kQueriesAtOnce = 4;
+void attend(const HeadQueries& queries);
+
+/// One head of one sequence at its newest position: that position's key and value enter the caches, then its query, which goes to
+/// `query`, reads them.
+struct CachedHead {
+    const float *q, *k, *v;  // [D] before rope
+    const float* angles;     // [D]: D/2 cosines, D/2 sines
+    float *key, *value;      // rows of the caches
+    float* query;            // scratch [D]
+    HeadQueries reading;     // of `query`
 };
 void attend_newest(const CachedHead& head);
-/// The same of a query that is in `query` already, its keys and values in the caches: q, k, v and angles are not read.
-void attend_query(const CachedHead& head);
 constexpr int64_t room_for_weights(int64_t positions) {
     return (positions + 15) / 16 * 16;
 }

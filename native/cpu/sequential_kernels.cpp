@@ -1,5 +1,5 @@
 // What sequential_inverse computes beside products: attention of one query per head over its cache. Unlike the op attention, which
-// packs keys for many queries, it reads each key and value once, as it lies.
+// packs keys for many queries, it reads each key and value once, as it lies. A few queries at once add up as one alone does.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "cpu/sequential_kernels.cpp"
 #include <hwy/foreach_target.h>
@@ -33,140 +33,215 @@ void round_values(float* x, int64_t n) {
 }
 
 void enter_caches(const CachedHead& h) {
-    float *key = h.keys + h.position * h.stride, *value = h.values + h.position * h.stride;
-    turn(h.q, h.angles, h.query, h.D / 2);
-    turn(h.k, h.angles, key, h.D / 2);
-    std::memcpy(value, h.v, sizeof(float) * static_cast<size_t>(h.D));
-    if (!h.rounding) return;
-    round_values(h.query, h.D);
-    round_values(key, h.D);
-    round_values(value, h.D);
+    const int64_t D = h.reading.D;
+    turn(h.q, h.angles, h.query, D / 2);
+    turn(h.k, h.angles, h.key, D / 2);
+    std::memcpy(h.value, h.v, sizeof(float) * static_cast<size_t>(D));
+    if (!h.reading.rounding) return;
+    round_values(h.query, D);
+    round_values(h.key, D);
+    round_values(h.value, D);
 }
 
-/// A line that the next head reads where this one reads `from_first`: with arithmetic in between, the caches have time to deliver.
-HWY_INLINE void fetch_for_next(const float* next, int64_t from_first) {
-    __builtin_prefetch(next + from_first, 0, 2);
-}
+/// Q queries at once.
+template <int Q>
+class Attending {
+ public:
+    explicit HWY_INLINE Attending(const HeadQueries& h)
+        : h_(h), most_seen_(h.seen(Q - 1)), pitch_(room_for_weights(most_seen_)) {}
 
-/// query · keys j .. j+3, each a sum over lanes; the last key stands for those beyond.
-HWY_INLINE void multiply_keys(const CachedHead& h, int64_t n, int64_t j, VF (&sums)[4]) {
-    const float* key[4];
-    HWY_UNROLL(4)
-    for (int i = 0; i < 4; ++i) {
-        key[i] = h.keys + std::min(j + i, n - 1) * h.stride;
-        sums[i] = hn::Zero(DF());
+    HWY_INLINE void run() const {
+        VF most[Q];
+        score(most);
+        float factors[Q];
+        for (int q = 0; q < Q; ++q) factors[q] = 1.0f / soften(h_.weights + q * pitch_, most[q]);
+        int64_t c = 0;
+        for (; c + kWide * kLanes <= h_.D; c += kWide * kLanes) weigh_values<kWide>(c, factors);
+        for (; c + kLanes <= h_.D; c += kLanes) weigh_values<1>(c, factors);
+        if (c < h_.D) weigh_rest(c, factors);
     }
-    for_each_vector(h.D, [&](auto load, auto, int64_t c) HWY_ATTR {
-        const VF q = load(h.query);
+
+ private:
+    static constexpr int kWide = Q == 1 ? 4 : 2;  // vectors of a value at once
+
+    /// A line that the next head reads where this one reads `from_first`: with arithmetic in between, the caches have time to deliver.
+    static HWY_INLINE void fetch_for_next(const float* next, int64_t from_first) {
+        if constexpr (Q == 1) __builtin_prefetch(next + from_first, 0, 2);
+    }
+
+    /// queries · keys j .. j+3, each a sum over lanes; the last key stands for those beyond.
+    HWY_INLINE void multiply_keys(int64_t j, VF (&sums)[Q][4]) const {
+        const float* key[4];
         HWY_UNROLL(4)
         for (int i = 0; i < 4; ++i) {
-            fetch_for_next(h.next_keys, key[i] - h.keys + c);
-            sums[i] = hn::MulAdd(q, load(key[i]), sums[i]);
+            key[i] = h_.keys + std::min(j + i, most_seen_ - 1) * h_.stride;
+            HWY_UNROLL(4)
+            for (int q = 0; q < Q; ++q) sums[q][i] = hn::Zero(DF());
         }
-    });
-}
-
-/// Scores of keys [j, j + lanes of d); of those behind n, whatever.
-#if HWY_TARGET == HWY_SCALAR
-HWY_INLINE VF scores_from(DF, const CachedHead& h, int64_t n, int64_t j) {
-    VF sums[4];
-    multiply_keys(h, n, j, sums);
-    return sums[0];
-}
-#else
-template <class D>
-HWY_INLINE hn::Vec<D> scores_from(D d, const CachedHead& h, int64_t n, int64_t j) {
-    if constexpr (hn::MaxLanes(D()) > 4) {
-        const hn::Half<D> half;
-        const int64_t middle = j + static_cast<int64_t>(hn::MaxLanes(half));
-        const auto lower = scores_from(half, h, n, j);
-        return hn::Combine(d, middle < n ? scores_from(half, h, n, middle) : hn::Zero(half), lower);
-    } else {
-        VF sums[4];
-        multiply_keys(h, n, j, sums);
-        return folded_four(sums, Plus());
+        for_each_vector(h_.D, [&](auto load, auto, int64_t c) HWY_ATTR {
+            VF query[Q];
+            HWY_UNROLL(4)
+            for (int q = 0; q < Q; ++q) query[q] = load(h_.queries + q * h_.D);
+            HWY_UNROLL(4)
+            for (int i = 0; i < 4; ++i) {
+                fetch_for_next(h_.next_keys, key[i] - h_.keys + c);
+                const VF k = load(key[i]);
+                HWY_UNROLL(4)
+                for (int q = 0; q < Q; ++q) sums[q][i] = hn::MulAdd(query[q], k, sums[q][i]);
+            }
+        });
     }
-}
+
+    /// Scores of keys [j, j + lanes of d); of those that nobody sees, whatever.
+#if HWY_TARGET == HWY_SCALAR
+    HWY_INLINE void scores_from(DF, int64_t j, VF (&scores)[Q]) const {
+        VF sums[Q][4];
+        multiply_keys(j, sums);
+        for (int q = 0; q < Q; ++q) scores[q] = sums[q][0];
+    }
+#else
+    template <class D>
+    HWY_INLINE void scores_from(D d, int64_t j, hn::Vec<D> (&scores)[Q]) const {
+        if constexpr (hn::MaxLanes(D()) > 4) {
+            const hn::Half<D> half;
+            const int64_t middle = j + static_cast<int64_t>(hn::MaxLanes(half));
+            hn::Vec<hn::Half<D>> lower[Q], upper[Q];
+            scores_from(half, j, lower);
+            HWY_UNROLL(4)
+            for (int q = 0; q < Q; ++q) upper[q] = hn::Zero(half);
+            if (middle < most_seen_) scores_from(half, middle, upper);
+            HWY_UNROLL(4)
+            for (int q = 0; q < Q; ++q) scores[q] = hn::Combine(d, upper[q], lower[q]);
+        } else {
+            VF sums[Q][4];
+            multiply_keys(j, sums);
+            HWY_UNROLL(4)
+            for (int q = 0; q < Q; ++q) scores[q] = folded_four(sums[q], Plus());
+        }
+    }
 #endif
 
-/// weights[j] = query · key j, -inf behind n; gives the largest of each lane. A vector is stored whole: one that is made of pieces is
-/// not there to be loaded until all of them have left the core.
-HWY_INLINE VF score(const CachedHead& h, int64_t n) {
-    const DF d;
-    const VF least = hn::Set(d, -HUGE_VALF);
-    VF most = least;
-    for (int64_t j = 0; j < room_for_weights(n); j += kLanes) {
-        const VF inside = j < n ? scores_from(d, h, n, j) : least;
-        const VF s =
-            hn::IfThenElse(hn::FirstN(d, static_cast<size_t>(std::clamp<int64_t>(n - j, 0, kLanes))), inside, least);
-        most = hn::Max(most, s);
-        hn::Store(s, d, h.weights + j);
-    }
-    return most;
-}
-
-/// Scores become exp(scale (score - most)); their sum is that of the weights before they are rounded, as in attention.
-HWY_INLINE float soften(const CachedHead& h, int64_t n, VF most) {
-    const DF d;
-    VF sum = hn::Zero(d);
-    const VF top = hn::MaxOfLanes(d, most), scale = hn::Set(d, h.scale);
-    for (int64_t j = 0; j < room_for_weights(n); j += kLanes) {
-        const VF w = exp_nonpositive(hn::Mul(hn::Sub(hn::Load(d, h.weights + j), top), scale));
-        sum = hn::Add(sum, w);
-        hn::Store(h.rounding ? round_to_bf16(w) : w, d, h.weights + j);
-    }
-    return sum_of(sum);
-}
-
-/// Columns [c, c + V vectors) of out: two chains per vector.
-template <int V>
-HWY_INLINE void weigh_values(const CachedHead& h, int64_t n, int64_t c, float factor) {
-    const DF d;
-    VF even[V], odd[V];
-    HWY_UNROLL(4)
-    for (int i = 0; i < V; ++i) even[i] = odd[i] = hn::Zero(d);
-    const float* row = h.values + c;
-    int64_t j = 0;
-    for (; j + 2 <= n; j += 2, row += 2 * h.stride) {
-        const VF w0 = hn::Set(d, h.weights[j]), w1 = hn::Set(d, h.weights[j + 1]);
-        HWY_UNROLL(4)
-        for (int i = 0; i < V; ++i) {
-            fetch_for_next(h.next_values, row - h.values + i * kLanes);
-            fetch_for_next(h.next_values, row - h.values + h.stride + i * kLanes);
-            even[i] = hn::MulAdd(w0, hn::LoadU(d, row + i * kLanes), even[i]);
-            odd[i] = hn::MulAdd(w1, hn::LoadU(d, row + h.stride + i * kLanes), odd[i]);
+    /// weights[q][j] = query q · key j, -inf where it does not see it; most[q] is the largest of each lane. A vector is stored whole:
+    /// one that is made of pieces is not there to be loaded until all of them have left the core.
+    HWY_INLINE void score(VF (&most)[Q]) const {
+        const DF d;
+        const VF least = hn::Set(d, -HUGE_VALF);
+        for (int q = 0; q < Q; ++q) most[q] = least;
+        for (int64_t j = 0; j < pitch_; j += kLanes) {
+            VF scores[Q];
+            for (int q = 0; q < Q; ++q) scores[q] = least;
+            if (j < most_seen_) scores_from(d, j, scores);
+            HWY_UNROLL(4)
+            for (int q = 0; q < Q; ++q) {
+                const auto inside = static_cast<size_t>(std::clamp<int64_t>(h_.seen(q) - j, 0, kLanes));
+                const VF s = hn::IfThenElse(hn::FirstN(d, inside), scores[q], least);
+                most[q] = hn::Max(most[q], s);
+                hn::Store(s, d, h_.weights + q * pitch_ + j);
+            }
         }
     }
-    const VF last = hn::Set(d, j < n ? h.weights[j] : 0.0f), f = hn::Set(d, factor);
-    HWY_UNROLL(4)
-    for (int i = 0; i < V; ++i) {
-        if (j < n) even[i] = hn::MulAdd(last, hn::LoadU(d, row + i * kLanes), even[i]);
-        hn::StoreU(hn::Mul(hn::Add(even[i], odd[i]), f), d, h.out + c + i * kLanes);
+
+    /// Scores become exp(scale (score - most)); their sum is that of the weights before they are rounded, as in attention.
+    HWY_INLINE float soften(float* weights, VF most) const {
+        const DF d;
+        VF sum = hn::Zero(d);
+        const VF top = hn::MaxOfLanes(d, most), scale = hn::Set(d, h_.scale);
+        for (int64_t j = 0; j < pitch_; j += kLanes) {
+            const VF w = exp_nonpositive(hn::Mul(hn::Sub(hn::Load(d, weights + j), top), scale));
+            sum = hn::Add(sum, w);
+            hn::Store(h_.rounding ? round_to_bf16(w) : w, d, weights + j);
+        }
+        return sum_of(sum);
     }
+
+    /// What a query has of V vectors of the values: two chains per vector, of even and of odd keys.
+    template <int V>
+    struct Weighed {
+        VF even[V], odd[V];
+    };
+
+    /// Columns [c, c + V vectors) of out.
+    template <int V>
+    HWY_INLINE void weigh_values(int64_t c, const float (&factors)[Q]) const {
+        const DF d;
+        Weighed<V> sums[Q];
+        HWY_UNROLL(4)
+        for (int q = 0; q < Q; ++q) HWY_UNROLL(4)
+        for (int v = 0; v < V; ++v) sums[q].even[v] = sums[q].odd[v] = hn::Zero(d);
+        const float* row = h_.values + c;
+        int64_t j = 0;
+        for (const int64_t all_see = h_.seen(0); j + 2 <= all_see; j += 2, row += 2 * h_.stride) HWY_UNROLL(4)
+        for (int v = 0; v < V; ++v) {
+            const float *even = row + v * kLanes, *odd = even + h_.stride;
+            fetch_for_next(h_.next_values, even - h_.values);
+            fetch_for_next(h_.next_values, odd - h_.values);
+            const VF value = hn::LoadU(d, even), next = hn::LoadU(d, odd);
+            HWY_UNROLL(4)
+            for (int q = 0; q < Q; ++q) {
+                const float* weights = h_.weights + q * pitch_ + j;
+                sums[q].even[v] = hn::MulAdd(hn::Set(d, weights[0]), value, sums[q].even[v]);
+                sums[q].odd[v] = hn::MulAdd(hn::Set(d, weights[1]), next, sums[q].odd[v]);
+            }
+        }
+        HWY_UNROLL(4)
+        for (int q = 0; q < Q; ++q) {
+            weigh_own(q, j, row, sums[q]);
+            HWY_UNROLL(4)
+            for (int v = 0; v < V; ++v)
+                hn::StoreU(hn::Mul(hn::Add(sums[q].even[v], sums[q].odd[v]), hn::Set(d, factors[q])), d,
+                           h_.out + q * h_.out_stride + c + v * kLanes);
+        }
+    }
+
+    /// What not all queries see, from the even key j on: a weight of nothing would not hide a value that is no number.
+    template <int V>
+    HWY_INLINE void weigh_own(int64_t q, int64_t j, const float* row, Weighed<V>& sums) const {
+        const DF d;
+        const float* weights = h_.weights + q * pitch_;
+        const int64_t seen = h_.seen(q);
+        for (; j < seen; j += 2, row += 2 * h_.stride) HWY_UNROLL(4)
+        for (int v = 0; v < V; ++v) {
+            const float* value = row + v * kLanes;
+            sums.even[v] = hn::MulAdd(hn::Set(d, weights[j]), hn::LoadU(d, value), sums.even[v]);
+            if (j + 1 < seen)
+                sums.odd[v] = hn::MulAdd(hn::Set(d, weights[j + 1]), hn::LoadU(d, value + h_.stride), sums.odd[v]);
+        }
+    }
+
+    /// The columns from c on, less than a vector.
+    void weigh_rest(int64_t c, const float (&factors)[Q]) const {
+        const DF d;
+        const size_t rest = static_cast<size_t>(h_.D - c);
+        for (int q = 0; q < Q; ++q) {
+            VF sum = hn::Zero(d);
+            for (int64_t j = 0; j < h_.seen(q); ++j)
+                sum = hn::MulAdd(hn::Set(d, h_.weights[q * pitch_ + j]), load_n(d, h_.values + c + j * h_.stride, rest),
+                                 sum);
+            store_n(hn::Mul(sum, hn::Set(d, factors[q])), d, h_.out + q * h_.out_stride + c, rest);
+        }
+    }
+
+    const HeadQueries& h_;
+    const int64_t most_seen_;
+    const int64_t pitch_;  // of weights
+};
+
+void attend_of(const HeadQueries& h) {
+    constexpr int kAtOnce = kLanes < 16 ? 2 : kQueriesAtOnce;  // as many as the registers hold sums of
+    HeadQueries part = h;
+    const auto go_on = [&](int64_t count) {
+        part.queries += count * h.D;
+        part.out += count * h.out_stride;
+        part.first += count;
+        part.count -= count;
+    };
+    for (; part.count >= kAtOnce; go_on(kAtOnce)) Attending<kAtOnce>(part).run();
+    for (; part.count > 0; go_on(1)) Attending<1>(part).run();
 }
 
-/// The columns from c on, less than a vector.
-void weigh_rest(const CachedHead& h, int64_t n, int64_t c, float factor) {
-    const DF d;
-    const size_t rest = static_cast<size_t>(h.D - c);
-    VF sum = hn::Zero(d);
-    for (int64_t j = 0; j < n; ++j)
-        sum = hn::MulAdd(hn::Set(d, h.weights[j]), load_n(d, h.values + c + j * h.stride, rest), sum);
-    store_n(hn::Mul(sum, hn::Set(d, factor)), d, h.out + c, rest);
-}
-
-void attend_query_of(const CachedHead& h) {
-    const int64_t n = h.position + 1;
-    const float factor = 1.0f / soften(h, n, score(h, n));
-    int64_t c = 0;
-    for (; c + 4 * kLanes <= h.D; c += 4 * kLanes) weigh_values<4>(h, n, c, factor);
-    for (; c + kLanes <= h.D; c += kLanes) weigh_values<1>(h, n, c, factor);
-    if (c < h.D) weigh_rest(h, n, c, factor);
-}
-
-void attend(const CachedHead& h) {
+void attend_newest_of(const CachedHead& h) {
     enter_caches(h);
-    attend_query_of(h);
+    Attending<1>(h.reading).run();
 }
 
 }  // namespace
@@ -177,17 +252,17 @@ HWY_AFTER_NAMESPACE();
 namespace noema::cpu {
 
 namespace {
-HWY_EXPORT(attend);
-HWY_EXPORT(attend_query_of);
+HWY_EXPORT(attend_of);
+HWY_EXPORT(attend_newest_of);
 HWY_EXPORT(round_values);
 }  // namespace
 
-void attend_newest(const CachedHead& head) {
-    HWY_DYNAMIC_DISPATCH(attend)(head);
+void attend(const HeadQueries& queries) {
+    HWY_DYNAMIC_DISPATCH(attend_of)(queries);
 }
 
-void attend_query(const CachedHead& head) {
-    HWY_DYNAMIC_DISPATCH(attend_query_of)(head);
+void attend_newest(const CachedHead& head) {
+    HWY_DYNAMIC_DISPATCH(attend_newest_of)(head);
 }
 
 void round_row(float* x, int64_t n) {
