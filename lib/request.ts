@@ -107,7 +107,7 @@ export function generateCanvas(options: Omit<GenerateOptions, "refine">, limits:
   const prompt = promptIds(asked, limits, promptName(index));
   const starts = options.documentStart ?? prompt.length === 0;
   const given = starts && limits.eosId >= 0 ? [limits.eosId, ...prompt] : prompt;
-  const count = tokenCount(options.maxTokens, given.length, limits.maxPositions);
+  const count = tokenCount(options.maxTokens, given.length, limits.maxPositions, promptName(index));
   return {
     ids: Int32Array.from([...given, ...new Array<number>(count).fill(limits.maskId)]),
     from: given.length,
@@ -118,18 +118,18 @@ export function generateCanvas(options: Omit<GenerateOptions, "refine">, limits:
 }
 
 /** New tokens: as many as asked for, or as there is room for within the usual number. */
-export function tokenCount(asked: number | undefined, given: number, maxPositions: number): number {
+export function tokenCount(asked: number | undefined, given: number, maxPositions: number, name: string): number {
   const room = maxPositions - given;
   const count = asked === undefined ? Math.min(defaultMaxTokens, Math.max(1, room)) : asked;
   checkNumber(count, { min: 0, integer: true }, "maxTokens");
   if (count <= room) return count;
-  const message = `${given} prompt tokens and ${count} new ones need ${given + count} positions; the model has ${maxPositions}`;
-  throw new NoemaError("ERR_PROMPT_TOO_LONG", message, { promptTokens: given, maxTokens: count, maxPositions });
+  const message = `${name}: ${given} tokens and ${count} new ones need ${given + count} positions; the model has ${maxPositions}`;
+  throw new NoemaError("ERR_PROMPT_TOO_LONG", message, { name, promptTokens: given, maxTokens: count, maxPositions });
 }
 
 /** Text that looks like a special token stays text; ids must exist and may not be the mask. */
 export function promptIds(prompt: Prompt, limits: Limits, name: string): number[] {
-  if (typeof prompt === "string") return [...encode(prompt, limits)];
+  if (typeof prompt === "string") return encode(prompt, limits, name);
   if (!isList(prompt)) throw invalid(name, prompt, "a string or a list of token ids");
   return Array.from(prompt, (id, i) => {
     checkId(id, limits, `${name}[${i}]`);
@@ -138,16 +138,16 @@ export function promptIds(prompt: Prompt, limits: Limits, name: string): number[
   });
 }
 
-function encode(text: string, { tokenizer, maxPositions }: Limits): number[] {
+function encode(text: string, { tokenizer, maxPositions }: Limits, name: string): number[] {
   if (text === "") return [];
   if (!tokenizer) {
-    throw new NoemaError("ERR_BAD_TOKENIZER", "the model's folder has no tokenizer.json, so prompts must be token ids");
+    throw new NoemaError("ERR_BAD_TOKENIZER", `the model's folder has no tokenizer.json, so ${name} must be token ids`);
   }
   // Tokenising megabytes would hold the event loop for seconds, only to refuse them then.
   const least = tokenizer.leastTokens(text);
   if (least > maxPositions) {
-    const message = `the text takes at least ${least} tokens; the model has ${maxPositions} positions`;
-    throw new NoemaError("ERR_PROMPT_TOO_LONG", message, { leastTokens: least, maxPositions });
+    const message = `${name} takes at least ${least} tokens; the model has ${maxPositions} positions`;
+    throw new NoemaError("ERR_PROMPT_TOO_LONG", message, { name, leastTokens: least, maxPositions });
   }
   return Array.from(tokenizer.encode(text));
 }
@@ -188,9 +188,12 @@ function holesFromText(text: unknown, limits: Limits): number[] {
   let last = 0;
   for (const match of text.matchAll(marker)) {
     const holes = Math.min(Number(match[1] ?? 1), limits.maxPositions + 1);
-    made = made.concat(encode(text.slice(last, match.index), limits), new Array<number>(holes).fill(limits.maskId));
+    made = made.concat(
+      encode(text.slice(last, match.index), limits, "text"),
+      new Array<number>(holes).fill(limits.maskId),
+    );
     last = match.index + match[0].length;
     if (made.length > limits.maxPositions) return made; // what follows cannot make it fit
   }
-  return made.concat(encode(text.slice(last), limits));
+  return made.concat(encode(text.slice(last), limits, "text"));
 }

@@ -5,7 +5,7 @@ import { checkNames, checkNumber, checkSignal, invalid } from "../decoding/optio
 import type { Seed } from "../rng.js";
 import type { FlowHost } from "./job.js";
 import { checkInversion, type Inversion } from "./plan.js";
-import { encodedText, latentSizes } from "./states.js";
+import { encodedText, latentSizes, writtenAs } from "./states.js";
 
 export interface FlowEncodeOptions {
   /** 0: the data's latents, .. L: base noise. Default: L. */
@@ -69,7 +69,7 @@ export async function encode(
 
 export async function decode(host: FlowHost, options: FlowDecodeOptions): Promise<FlowText> {
   checkNames(options, ["latents", "level", "inversion", "signal"], "decode");
-  const { native, config, tokenizer } = host;
+  const { native, config } = host;
   const { flows } = config;
   const level = checkNumber(options.level ?? flows.length, { min: 0, max: flows.length, integer: true }, "level");
   const plans = checkInversion(options.inversion, config);
@@ -83,16 +83,12 @@ export async function decode(host: FlowHost, options: FlowDecodeOptions): Promis
   return cancellable(host, options.signal, async (cancellation) => {
     if (level === 0) {
       const { tokens, confidence } = await native.read({ level, latents, cancellation });
-      return { ...written(tokens), confidence, latents };
+      return { ids: tokens, text: writtenAs(tokens, host), confidence, latents };
     }
     const request = { ids: new Int32Array(length), batch: 1, length, latents, level, plans, cancellation };
     const { tokens, confidence, state } = await native.invert(request);
-    return { ...written(tokens), confidence, latents: state };
+    return { ids: tokens, text: writtenAs(tokens, host), confidence, latents: state };
   });
-
-  function written(ids: Int32Array) {
-    return { ids, text: tokenizer?.decode(ids, { skipSpecialTokens: true }) ?? "" };
-  }
 }
 
 function checkLatents(latents: unknown, { config }: FlowHost): Float64Array {

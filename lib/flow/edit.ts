@@ -11,7 +11,7 @@ import type { FlowInverse, NativeCancellation } from "../native/addon.js";
 import type { Seed } from "../rng.js";
 import { checkChanges, differencesOf, type LatentChange, type TokenChange, type TokenDifference } from "./changes.js";
 import type { FlowHost } from "./job.js";
-import { type Encoded, encodedText, latentSizes } from "./states.js";
+import { type Encoded, encodedText, latentSizes, writtenAs } from "./states.js";
 
 export interface EditOptions {
   text: string | ArrayLike<number>;
@@ -75,8 +75,7 @@ async function regenerated(host: FlowHost, encoded: Encoded, changes: Changes): 
   const found = level === 0 ? changed : await native.invert({ ...request, latents: changed.state, level });
   const ids = found.tokens.slice(0, encoded.tokens);
   const differences = differencesOf(encoded.ids.subarray(0, encoded.tokens), ids, tokens);
-  const written = host.tokenizer?.decode(ids, { skipSpecialTokens: true }) ?? "";
-  return { ids, text: written, differences, latents: changed.state };
+  return { ids, text: writtenAs(ids, host), differences, latents: changed.state };
 }
 
 interface Changes {

@@ -6,7 +6,7 @@ import type { NativeCancellation } from "../native/addon.js";
 import type { Seed } from "../rng.js";
 import type { FlowHost } from "./job.js";
 import { hasReading } from "./request.js";
-import { encodedText, latentSizes, type StateStatistics, statisticsOf } from "./states.js";
+import { encodedText, latentSizes, type StateStatistics, statisticsOf, writtenAs } from "./states.js";
 
 export interface InspectOptions {
   /** Of the encoder's noise. Default: 0. */
@@ -78,12 +78,11 @@ async function look(host: FlowHost, ids: Int32Array, { noise, cancellation }: Lo
 }
 
 async function readingOf(
-  { native, tokenizer }: FlowHost,
+  host: FlowHost,
   state: { level: number; latents: Float64Array },
   text: Int32Array,
 ): Promise<Reading> {
-  const { tokens, confidence } = await native.read(state);
+  const { tokens, confidence } = await host.native.read(state);
   const right = tokens.reduce((sum, token, i) => sum + (token === text[i] ? 1 : 0), 0);
-  const written = tokenizer?.decode(tokens, { skipSpecialTokens: true }) ?? "";
-  return { ids: tokens, text: written, confidence, accuracy: right / text.length };
+  return { ids: tokens, text: writtenAs(tokens, host), confidence, accuracy: right / text.length };
 }

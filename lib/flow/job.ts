@@ -24,12 +24,13 @@ import { latentNoise } from "../normals.js";
 import type { Tokenizer } from "../tokenizer/tokenizer.js";
 import type { InversionShape } from "./plan.js";
 import { type FlowCanvas, hasReading } from "./request.js";
+import { writtenAs } from "./states.js";
 
 /** What a job needs of its model. */
 export interface FlowHost {
   readonly native: NativeFlowModel;
   readonly config: FlowConfig;
-  readonly tokenizer: Pick<Tokenizer, "encode" | "decode"> | undefined;
+  readonly tokenizer: Tokenizer | undefined;
   createCancellation(): NativeCancellation;
 }
 
@@ -184,12 +185,11 @@ export class FlowJob {
 
   /** The tokens wanted, up to the end of the text. */
   #finish(tokens: Int32Array, { wanted }: FlowCanvas): Made {
-    const { config, tokenizer } = this.#host;
+    const { config } = this.#host;
     const own = tokens.slice(0, wanted);
     const end = config.eosTokenId === undefined ? -1 : own.indexOf(config.eosTokenId);
     const ids = end < 0 ? own : own.slice(0, end);
-    const text = tokenizer?.decode(ids, { skipSpecialTokens: true }) ?? "";
-    return { ids, text, reason: end < 0 ? "length" : "eos" };
+    return { ids, text: writtenAs(ids, this.#host), reason: end < 0 ? "length" : "eos" };
   }
 
   /** What is there so far: nothing, or all. */

@@ -172,7 +172,7 @@ export function flowCanvas(
     throw new NoemaError("ERR_UNSUPPORTED", message, { promptTokens: given.length });
   }
   const prefix = filledBefore(given, config, name);
-  const wanted = tokenCount(options.maxTokens, prefix.length, limits.maxPositions);
+  const wanted = tokenCount(options.maxTokens, prefix.length, limits.maxPositions, name);
   const temperature = checkNumber(options.temperature ?? 1, { min: 0, max: 10 }, "temperature");
   const added = Math.ceil(wanted / config.patchSize) * config.patchSize;
   return { prefix, added, wanted, promptTokens: given.length, temperature, seed: seedAt(options.seed, index) };

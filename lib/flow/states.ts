@@ -1,12 +1,13 @@
 /** Texts as states: tokens encoded with the encoder's noise, and numbers that describe a state. */
 
 import type { FlowConfig } from "../checkpoint/config.js";
-import { checkNumber, invalid, isList } from "../decoding/options.js";
 import { NoemaError } from "../errors.js";
 import { latentNoise } from "../normals.js";
 import { filledAfter } from "../patches.js";
+import { promptIds } from "../request.js";
 import type { Seed } from "../rng.js";
 import type { FlowHost } from "./job.js";
+import { flowLimits } from "./request.js";
 
 /** A text's tokens in whole patches, and its noise. */
 export interface Encoded {
@@ -18,8 +19,9 @@ export interface Encoded {
 
 export function encodedText(host: FlowHost, text: string | ArrayLike<number>, seed: Seed = 0): Encoded {
   const { config } = host;
-  const ids = idsOf(host, text);
-  const most = config.maxPositions * config.patchSize;
+  const limits = flowLimits(config, host.tokenizer);
+  const ids = promptIds(text, limits, "text");
+  const most = limits.maxPositions;
   if (ids.length === 0 || ids.length > most) {
     const code = ids.length > most ? "ERR_PROMPT_TOO_LONG" : "ERR_INVALID_ARGUMENT";
     throw new NoemaError(code, `the text has ${ids.length} tokens, expected 1 .. ${most}`, {
@@ -31,15 +33,9 @@ export function encodedText(host: FlowHost, text: string | ArrayLike<number>, se
   return { ids: filled, tokens: ids.length, noise: latentNoise(seed, filled.length * config.latentSize) };
 }
 
-function idsOf({ config, tokenizer }: FlowHost, text: string | ArrayLike<number>): ArrayLike<number> {
-  if (typeof text === "string") {
-    if (tokenizer) return tokenizer.encode(text);
-    throw new NoemaError("ERR_BAD_TOKENIZER", "the model's folder has no tokenizer.json, so texts must be token ids");
-  }
-  if (!isList(text)) throw invalid("text", text, "a string or a list of token ids");
-  for (let i = 0; i < text.length; i++)
-    checkNumber(text[i], { min: 0, max: config.vocabSize - 1, integer: true }, `text[${i}]`);
-  return text;
+/** What tokens say; nothing where there is no tokenizer. */
+export function writtenAs(ids: ArrayLike<number>, { tokenizer }: Pick<FlowHost, "tokenizer">): string {
+  return tokenizer?.decode(ids, { skipSpecialTokens: true }) ?? "";
 }
 
 /** How a state [N,c] looks as a cloud of N vectors (tarflowlm.md section 4). */

@@ -131,6 +131,8 @@ export function thoughtCanvas(
   limits: Limits,
   index?: number,
 ): ThoughtCanvas {
-  const ids = promptIds(prompt, limits, promptName(index));
-  return { prompt: ids, wanted: tokenCount(maxTokens, ids.length, limits.maxPositions), seed: seedAt(seed, index) };
+  const name = promptName(index);
+  const ids = promptIds(prompt, limits, name);
+  const wanted = tokenCount(maxTokens, ids.length, limits.maxPositions, name);
+  return { prompt: ids, wanted, seed: seedAt(seed, index) };
 }

@@ -222,6 +222,11 @@ test("a batch gives what each prompt alone gives, with seeds counting up", async
   }
   t.deepEqual(await model.generateBatch({ prompts: [] }), []);
   await t.throwsAsync(model.generateBatch({ prompts: ["One", [9999]] }), { message: /^prompts\[1\]\[0\]: expected/ });
+  for (const long of ["word ".repeat(80), " ".repeat(1e7)])
+    await t.throwsAsync(model.generateBatch({ prompts: ["One", long] }), {
+      code: "ERR_PROMPT_TOO_LONG",
+      message: /^prompts\[1\]/,
+    });
 });
 
 test("a large batch is cut into sessions", async (t) => {

@@ -63,6 +63,7 @@ test("what is no state is refused by name", async (t) => {
   await t.throwsAsync(model.decode({ latents, levle: 1 } as never), { code: "ERR_UNKNOWN_OPTION" });
   await t.throwsAsync(model.encode(TEXT, { level: -1 }), { message: /level: expected an integer from 0 to 2/ });
   await t.throwsAsync(model.encode("x".repeat(25)), { code: "ERR_PROMPT_TOO_LONG" });
+  await t.throwsAsync(model.encode(" ".repeat(1e7)), { code: "ERR_PROMPT_TOO_LONG", message: /text takes at least/ });
   engine.dispose();
 });
 
