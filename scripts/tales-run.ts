@@ -11,6 +11,7 @@ export function talesFlags(name: string, steps: number) {
     options: {
       data: { type: "string" },
       run: { type: "string", default: `runs/${name}` },
+      init: { type: "string" },
       steps: { type: "string", default: String(steps) },
       minutes: { type: "string", default: "0" },
       anneal: { type: "string", default: "0" },

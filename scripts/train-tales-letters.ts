@@ -1,6 +1,6 @@
 // Trains models/tales-letters: a flow (TarFlowLM) that tells children's stories letter by letter.
 //
-//   npx tsx scripts/train-tales-letters.ts --data FOLDER [--steps 20000] [--minutes 30] [--anneal 600] [--publish]
+//   npx tsx scripts/train-tales-letters.ts --data FOLDER [--steps 20000] [--minutes 30] [--anneal 600] [--publish] [--init models/tales-letters]
 //
 // The text and manner of running of train-tales-masked.ts; tokens are small letters and marks. Its states differ in earnest, which those
 // of models/tales-flow do not: a flow of few symbols can move them far and still be read.
@@ -16,9 +16,7 @@ const flags = talesFlags("tales-letters", 20000);
 /** The grouped head's widths are what the paper's rule gives for eight channels (tarflowlm.md section 3.1). */
 const cdf = { kind: "mixture-cdf", mafHiddenSize: 64, mafFeatures: 10 } as const;
 const tokenizer = join(flags.run, "letters.json");
-const recipe: TrainOptions = {
-  ...talesText(flags.data),
-  ...{ run: flags.run, tokenizer },
+const stack: Pick<TrainOptions, "shape" | "flow"> = {
   shape: { hidden: 160, heads: 5 },
   flow: {
     latentSize: 8,
@@ -27,6 +25,12 @@ const recipe: TrainOptions = {
       { ...cdf, direction: "forward", numLayers: 6, numComponents: 27 },
     ],
   },
+};
+const recipe: TrainOptions = {
+  ...talesText(flags.data),
+  ...{ run: flags.run, tokenizer },
+  // An earlier run's end, where the run itself is gone.
+  ...(flags.init === undefined ? stack : { init: flags.init }),
   // Without its share the upper flow would do all the work, and the lower one nothing that could be seen. Letters would be moved
   // together to please it.
   ...{ beginnings: 0.3, codebook: "fixed", sigmaCeiling: 0.15 },

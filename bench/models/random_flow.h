@@ -18,11 +18,13 @@ struct RandomFlow {
     std::vector<double> u;     // [B,N,d]
     int64_t B = 0;
 
-    /// `head`: the spread of the heads' weights, by which a flow moves what it is given.
+    /// `head`: the spread of the heads' weights, by which a flow moves what it is given. Tokens lie as far apart as a trained codebook's.
     Status load(Engine& engine, const FlowConfig& config, int64_t sequences, Precision precision, float head) {
         const test::Weights weights =
             test::random_weights(flow_tensors(config), [&](const TensorSpec& spec) -> test::Spread {
                 if (spec.name.find("norm.weight") != std::string::npos) return {0.1f, 1.0f};
+                if (spec.name == "codebook.mean") return {1, 0};
+                if (spec.name == "codebook.log_sigma") return {0.1f, -1.8f};
                 if (spec.name.find("head.weight") != std::string::npos) return {head, 0.0f};
                 return {0.02f, 0.0f};
             });
