@@ -87,6 +87,17 @@ float read_streams(const float* p, int64_t n) {
     });
 }
 
+// From its first byte to its last, and what comes later is asked for: memory is farther away than the hardware looks ahead.
+float read_fetched(const float* p, int64_t n) {
+    constexpr int64_t kAhead = 8192;  // 32 KB
+    const int64_t L = static_cast<int64_t>(hn::Lanes(DF()));
+    return sum_lines(n / (kReadChains * L), [=](int64_t round, int i) HWY_ATTR {
+        const float* from = p + (round * kReadChains + i) * L;
+        __builtin_prefetch(from + kAhead, 0, 2);
+        return from;
+    });
+}
+
 }  // namespace
 }  // namespace noema::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
@@ -100,6 +111,7 @@ HWY_EXPORT(fma_burst);
 HWY_EXPORT(exp_burst);
 HWY_EXPORT(read_stream);
 HWY_EXPORT(read_streams);
+HWY_EXPORT(read_fetched);
 
 double one_fma_burst() {
     return HWY_DYNAMIC_DISPATCH(fma_burst)(1.0f);
@@ -122,8 +134,16 @@ const float* read_buffer() {
 
 }  // namespace
 
-float read_through(const float* p, int64_t n, bool by_turns) {
-    return by_turns ? HWY_DYNAMIC_DISPATCH(read_streams)(p, n) : HWY_DYNAMIC_DISPATCH(read_stream)(p, n);
+/// Manners of reading: whichever is fastest, of so many bytes on this machine, is the ceiling.
+enum class Reading { stream, streams, fetched };
+
+float read_through(const float* p, int64_t n, Reading manner) {
+    switch (manner) {
+        case Reading::streams: return HWY_DYNAMIC_DISPATCH(read_streams)(p, n);
+        case Reading::fetched: return HWY_DYNAMIC_DISPATCH(read_fetched)(p, n);
+        case Reading::stream: break;
+    }
+    return HWY_DYNAMIC_DISPATCH(read_stream)(p, n);
 }
 
 }  // namespace noema::cpu
@@ -176,13 +196,13 @@ double read_slice(const Stream& stream, double bytes) {
     const int64_t all = std::clamp(static_cast<int64_t>(bytes), kPage * stream.threads, cpu::kLargestRead);
     const int64_t part = all / stream.threads / kPage * kPage, passes = std::max<int64_t>(1, kBurst / part);
     const float* buffer = cpu::read_buffer();
-    const auto rate = [=](bool by_turns) {
+    const auto rate = [=](cpu::Reading manner) {
         return rate_of(stream, [=](int64_t i) {
-            for (int64_t n = 0; n < passes; ++n) cpu::read_through(buffer + i * part / 4, part / 4, by_turns);
+            for (int64_t n = 0; n < passes; ++n) cpu::read_through(buffer + i * part / 4, part / 4, manner);
             return static_cast<double>(passes * part);
         });
     };
-    return std::max(rate(false), rate(true));
+    return std::max({rate(cpu::Reading::stream), rate(cpu::Reading::streams), rate(cpu::Reading::fetched)});
 }
 
 }  // namespace noema::bench

@@ -29,7 +29,9 @@ struct Micro {
     int64_t pitch;
     int64_t steps;
     bool first;
-    int64_t ahead;  // bytes from a line to the one to fetch meanwhile, as in matmul_block.cpp
+    // As in matmul_block.cpp.
+    int64_t ahead;
+    bool from_memory;
 };
 
 template <int R, int P, bool fetch>
@@ -46,7 +48,7 @@ inline __attribute__((always_inline)) void micro(const Micro& t) {
         __m512i column[P];
 #pragma GCC unroll 16
         for (int v = 0; v < P; ++v) {
-            if constexpr (fetch) __builtin_prefetch(b + v * t.panel_bytes + t.ahead, 0, 3);
+            if constexpr (fetch) __builtin_prefetch(b + v * t.panel_bytes + t.ahead, 0, 2);
             column[v] = _mm512_load_si512(b + v * t.panel_bytes);
         }
 #pragma GCC unroll 16
@@ -66,8 +68,8 @@ inline __attribute__((always_inline)) void micro(const Micro& t) {
 template <int R, int P = panels_at_once(R)>
 __attribute__((noinline)) void micro_panels(Micro t, int64_t panels) {
     for (; panels >= P; panels -= P) {
-        if (P < 4 && t.ahead)
-            micro<R, P, (P < 4)>(t);
+        if (t.ahead && (P < 4 || t.from_memory))
+            micro<R, P, true>(t);
         else
             micro<R, P, false>(t);
         t.b += P * t.panel_bytes;
@@ -92,10 +94,10 @@ void multiply_bf16(const BlockProduct& p) {
     const int64_t group = panels_at_once(static_cast<int>(rows));
     for (int64_t n = 0; n < p.panels; n += group)
         for (int64_t m = 0; m < p.rows; m += rows)
-            micro_rows(
-                {reinterpret_cast<const uint32_t*>(p.a + m * pitch), p.b + n * p.panel_bytes, p.panel_bytes,
-                 p.sums + m * p.pitch + n * kPanelColumns, p.pitch, p.steps, p.first, fetch_distance(p, n, group)},
-                std::min(rows, p.rows - m), std::min(group, p.panels - n));
+            micro_rows({reinterpret_cast<const uint32_t*>(p.a + m * pitch), p.b + n * p.panel_bytes, p.panel_bytes,
+                        p.sums + m * p.pitch + n * kPanelColumns, p.pitch, p.steps, p.first,
+                        fetch_distance(p, n, group), p.from_memory},
+                       std::min(rows, p.rows - m), std::min(group, p.panels - n));
 }
 
 }  // namespace noema::cpu

@@ -23,8 +23,6 @@ constexpr int kVectors = static_cast<int>(kPanelColumns) / kLanes;  // of one pa
 //   AVX-512, 32 registers: 12 rows x 2 panels (24 sums); 6 x 4; 3 x 8. With few rows more panels are needed at a time:
 //   an FMA takes 4 cycles and two start per cycle, so fewer than 8 chains leave them idle.
 //   AVX2, 16 registers: 6 rows x 1 panel of two vectors (12 sums); 3 x 2; 1 x 4.
-// Panels that few rows stream are left to the hardware to fetch: each is read line after line. A prefetch of every line
-// took a third of the second-level cache's bandwidth and a quarter of memory's (measured on Zen 5).
 constexpr int kMaxRows = kLanes == 16 ? 12 : kLanes == 8 ? 6 : 4;
 
 constexpr int panels_at_once(int rows) {
@@ -42,12 +40,14 @@ struct Micro {
     int64_t steps;
     bool first;
     int64_t ahead;  // bytes from a line to the one to fetch meanwhile
+    bool from_memory;
 };
 
 /// Few panels at a time are few streams, and the hardware follows each only to the end of its page: the same step of the next group
-/// is asked for. Eight or four panels are streams enough.
-constexpr bool may_fetch(int panels) {
-    return panels < 4;
+/// is asked for. Eight or four panels are streams enough where a cache holds them (fetched, they took 15 % more), but not from memory
+/// (a fifth less). They are asked for from the second-level cache: the first has buffers for too few misses (a third less).
+HWY_INLINE bool fetches(const Micro& t, int panels) {
+    return t.ahead && (panels < 4 || t.from_memory);
 }
 
 template <int R, int P, bool fetch>
@@ -69,7 +69,7 @@ HWY_INLINE void micro_f32(const Micro& t) {
         for (int v = 0; v < V; ++v) {
             const std::byte* line = b + (v / kVectors) * t.panel_bytes;
             if constexpr (fetch)
-                if (v % kVectors == 0) __builtin_prefetch(line + t.ahead, 0, 3);
+                if (v % kVectors == 0) __builtin_prefetch(line + t.ahead, 0, 2);
             column[v] = hn::Load(d, reinterpret_cast<const float*>(line) + (v % kVectors) * kLanes);
         }
 #pragma GCC unroll 16
@@ -108,7 +108,7 @@ HWY_INLINE void micro_widened(const Micro& t) {
             for (int v = 0; v < V; ++v) {
                 const std::byte* line = b + (v / kVectors) * t.panel_bytes;
                 if constexpr (fetch)
-                    if (v % kVectors == 0 && odd == 0) __builtin_prefetch(line + t.ahead, 0, 3);
+                    if (v % kVectors == 0 && odd == 0) __builtin_prefetch(line + t.ahead, 0, 2);
                 const auto pair = hn::Load(du, reinterpret_cast<const uint32_t*>(line) + (v % kVectors) * kLanes);
                 column[v] = hn::BitCast(d, odd ? hn::And(pair, hn::Set(du, 0xFFFF0000u)) : hn::ShiftLeft<16>(pair));
             }
@@ -138,8 +138,8 @@ HWY_INLINE void micro(const Micro& t) {
 template <bool widened, int R, int P = panels_at_once(R)>
 HWY_NOINLINE void micro_panels(Micro t, int64_t panels) {
     for (; panels >= P; panels -= P) {
-        if (may_fetch(P) && t.ahead)
-            micro<widened, R, P, may_fetch(P)>(t);
+        if (fetches(t, P))
+            micro<widened, R, P, true>(t);
         else
             micro<widened, R, P, false>(t);
         t.b += P * t.panel_bytes;
@@ -166,7 +166,7 @@ HWY_INLINE void multiply_rows(const BlockProduct& p) {
         for (int64_t m = 0; m < p.rows; m += rows)
             micro_rows<widened>(
                 {p.a + m * pitch, p.b + n * p.panel_bytes, p.panel_bytes, p.sums + m * p.pitch + n * kPanelColumns,
-                 p.pitch, p.steps, p.first, fetch_distance(p, n, group)},
+                 p.pitch, p.steps, p.first, fetch_distance(p, n, group), p.from_memory},
                 std::min(rows, p.rows - m), std::min(group, p.panels - n));
 }
 

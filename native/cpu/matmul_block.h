@@ -20,6 +20,7 @@ struct BlockProduct {
     // Where panels come from far and are read once: what is read after these. While some are multiplied, those that follow are
     // fetched. (Costs 5 % where they are near.)
     const std::byte* next = nullptr;
+    bool from_memory = false;  // not even the last cache has them
 };
 
 /// From the group of panels that starts with panel n to what is read after it, if that is to be fetched; else 0.

@@ -154,6 +154,9 @@ class Worker {
             for (const Weight* weight : {&w.o, &w.gate, &w.up, &w.down}) read(*weight, p_.precision, of(*weight));
         }
         read(head.weight, Precision::f32, of(head.weight));
+        int64_t bytes = 0;
+        for (int64_t i = 0; i < stretches_; ++i) bytes += own_.reading[i].panels * own_.reading[i].panel_bytes();
+        from_memory_ = bytes * team_ > last_cache_bytes();
     }
 
     /// Whose heads are a worker's own needs nobody before attention. Else q, k and v are cut as one, into more even shares.
@@ -313,7 +316,8 @@ class Worker {
                               .panels = group.panels,
                               .steps = std::min(kBlockSteps, steps - s),
                               .first = s == 0,
-                              .next = s + kBlockSteps < steps ? data + kBlockSteps * kStepBytes : group.next});
+                              .next = s + kBlockSteps < steps ? data + kBlockSteps * kStepBytes : group.next,
+                              .from_memory = from_memory_});
         }
     }
 
@@ -328,6 +332,7 @@ class Worker {
     const int worker_, team_;
     const bool owns_heads_;
     int64_t stretches_ = 0, next_ = 0;  // the reading
+    bool from_memory_ = false;          // all of it is more than a cache holds
     Ahead ahead_;                       // of its next
     BlockKernel kernel_{};              // of the rows that were packed last
 };
