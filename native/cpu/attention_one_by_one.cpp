@@ -15,16 +15,16 @@ constexpr int64_t kQueriesPerTask = 64;
 
 struct Scratch {
     float *queries, *weights;
-    float *keys,
-        *values;  // [Tk,D] side by side: rows of a model's width apart, a head's would fill a few sets of a cache
+    std::byte *keys, *values;
 
     template <class Take>
     void lay_out(const Attention& p, const Take& take) {
         const int64_t Tk = p.k.shape[1], D = p.q.shape[3];
-        take(queries, kQueriesPerTask * D);
+        const int64_t bytes = kept_bytes(Tk, D, p.precision == Precision::bf16);
+        take(queries, kQueriesPerTask * padded_head(D));
         take(weights, kQueriesAtOnce * room_for_weights(Tk));
-        take(keys, Tk * D);
-        take(values, Tk * D);
+        take(keys, bytes);
+        take(values, bytes);
     }
 };
 
@@ -34,28 +34,25 @@ struct Place {
 };
 
 void attend_task(const Attention& p, const Place& at, const Scratch& scratch) {
-    const int64_t D = p.q.shape[3], Tk = p.k.shape[1];
-    const auto copy = [&](const View& rows, int64_t first, int64_t last, float* to) {
-        for (int64_t i = first; i < last; ++i)
-            std::copy_n(rows.at<const float>(at.b, i, at.h), D, to + (i - first) * D);
-        if (p.precision == Precision::bf16) round_row(to, (last - first) * D);
+    const int64_t D = p.q.shape[3], Tk = p.k.shape[1], seen_by_last = std::min(p.mask.query_offset + at.last, Tk);
+    const bool rounding = p.precision == Precision::bf16;
+    const auto rows = [&](const View& x, int64_t first, int64_t last) {
+        return KeptRows{x.at<const float>(at.b, first, at.h), x.stride[1], last - first, D, rounding};
     };
-    const int64_t seen_by_last = std::min(p.mask.query_offset + at.last, Tk);
-    copy(p.q, at.first, at.last, scratch.queries);
-    copy(p.k, 0, seen_by_last, scratch.keys);
-    copy(p.v, 0, seen_by_last, scratch.values);
+    keep_queries(rows(p.q, at.first, at.last), scratch.queries);
+    keep_rows(rows(p.k, 0, seen_by_last), scratch.keys);
+    keep_rows(rows(p.v, 0, seen_by_last), scratch.values);
     attend({.keys = scratch.keys,
             .values = scratch.values,
             .next_keys = scratch.keys,
             .next_values = scratch.values,
-            .stride = D,
             .first = p.mask.query_offset + at.first + 1,
             .keys_given = Tk,
             .count = at.last - at.first,
             .queries = scratch.queries,
             .D = D,
             .scale = p.scale,
-            .rounding = p.precision == Precision::bf16,
+            .rounding = rounding,
             .weights = scratch.weights,
             .out = p.out.at<float>(at.b, at.first, at.h),
             .out_stride = p.out.stride[1]});

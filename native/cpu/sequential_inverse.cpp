@@ -38,6 +38,10 @@ namespace {
 /// Panels whose sums are made together.
 constexpr int64_t kGroupPanels = 32, kGroupColumns = kGroupPanels * kPanelColumns;
 
+int64_t kept_head_bytes(const SequentialInverse& p, const InverseSizes& s) {
+    return kept_bytes(p.position + s.N, s.D, p.precision == Precision::bf16);
+}
+
 /// Memory of all workers.
 struct Shared {
     SpinBarrier* barrier;
@@ -49,6 +53,7 @@ struct Shared {
     float* gate;           // [B,F]
     float* up;             // [B,F], then silu(gate) up
     float* made;           // [B,made]
+    std::byte* kept;       // keys, then values, of every layer, sequence and head
     GroupedPanels panels;  // mixture_cdf's
     ComponentTable table;  // mixture_rosenblatt's
 
@@ -64,6 +69,7 @@ struct Shared {
         take(gate, s.B * s.F);
         take(up, s.B * s.F);
         take(made, s.B * s.made);
+        take(kept, 2 * p.layers * s.B * s.H * kept_head_bytes(p, s));
         panels.lay_out(p, take);
     }
 };
@@ -84,7 +90,7 @@ struct Scratch {
     float* before;     // [B,c] the position before, as the body reads it
     float* normed;     // [B,C]
     float* sums;       // [B,kGroupColumns]
-    float* query;      // [D]
+    float* query;      // [padded_head(D)]
     float* weights;    // of the positions that a query sees
     CouplingScratch coupling;
 
@@ -96,7 +102,7 @@ struct Scratch {
         take(before, s.B * s.c);
         take(normed, s.B * s.C);
         take(sums, s.B * kGroupColumns);
-        take(query, s.D);
+        take(query, padded_head(s.D));
         take(weights, room_for_weights(p.position + s.N));
         coupling.lay_out(p, take);
     }
@@ -111,16 +117,17 @@ class Worker {
           own_(scratch),
           worker_(worker),
           team_(team),
+          rounding_(p.precision == Precision::bf16),
           owns_heads_(s_.H % team == 0 && s_.D % kPanelColumns == 0) {
         plan_reading();
     }
 
     void run(const Stream& stream) {
-        round_given();
+        keep_given();
         if (p_.head.kind == CouplingKind::mixture_cdf) all_.panels.pack(p_.head, share(s_.c));
         for (int64_t n = 0; n < s_.N; ++n) {
             lift(n);
-            for (int64_t i = 0; i < p_.layers; ++i) block(p_.blocks[i], n);
+            for (int64_t i = 0; i < p_.layers; ++i) block(i, n);
             make();
             uncouple_position({p_, all_.made, all_.table, all_.panels, n, share(s_.B * s_.units)}, own_.coupling);
             // One worker asks, all are told.
@@ -176,13 +183,23 @@ class Worker {
     }
 
     /// Products in bf16 read keys and values rounded; those that are given are rounded once, those to come as they are written.
-    void round_given() const {
-        if (p_.precision != Precision::bf16) return;
-        const Share some = share(s_.B * p_.position);
-        for (int64_t i = 0; i < p_.layers; ++i)
-            for (int64_t r = some.first; r < some.last; ++r)
-                for (const View& cache : {p_.blocks[i].keys, p_.blocks[i].values})
-                    round_row(cache.at<float>(r / p_.position, r % p_.position), s_.C);
+    void keep_given() const {
+        if (p_.position == 0) return;
+        const Share heads = share(p_.layers * s_.B * s_.H);
+        for (int64_t i = heads.first; i < heads.last; ++i) {
+            const int64_t layer = i / (s_.B * s_.H), b = i / s_.H % s_.B, h = i % s_.H;
+            const InverseBlock& w = p_.blocks[layer];
+            for (const bool of_values : {false, true}) {
+                const View& cache = of_values ? w.values : w.keys;
+                keep_rows({cache.at<float>(b, 0, h), cache.stride[1], p_.position, s_.D, rounding_},
+                          kept(layer, of_values, b, h));
+                for (int64_t j = 0; j < p_.position && rounding_; ++j) round_row(cache.at<float>(b, j, h), s_.D);
+            }
+        }
+    }
+
+    std::byte* kept(int64_t layer, bool of_values, int64_t b, int64_t h) const {
+        return all_.kept + (((2 * layer + of_values) * s_.B + b) * s_.H + h) * kept_head_bytes(p_, s_);
     }
 
     void lift(int64_t n) {
@@ -194,12 +211,13 @@ class Worker {
         meet();
     }
 
-    void block(const InverseBlock& w, int64_t n) {
+    void block(int64_t layer, int64_t n) {
+        const InverseBlock& w = p_.blocks[layer];
         const View x = rows(all_.x, s_.C), gate = rows(all_.gate, s_.F), up = rows(all_.up, s_.F);
         norm(w.attention_norm, p_.precision);
         for (int64_t part = 0; part < 3; ++part) multiply({.c = qkv(part)});
         if (!owns_heads_) meet();
-        attend(w, n);
+        attend(layer, n);
         meet();
         pack(all_.attention, s_.C, s_.C, p_.precision);
         multiply({.c = x, .residual = x});
@@ -221,12 +239,12 @@ class Worker {
     }
 
     /// A worker's own heads of all sequences, or its share of all heads of all sequences.
-    void attend(const InverseBlock& w, int64_t n) {
+    void attend(int64_t layer, int64_t n) {
         const Share heads = owns_heads_ ? share(s_.H) : Share(s_.H, 0, 1);
         const Share pairs = owns_heads_ ? Share(s_.B * heads.size(), 0, 1) : share(s_.B * s_.H);
         for (int64_t i = pairs.first; i < pairs.last; ++i) {
             const auto head = [&](int64_t j) {
-                return head_at(w, n, j / heads.size(), heads.first + j % heads.size());
+                return head_at(layer, n, j / heads.size(), heads.first + j % heads.size());
             };
             const CachedHead next = head(std::min(i + 1, pairs.last - 1));
             CachedHead now = head(i);
@@ -237,28 +255,31 @@ class Worker {
         }
     }
 
-    CachedHead head_at(const InverseBlock& w, int64_t n, int64_t b, int64_t h) const {
-        const int64_t D = s_.D, position = p_.position + n;
+    CachedHead head_at(int64_t layer, int64_t n, int64_t b, int64_t h) const {
+        const InverseBlock& w = p_.blocks[layer];
+        const int64_t D = s_.D, position = p_.position + n, before = kept_bytes(position, D, rounding_);
         const float* q = all_.qkv + b * 3 * s_.C + h * D;
+        std::byte *keys = kept(layer, false, b, h), *values = kept(layer, true, b, h);
         return {.q = q,
                 .k = q + s_.C,
                 .v = q + 2 * s_.C,
                 .angles = all_.angles + n * D,
                 .key = w.keys.at<float>(b, position, h),
                 .value = w.values.at<float>(b, position, h),
+                .kept_key = keys + before,
+                .kept_value = values + before,
                 .query = own_.query,
-                .reading = {.keys = w.keys.at<float>(b, 0, h),
-                            .values = w.values.at<float>(b, 0, h),
+                .reading = {.keys = keys,
+                            .values = values,
                             .next_keys = nullptr,
                             .next_values = nullptr,
-                            .stride = w.keys.stride[1],
                             .first = position + 1,
                             .keys_given = position + 1,
                             .count = 1,
                             .queries = own_.query,
                             .D = D,
                             .scale = 1.0f / std::sqrt(static_cast<float>(D)),
-                            .rounding = p_.precision == Precision::bf16,
+                            .rounding = rounding_,
                             .weights = own_.weights,
                             .out = all_.attention + b * s_.C + h * D,
                             .out_stride = s_.C}};
@@ -330,7 +351,7 @@ class Worker {
     const Shared& all_;
     const Scratch own_;
     const int worker_, team_;
-    const bool owns_heads_;
+    const bool rounding_, owns_heads_;
     int64_t stretches_ = 0, next_ = 0;  // the reading
     bool from_memory_ = false;          // all of it is more than a cache holds
     Ahead ahead_;                       // of its next

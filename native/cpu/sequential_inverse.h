@@ -12,19 +12,37 @@ namespace noema::cpu {
 
 // --- per instruction set (sequential_kernels.cpp) ------------------------------------------------------------------------
 
-/// Neighbouring queries of one head of one sequence, and the keys and values of the positions they see. What comes of a query does not
-/// depend on how many are treated at once.
+/// Keys or values of one head of one sequence as attention reads them, position after position: rows of padded_head(D) numbers, zeros
+/// behind D; of bf16 where products are, to which they have been rounded. Where they lie among those of other heads, a few lines of every
+/// page, the hardware does not see what comes next.
+constexpr int64_t padded_head(int64_t D) {
+    return divide_up(D, 16) * 16;
+}
+constexpr int64_t kept_bytes(int64_t positions, int64_t D, bool rounding) {
+    return positions * padded_head(D) * (rounding ? 2 : 4);
+}
+/// Rows of D numbers, `stride` apart, into that form.
+struct KeptRows {
+    const float* rows;
+    int64_t stride, count, D;
+    bool rounding;
+};
+void keep_rows(const KeptRows& rows, void* to);
+/// Queries into theirs: the same in f32.
+void keep_queries(const KeptRows& rows, float* to);
+
+/// Neighbouring queries of one head of one sequence, and what they see. What comes of a query does not depend on how many are treated at
+/// once.
 struct HeadQueries {
-    const float *keys, *values;            // rows of position 0, `stride` apart
-    const float *next_keys, *next_values;  // of the head attended next, or these
-    int64_t stride;
+    const void *keys, *values;            // kept, from position 0 on
+    const void *next_keys, *next_values;  // of the head attended next, or these
     int64_t first;  // keys that the first query sees; each further one sees one more, as long as there are
     int64_t keys_given;
     int64_t count;         // of queries
-    const float* queries;  // [count,D]
+    const float* queries;  // [count,padded_head(D)]
     int64_t D;
     float scale;
-    bool rounding;   // weights to bf16; queries, keys and values have been
+    bool rounding;   // keys and values are bf16, weights are rounded to it
     float* weights;  // scratch [kQueriesAtOnce,room_for_weights(the most that one sees)]
     float* out;      // [count,D], `out_stride` apart
     int64_t out_stride;
@@ -38,11 +56,12 @@ void attend(const HeadQueries& queries);
 /// One head of one sequence at its newest position: that position's key and value enter the caches, then its query, which goes to
 /// `query`, reads them.
 struct CachedHead {
-    const float *q, *k, *v;  // [D] before rope
-    const float* angles;     // [D]: D/2 cosines, D/2 sines
-    float *key, *value;      // rows of the caches
-    float* query;            // scratch [D]
-    HeadQueries reading;     // of `query`
+    const float *q, *k, *v;       // [D] before rope
+    const float* angles;          // [D]: D/2 cosines, D/2 sines
+    float *key, *value;           // rows of the caches
+    void *kept_key, *kept_value;  // and of what is read
+    float* query;                 // scratch [padded_head(D)]
+    HeadQueries reading;          // of `query`
 };
 void attend_newest(const CachedHead& head);
 constexpr int64_t room_for_weights(int64_t positions) {

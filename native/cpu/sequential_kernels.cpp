@@ -32,23 +32,77 @@ void round_values(float* x, int64_t n) {
     for_each_vector(n, [&](auto load, auto store, int64_t) HWY_ATTR { store(round_to_bf16(load(x)), x); });
 }
 
+// Kept numbers: float, or uint16_t for bf16.
+HWY_INLINE VF load_kept(const float* p) {
+    return hn::LoadU(DF(), p);
+}
+HWY_INLINE VF load_kept(const uint16_t* p) {
+    const hn::RebindToUnsigned<DF> du;
+    return hn::BitCast(DF(), hn::ShiftLeft<16>(hn::PromoteTo(du, hn::LoadU(hn::Rebind<uint16_t, DF>(), p))));
+}
+HWY_INLINE void store_kept(VF v, float* p) {
+    hn::StoreU(v, DF(), p);
+}
+HWY_INLINE void store_kept(VF v, uint16_t* p) {
+    const hn::RebindToUnsigned<DF> du;
+    const hn::Rebind<uint16_t, DF> dh;
+    hn::StoreU(hn::TruncateTo(dh, hn::ShiftRight<16>(hn::BitCast(du, v))), dh, p);
+}
+
+template <class T>
+void keep(const KeptRows& r, T* to) {
+    const DF d;
+    const int64_t padded = padded_head(r.D);
+    for (int64_t i = 0; i < r.count; ++i, to += padded)
+        for (int64_t c = 0; c < padded; c += kLanes) {
+            const float* from = r.rows + i * r.stride + c;
+            const int64_t left = r.D - c;
+            const VF v = left >= kLanes ? hn::LoadU(d, from)
+                         : left > 0     ? load_n(d, from, static_cast<size_t>(left))
+                                        : hn::Zero(d);
+            store_kept(r.rounding ? round_to_bf16(v) : v, to + c);
+        }
+}
+
+void keep_rows_of(const KeptRows& r, void* to) {
+    if (r.rounding)
+        keep(r, static_cast<uint16_t*>(to));
+    else
+        keep(r, static_cast<float*>(to));
+}
+
+void keep_queries_of(const KeptRows& r, float* to) {
+    keep(r, to);
+}
+
 void enter_caches(const CachedHead& h) {
     const int64_t D = h.reading.D;
+    const bool rounding = h.reading.rounding;
     turn(h.q, h.angles, h.query, D / 2);
     turn(h.k, h.angles, h.key, D / 2);
     std::memcpy(h.value, h.v, sizeof(float) * static_cast<size_t>(D));
-    if (!h.reading.rounding) return;
-    round_values(h.query, D);
-    round_values(h.key, D);
-    round_values(h.value, D);
+    if (rounding) {
+        round_values(h.key, D);
+        round_values(h.value, D);
+    }
+    keep_queries_of({h.query, D, 1, D, rounding}, h.query);
+    keep_rows_of({h.key, D, 1, D, rounding}, h.kept_key);
+    keep_rows_of({h.value, D, 1, D, rounding}, h.kept_value);
 }
 
-/// Q queries at once.
-template <int Q>
+/// Q queries at once; keys and values are T.
+template <int Q, class T>
 class Attending {
  public:
     explicit HWY_INLINE Attending(const HeadQueries& h)
-        : h_(h), most_seen_(h.seen(Q - 1)), pitch_(room_for_weights(most_seen_)) {}
+        : h_(h),
+          keys_(static_cast<const T*>(h.keys)),
+          values_(static_cast<const T*>(h.values)),
+          next_keys_(static_cast<const T*>(h.next_keys)),
+          next_values_(static_cast<const T*>(h.next_values)),
+          padded_(padded_head(h.D)),
+          most_seen_(h.seen(Q - 1)),
+          pitch_(room_for_weights(most_seen_)) {}
 
     HWY_INLINE void run() const {
         VF most[Q];
@@ -56,40 +110,40 @@ class Attending {
         float factors[Q];
         for (int q = 0; q < Q; ++q) factors[q] = 1.0f / soften(h_.weights + q * pitch_, most[q]);
         int64_t c = 0;
-        for (; c + kWide * kLanes <= h_.D; c += kWide * kLanes) weigh_values<kWide>(c, factors);
-        for (; c + kLanes <= h_.D; c += kLanes) weigh_values<1>(c, factors);
-        if (c < h_.D) weigh_rest(c, factors);
+        for (; c + kWide * kLanes <= padded_; c += kWide * kLanes) weigh_values<kWide>(c, factors);
+        for (; c < padded_; c += kLanes) weigh_values<1>(c, factors);
     }
 
  private:
     static constexpr int kWide = Q == 1 ? 4 : 2;  // vectors of a value at once
 
-    /// A line that the next head reads where this one reads `from_first`: with arithmetic in between, the caches have time to deliver.
-    static HWY_INLINE void fetch_for_next(const float* next, int64_t from_first) {
-        if constexpr (Q == 1) __builtin_prefetch(next + from_first, 0, 2);
+    /// A line that the next head reads where this one reads place `at`: with arithmetic in between, the caches have time to deliver.
+    static HWY_INLINE void fetch_for_next(const T* next, int64_t at) {
+        if constexpr (Q == 1)
+            if (at * static_cast<int64_t>(sizeof(T)) % 64 == 0) __builtin_prefetch(next + at, 0, 2);
     }
 
     /// queries · keys j .. j+3, each a sum over lanes; the last key stands for those beyond.
     HWY_INLINE void multiply_keys(int64_t j, VF (&sums)[Q][4]) const {
-        const float* key[4];
+        int64_t key[4];
         HWY_UNROLL(4)
         for (int i = 0; i < 4; ++i) {
-            key[i] = h_.keys + std::min(j + i, most_seen_ - 1) * h_.stride;
+            key[i] = std::min(j + i, most_seen_ - 1) * padded_;
             HWY_UNROLL(4)
             for (int q = 0; q < Q; ++q) sums[q][i] = hn::Zero(DF());
         }
-        for_each_vector(h_.D, [&](auto load, auto, int64_t c) HWY_ATTR {
+        for (int64_t c = 0; c < padded_; c += kLanes) {
             VF query[Q];
             HWY_UNROLL(4)
-            for (int q = 0; q < Q; ++q) query[q] = load(h_.queries + q * h_.D);
+            for (int q = 0; q < Q; ++q) query[q] = hn::LoadU(DF(), h_.queries + q * padded_ + c);
             HWY_UNROLL(4)
             for (int i = 0; i < 4; ++i) {
-                fetch_for_next(h_.next_keys, key[i] - h_.keys + c);
-                const VF k = load(key[i]);
+                fetch_for_next(next_keys_, key[i] + c);
+                const VF k = load_kept(keys_ + key[i] + c);
                 HWY_UNROLL(4)
                 for (int q = 0; q < Q; ++q) sums[q][i] = hn::MulAdd(query[q], k, sums[q][i]);
             }
-        });
+        }
     }
 
     /// Scores of keys [j, j + lanes of d); of those that nobody sees, whatever.
@@ -168,14 +222,13 @@ class Attending {
         HWY_UNROLL(4)
         for (int q = 0; q < Q; ++q) HWY_UNROLL(4)
         for (int v = 0; v < V; ++v) sums[q].even[v] = sums[q].odd[v] = hn::Zero(d);
-        const float* row = h_.values + c;
-        int64_t j = 0;
-        for (const int64_t all_see = h_.seen(0); j + 2 <= all_see; j += 2, row += 2 * h_.stride) HWY_UNROLL(4)
+        int64_t j = 0, at = c;
+        for (const int64_t all_see = h_.seen(0); j + 2 <= all_see; j += 2, at += 2 * padded_) HWY_UNROLL(4)
         for (int v = 0; v < V; ++v) {
-            const float *even = row + v * kLanes, *odd = even + h_.stride;
-            fetch_for_next(h_.next_values, even - h_.values);
-            fetch_for_next(h_.next_values, odd - h_.values);
-            const VF value = hn::LoadU(d, even), next = hn::LoadU(d, odd);
+            const int64_t even = at + v * kLanes, odd = even + padded_;
+            fetch_for_next(next_values_, even);
+            fetch_for_next(next_values_, odd);
+            const VF value = load_kept(values_ + even), next = load_kept(values_ + odd);
             HWY_UNROLL(4)
             for (int q = 0; q < Q; ++q) {
                 const float* weights = h_.weights + q * pitch_ + j;
@@ -185,63 +238,66 @@ class Attending {
         }
         HWY_UNROLL(4)
         for (int q = 0; q < Q; ++q) {
-            weigh_own(q, j, row, sums[q]);
+            weigh_own(q, j, at, sums[q]);
             HWY_UNROLL(4)
             for (int v = 0; v < V; ++v)
-                hn::StoreU(hn::Mul(hn::Add(sums[q].even[v], sums[q].odd[v]), hn::Set(d, factors[q])), d,
-                           h_.out + q * h_.out_stride + c + v * kLanes);
+                put(hn::Mul(hn::Add(sums[q].even[v], sums[q].odd[v]), hn::Set(d, factors[q])), q, c + v * kLanes);
         }
     }
 
     /// What not all queries see, from the even key j on: a weight of nothing would not hide a value that is no number.
     template <int V>
-    HWY_INLINE void weigh_own(int64_t q, int64_t j, const float* row, Weighed<V>& sums) const {
+    HWY_INLINE void weigh_own(int64_t q, int64_t j, int64_t at, Weighed<V>& sums) const {
         const DF d;
         const float* weights = h_.weights + q * pitch_;
         const int64_t seen = h_.seen(q);
-        for (; j < seen; j += 2, row += 2 * h_.stride) HWY_UNROLL(4)
+        for (; j < seen; j += 2, at += 2 * padded_) HWY_UNROLL(4)
         for (int v = 0; v < V; ++v) {
-            const float* value = row + v * kLanes;
-            sums.even[v] = hn::MulAdd(hn::Set(d, weights[j]), hn::LoadU(d, value), sums.even[v]);
+            const T* value = values_ + at + v * kLanes;
+            sums.even[v] = hn::MulAdd(hn::Set(d, weights[j]), load_kept(value), sums.even[v]);
             if (j + 1 < seen)
-                sums.odd[v] = hn::MulAdd(hn::Set(d, weights[j + 1]), hn::LoadU(d, value + h_.stride), sums.odd[v]);
+                sums.odd[v] = hn::MulAdd(hn::Set(d, weights[j + 1]), load_kept(value + padded_), sums.odd[v]);
         }
     }
 
-    /// The columns from c on, less than a vector.
-    void weigh_rest(int64_t c, const float (&factors)[Q]) const {
-        const DF d;
-        const size_t rest = static_cast<size_t>(h_.D - c);
-        for (int q = 0; q < Q; ++q) {
-            VF sum = hn::Zero(d);
-            for (int64_t j = 0; j < h_.seen(q); ++j)
-                sum = hn::MulAdd(hn::Set(d, h_.weights[q * pitch_ + j]), load_n(d, h_.values + c + j * h_.stride, rest),
-                                 sum);
-            store_n(hn::Mul(sum, hn::Set(d, factors[q])), d, h_.out + q * h_.out_stride + c, rest);
-        }
+    HWY_INLINE void put(VF v, int64_t q, int64_t c) const {
+        float* to = h_.out + q * h_.out_stride + c;
+        if (c + kLanes <= h_.D)
+            hn::StoreU(v, DF(), to);
+        else if (c < h_.D)
+            store_n(v, DF(), to, static_cast<size_t>(h_.D - c));
     }
 
     const HeadQueries& h_;
-    const int64_t most_seen_;
+    const T *keys_, *values_, *next_keys_, *next_values_;
+    const int64_t padded_, most_seen_;
     const int64_t pitch_;  // of weights
 };
+
+template <int Q>
+void attend_some(const HeadQueries& h) {
+    if (h.rounding)
+        Attending<Q, uint16_t>(h).run();
+    else
+        Attending<Q, float>(h).run();
+}
 
 void attend_of(const HeadQueries& h) {
     constexpr int kAtOnce = kLanes < 16 ? 2 : kQueriesAtOnce;  // as many as the registers hold sums of
     HeadQueries part = h;
     const auto go_on = [&](int64_t count) {
-        part.queries += count * h.D;
+        part.queries += count * padded_head(h.D);
         part.out += count * h.out_stride;
         part.first += count;
         part.count -= count;
     };
-    for (; part.count >= kAtOnce; go_on(kAtOnce)) Attending<kAtOnce>(part).run();
-    for (; part.count > 0; go_on(1)) Attending<1>(part).run();
+    for (; part.count >= kAtOnce; go_on(kAtOnce)) attend_some<kAtOnce>(part);
+    for (; part.count > 0; go_on(1)) attend_some<1>(part);
 }
 
 void attend_newest_of(const CachedHead& h) {
     enter_caches(h);
-    Attending<1>(h.reading).run();
+    attend_some<1>(h.reading);
 }
 
 }  // namespace
@@ -254,6 +310,8 @@ namespace noema::cpu {
 namespace {
 HWY_EXPORT(attend_of);
 HWY_EXPORT(attend_newest_of);
+HWY_EXPORT(keep_rows_of);
+HWY_EXPORT(keep_queries_of);
 HWY_EXPORT(round_values);
 }  // namespace
 
@@ -263,6 +321,14 @@ void attend(const HeadQueries& queries) {
 
 void attend_newest(const CachedHead& head) {
     HWY_DYNAMIC_DISPATCH(attend_newest_of)(head);
+}
+
+void keep_rows(const KeptRows& rows, void* to) {
+    HWY_DYNAMIC_DISPATCH(keep_rows_of)(rows, to);
+}
+
+void keep_queries(const KeptRows& rows, float* to) {
+    HWY_DYNAMIC_DISPATCH(keep_queries_of)(rows, to);
 }
 
 void round_row(float* x, int64_t n) {
