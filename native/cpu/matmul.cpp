@@ -14,6 +14,7 @@
 
 #include "cpu/cpu.h"
 #include "cpu/matmul_block.h"
+#include "cpu/reading.h"
 
 namespace noema::cpu {
 
@@ -34,6 +35,7 @@ struct Plan {
     int64_t tile_panels;
     int64_t chunk_rows, chunk_panels, slab_blocks;
     bool pack_in_task;  // B, by the task that uses it
+    bool from_memory;   // packed columns that few rows go through once, and no cache has
 
     int64_t panels() const { return divide_up(b.lines, kPanelColumns); }
     int64_t panel_bytes() const { return steps * kStepBytes; }
@@ -53,6 +55,7 @@ Plan make_plan(const Matmul& p) {
     const bool few_rows = M <= kTileRows;
     plan.pack_in_task = few_rows && !p.packed_b;
     plan.tile_panels = few_rows ? kNarrowPanels : kTilePanels;
+    plan.from_memory = few_rows && p.packed_b && beyond_caches(plan.panels() * plan.panel_bytes());
     // Chunks of equal height: 1200 rows are 600 + 600, not 1152 + 48.
     const int64_t tall = divide_up(divide_up(M, divide_up(M, kChunkRows)), kTileRows) * kTileRows;
     plan.chunk_rows = few_rows ? M : tall;
@@ -197,8 +200,18 @@ class Product {
     void tile(const Slab& slab, const Tile& t, int worker) {
         for (int64_t k = 0; k < std::max<int64_t>(slab.blocks, 1); ++k) {
             const Columns columns = columns_at(slab, t, k, worker);
-            plan_.kernel.multiply({rows_at(slab, k, t.row), columns.data, columns.panel_bytes, t.sums, t.pitch, t.rows,
-                                   t.panels, std::max<int64_t>(steps_of(slab.block + k), 0), slab.block + k == 0});
+            plan_.kernel.multiply(
+                {.a = rows_at(slab, k, t.row),
+                 .b = columns.data,
+                 .panel_bytes = columns.panel_bytes,
+                 .sums = t.sums,
+                 .pitch = t.pitch,
+                 .rows = t.rows,
+                 .panels = t.panels,
+                 .steps = std::max<int64_t>(steps_of(slab.block + k), 0),
+                 .first = slab.block + k == 0,
+                 .next = plan_.from_memory && k + 1 < slab.blocks ? columns.data + kBlockBytes : nullptr,
+                 .from_memory = plan_.from_memory});
         }
         if (slab.block + slab.blocks < plan_.blocks) return;
         const int64_t column = (slab.panel + t.panel) * kPanelColumns;

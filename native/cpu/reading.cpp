@@ -34,9 +34,9 @@ int64_t find_last_cache() {
 
 }  // namespace
 
-int64_t last_cache_bytes() {
-    static const int64_t bytes = find_last_cache();
-    return bytes;
+bool beyond_caches(int64_t bytes) {
+    static const int64_t last = find_last_cache();
+    return bytes > last / 4 * 3;
 }
 
 }  // namespace noema::cpu

@@ -18,8 +18,9 @@ struct Stretch {
     const std::byte* data() const { return static_cast<const std::byte*>(weight->packed) + first * panel_bytes(); }
 };
 
-/// Bytes of the processor's largest cache, as it tells them; others may have their share of it.
-int64_t last_cache_bytes();
+/// Whether so many bytes, read again and again, come from memory: more than three quarters of the processor's largest cache, which
+/// holds other things, too.
+bool beyond_caches(int64_t bytes);
 
 /// Asks for the first lines of a stretch, a few whenever there is time, in the order in which they will be read. Until the first are
 /// there the hardware does not know what to fetch.

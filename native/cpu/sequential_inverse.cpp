@@ -163,7 +163,7 @@ class Worker {
         read(head.weight, Precision::f32, of(head.weight));
         int64_t bytes = 0;
         for (int64_t i = 0; i < stretches_; ++i) bytes += own_.reading[i].panels * own_.reading[i].panel_bytes();
-        from_memory_ = bytes * team_ > last_cache_bytes();
+        from_memory_ = beyond_caches(bytes * team_);
     }
 
     /// Whose heads are a worker's own needs nobody before attention. Else q, k and v are cut as one, into more even shares.
