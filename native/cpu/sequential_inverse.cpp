@@ -177,9 +177,9 @@ class Worker {
     }
 
     void meet() {
-        const uint32_t arrival = all_.barrier->arrive(team_);
+        const uint32_t arrival = all_.barrier->arrive(worker_);
         ahead_.ask(kFirstLines);
-        all_.barrier->wait(arrival, [&] { ahead_.ask(kLinesPerLook); });
+        all_.barrier->wait(arrival, team_, [&] { ahead_.ask(kLinesPerLook); });
     }
 
     /// Products in bf16 read keys and values rounded; those that are given are rounded once, those to come as they are written.
@@ -359,7 +359,7 @@ class Worker {
 };
 
 int team_of(const Stream& stream) {
-    return stream.dispatch ? stream.threads : 1;
+    return stream.dispatch ? std::min(stream.threads, SpinBarrier::kLargestTeam) : 1;
 }
 
 /// rope turns a row of ones and zeros into cosines and sines: the same that it multiplies by.

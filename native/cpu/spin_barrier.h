@@ -11,32 +11,52 @@ namespace noema::cpu {
 /// Zero-initialised; may lie in workspace. What a worker wrote before it arrived, all see after.
 class SpinBarrier {
  public:
-    /// The last of `team` opens it. Between the two calls a worker may do what needs nobody else.
-    uint32_t arrive(int team) {
-        const uint32_t now = phase_.load(std::memory_order_relaxed);
-        if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 < team) return now;
-        arrived_.store(0, std::memory_order_relaxed);
-        phase_.fetch_add(1);  // also a fence between the number and the look at who sleeps
-        phase_.notify_all();
+    /// Larger teams would wait for each other longer than they save.
+    static constexpr int kLargestTeam = 64;
+
+    /// How often a worker has arrived. Between this and wait() it may do what needs nobody else.
+    uint32_t arrive(int worker) {
+        std::atomic<uint32_t>& own = arrivals_[worker].count;
+        const uint32_t now = own.load(std::memory_order_relaxed) + 1;
+        own.store(now);  // also a fence between the number and the look at who sleeps
+        own.notify_all();
         return now;
     }
-    /// `meanwhile`, a few nanoseconds of it, is done again and again until the others are here.
+    /// Until all of the team have arrived as often. `meanwhile`, a few nanoseconds of it, is done again and again.
     template <class Meanwhile>
-    void wait(uint32_t arrival, const Meanwhile& meanwhile) {
-        for (int i = 0; i < kSpins; ++i) {
-            if (phase_.load(std::memory_order_acquire) != arrival) return;
-            meanwhile();
-            // Others may need this core to arrive: where threads are more than cores, spinning on takes longer than the work.
-            if (i >= kPatience && i % kPatience == 0)
-                std::this_thread::yield();
-            else
-                relax();
-        }
-        phase_.wait(arrival, std::memory_order_acquire);
+    void wait(uint32_t arrival, int team, const Meanwhile& meanwhile) {
+        int spins = 0;
+        for (int worker = 0; worker < team; ++worker)
+            while (!has_come(worker, arrival)) {
+                if (spins == kSpins) {
+                    sleep_until(worker, arrival);
+                    break;
+                }
+                meanwhile();
+                // Others may need this core to arrive: where threads are more than cores, spinning on takes longer than the work.
+                if (++spins > kPatience && spins % kPatience == 0)
+                    std::this_thread::yield();
+                else
+                    relax();
+            }
     }
 
  private:
     static constexpr int kSpins = 2000, kPatience = 250;
+
+    /// Each on a line of its own: to arrive is to write what nobody else writes, and whoever waits gets it in one exchange.
+    struct alignas(64) Arrivals {
+        std::atomic<uint32_t> count{0};
+    };
+
+    // Nobody is more than one meeting ahead of anybody, so counts that start over are no matter.
+    bool has_come(int worker, uint32_t arrival) const {
+        return static_cast<int32_t>(arrivals_[worker].count.load(std::memory_order_acquire) - arrival) >= 0;
+    }
+    void sleep_until(int worker, uint32_t arrival) {
+        std::atomic<uint32_t>& count = arrivals_[worker].count;
+        while (!has_come(worker, arrival)) count.wait(arrival - 1);
+    }
 
     static void relax() {
 #if defined(__x86_64__)
@@ -44,9 +64,7 @@ class SpinBarrier {
 #endif
     }
 
-    // Arrivals take their line from each other; those who wait read another.
-    alignas(64) std::atomic<int> arrived_{0};
-    alignas(64) std::atomic<uint32_t> phase_{0};
+    Arrivals arrivals_[kLargestTeam];
 };
 
 }  // namespace noema::cpu
