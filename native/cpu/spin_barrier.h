@@ -34,7 +34,7 @@ class SpinBarrier {
                 }
                 meanwhile();
                 // Others may need this core to arrive: where threads are more than cores, spinning on takes longer than the work.
-                if (++spins > kPatience && spins % kPatience == 0)
+                if (++spins % kPatience == 0)
                     std::this_thread::yield();
                 else
                     relax();
