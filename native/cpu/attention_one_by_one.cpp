@@ -1,7 +1,6 @@
 // Attention as sequential_inverse computes it, one query after the other: where a flow's sweeps, which take many positions at once, are to
 // find what the sequential inverse finds, to the bit.
 #include <algorithm>
-#include <cmath>
 
 #include "cpu/attention_kernels.h"
 #include "cpu/sequential_inverse.h"

@@ -220,20 +220,24 @@ class Attending {
         const DF d;
         Weighed<V> sums[Q];
         HWY_UNROLL(4)
-        for (int q = 0; q < Q; ++q) HWY_UNROLL(4)
-        for (int v = 0; v < V; ++v) sums[q].even[v] = sums[q].odd[v] = hn::Zero(d);
-        int64_t j = 0, at = c;
-        for (const int64_t all_see = h_.seen(0); j + 2 <= all_see; j += 2, at += 2 * padded_) HWY_UNROLL(4)
-        for (int v = 0; v < V; ++v) {
-            const int64_t even = at + v * kLanes, odd = even + padded_;
-            fetch_for_next(next_values_, even);
-            fetch_for_next(next_values_, odd);
-            const VF value = load_kept(values_ + even), next = load_kept(values_ + odd);
+        for (int q = 0; q < Q; ++q) {
             HWY_UNROLL(4)
-            for (int q = 0; q < Q; ++q) {
-                const float* weights = h_.weights + q * pitch_ + j;
-                sums[q].even[v] = hn::MulAdd(hn::Set(d, weights[0]), value, sums[q].even[v]);
-                sums[q].odd[v] = hn::MulAdd(hn::Set(d, weights[1]), next, sums[q].odd[v]);
+            for (int v = 0; v < V; ++v) sums[q].even[v] = sums[q].odd[v] = hn::Zero(d);
+        }
+        int64_t j = 0, at = c;
+        for (const int64_t all_see = h_.seen(0); j + 2 <= all_see; j += 2, at += 2 * padded_) {
+            HWY_UNROLL(4)
+            for (int v = 0; v < V; ++v) {
+                const int64_t even = at + v * kLanes, odd = even + padded_;
+                fetch_for_next(next_values_, even);
+                fetch_for_next(next_values_, odd);
+                const VF value = load_kept(values_ + even), next = load_kept(values_ + odd);
+                HWY_UNROLL(4)
+                for (int q = 0; q < Q; ++q) {
+                    const float* weights = h_.weights + q * pitch_ + j;
+                    sums[q].even[v] = hn::MulAdd(hn::Set(d, weights[0]), value, sums[q].even[v]);
+                    sums[q].odd[v] = hn::MulAdd(hn::Set(d, weights[1]), next, sums[q].odd[v]);
+                }
             }
         }
         HWY_UNROLL(4)
@@ -251,12 +255,14 @@ class Attending {
         const DF d;
         const float* weights = h_.weights + q * pitch_;
         const int64_t seen = h_.seen(q);
-        for (; j < seen; j += 2, at += 2 * padded_) HWY_UNROLL(4)
-        for (int v = 0; v < V; ++v) {
-            const T* value = values_ + at + v * kLanes;
-            sums.even[v] = hn::MulAdd(hn::Set(d, weights[j]), load_kept(value), sums.even[v]);
-            if (j + 1 < seen)
-                sums.odd[v] = hn::MulAdd(hn::Set(d, weights[j + 1]), load_kept(value + padded_), sums.odd[v]);
+        for (; j < seen; j += 2, at += 2 * padded_) {
+            HWY_UNROLL(4)
+            for (int v = 0; v < V; ++v) {
+                const T* value = values_ + at + v * kLanes;
+                sums.even[v] = hn::MulAdd(hn::Set(d, weights[j]), load_kept(value), sums.even[v]);
+                if (j + 1 < seen)
+                    sums.odd[v] = hn::MulAdd(hn::Set(d, weights[j + 1]), load_kept(value + padded_), sums.odd[v]);
+            }
         }
     }
 

@@ -212,6 +212,8 @@ TEST_CASE("attention: queries one by one") {
                               .one_by_one = true};
                 check(forward(s));
             }
+    // More than a task's queries, the last of them no whole group.
+    check(forward({.Tq = 70, .Tk = 75, .causal = true, .save_lse = false, .offset = 5, .one_by_one = true}));
     check(forward({.Tq = 4, .Tk = 2, .causal = true, .save_lse = false, .offset = 1, .one_by_one = true}));
     check(forward({.Tq = 0, .Tk = 0, .causal = true, .save_lse = false, .one_by_one = true}));
     check_refused(forward({.one_by_one = true}), Code::invalid_argument, "one_by_one takes a causal mask alone");
