@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <thread>
 
@@ -18,8 +19,7 @@ class SpinBarrier {
     uint32_t arrive(int worker) {
         std::atomic<uint32_t>& own = arrivals_[worker].count;
         const uint32_t now = own.load(std::memory_order_relaxed) + 1;
-        own.store(now);  // also a fence between the number and the look at who sleeps
-        own.notify_all();
+        own.store(now, std::memory_order_release);
         return now;
     }
     /// Until all of the team have arrived as often. `meanwhile`, a few nanoseconds of it, is done again and again.
@@ -28,13 +28,11 @@ class SpinBarrier {
         int spins = 0;
         for (int worker = 0; worker < team; ++worker)
             while (!has_come(worker, arrival)) {
-                if (spins == kSpins) {
-                    sleep_until(worker, arrival);
-                    break;
-                }
                 meanwhile();
                 // Others may need this core to arrive: where threads are more than cores, spinning on takes longer than the work.
-                if (++spins % kPatience == 0)
+                if (++spins > kSpins)
+                    std::this_thread::sleep_for(kNap);
+                else if (spins % kPatience == 0)
                     std::this_thread::yield();
                 else
                     relax();
@@ -42,7 +40,10 @@ class SpinBarrier {
     }
 
  private:
-    static constexpr int kSpins = 2000, kPatience = 250;
+    static constexpr int kSpins = 2000, kPatience = 32;
+    /// Nobody is woken: to see who sleeps, whoever arrives would have to wait until all it has written and asked for is there, some
+    /// 400 ns at every meeting.
+    static constexpr std::chrono::microseconds kNap{20};
 
     /// Each on a line of its own: to arrive is to write what nobody else writes, and whoever waits gets it in one exchange.
     struct alignas(64) Arrivals {
@@ -53,11 +54,6 @@ class SpinBarrier {
     bool has_come(int worker, uint32_t arrival) const {
         return static_cast<int32_t>(arrivals_[worker].count.load(std::memory_order_acquire) - arrival) >= 0;
     }
-    void sleep_until(int worker, uint32_t arrival) {
-        std::atomic<uint32_t>& count = arrivals_[worker].count;
-        while (!has_come(worker, arrival)) count.wait(arrival - 1);
-    }
-
     static void relax() {
 #if defined(__x86_64__)
         __builtin_ia32_pause();
