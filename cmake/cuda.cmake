@@ -43,7 +43,8 @@ if(NVCC)
     -gencode=arch=compute_90,code=compute_90)
   # Compressed, and without line numbers: 54 MB would be 7. NOEMA_CUDA_LINES=ON for compute-sanitizer and profilers.
   option(NOEMA_CUDA_LINES "Keep line numbers in the CUDA kernels" OFF)
-  set(NVCC_FLAGS -std=c++20 -O3 --expt-relaxed-constexpr -Xcompiler=-fPIC,-fvisibility=hidden -Xptxas=-v -Xfatbin=-compress-all
+  # -fmad=false: a sum that several kernels make must be the same in all of them, so none is fused but by fmaf, as in the emulation.
+  set(NVCC_FLAGS -std=c++20 -O3 -fmad=false --expt-relaxed-constexpr -Xcompiler=-fPIC,-fvisibility=hidden -Xptxas=-v -Xfatbin=-compress-all
     -I${CMAKE_SOURCE_DIR}/native/include -I${CMAKE_SOURCE_DIR}/native/cuda -I${CMAKE_SOURCE_DIR}/native/cuda/hardware
     -DNOEMA_MODULE_NAME="cuda")
   if(NOEMA_CUDA_LINES)

@@ -118,7 +118,7 @@ const ops = definitions("native/include/noema/ops.def").map(([name = "", params 
 /** Their layouts are a backend's own; they are judged through the ops that read them. */
 const onlyRearranges = ["matmul_pack"];
 /** What other ops compute one by one: a backend may decline them, and that composition is what they are compared with. */
-const composed = ["sequential_inverse"];
+const composed = ["sequential_inverse", "sequential_sweep"];
 const joined = (pattern: RegExp) => files(pattern).map(read).join("\n");
 
 test("ops.def has ops, each with its struct in a header that ops/all.h lists", (t) => {

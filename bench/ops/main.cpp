@@ -139,16 +139,17 @@ int run(const Options& o) {
         failed |= !f.failure.empty();
         print_row(c, f);
         std::fflush(stdout);
-        if (json) write_json_row(json, c, f, first);
+        if (json) write_json_row(json, c, f, first), std::fflush(json);
         first = false;
     };
-    for (const Case& c : all_cases())
-        for (const int threads : o.threads)
-            if (selected(c.name, o)) report(c, threads);
-    // Without --device or a filter that names it, a model's step is not run.
+    // First, for whoever stops this early: what models' steps take is most asked for. Without --device or a filter that names it, none is
+    // run.
     for (const Workload& w : all_workloads())
         for (const int threads : o.threads)
             if (selected(w.name, o) && (!o.settings.device.empty() || !o.filters.empty())) report(w, threads);
+    for (const Case& c : all_cases())
+        for (const int threads : o.threads)
+            if (selected(c.name, o)) report(c, threads);
     if (json) std::fprintf(json, "\n]\n");
     if (json) std::fclose(json);
     return failed ? 1 : 0;

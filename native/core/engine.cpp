@@ -57,17 +57,17 @@ class Engine::Staging : public Transfers {
         if (pass_ == Pass::run) note(backend_.receive(slot, v.data, v.bytes(), stream_));
     }
 
-    /// After measuring. Says whether the memory moved, which recordings would not survive.
-    Status reserve(bool* moved) {
-        *moved = used_ > capacity_;
-        if (!*moved) return {};
+    /// After measuring: whether there is too little memory.
+    bool must_grow() const { return used_ > capacity_; }
+    /// False where there is none of that size; then there is none at all.
+    bool grow() {
         backend_.release_host(memory_);
         capacity_ = 2 * used_;
         memory_ = static_cast<std::byte*>(backend_.allocate_host(capacity_));
-        if (memory_) return {};
-        capacity_ = 0;
-        return Status::error(Code::out_of_memory, "%zu bytes of page-locked memory could not be had", 2 * used_);
+        if (!memory_) capacity_ = 0;
+        return memory_;
     }
+    size_t used() const { return used_; }
 
     const Status& status() const { return status_; }
 
@@ -129,9 +129,14 @@ Status Engine::reserve(size_t bytes) {
     forget_recordings();
     block_ = Buffer();  // before the new one: both at once might not fit
     block_ = Buffer(backend_, bytes + 64);
-    if (!block_.data())
-        return Status::error(Code::out_of_memory, "the engine could not have %zu bytes of working memory", bytes);
+    if (!block_.data()) return no_memory(bytes, "working memory");
     return {};
+}
+
+// A lost device has no memory either; it says so when it is asked to come to rest.
+Status Engine::no_memory(size_t bytes, const char* what) const {
+    if (staging_ && opened_.ok()) NOEMA_TRY(backend_.synchronize(stream_));
+    return Status::error(Code::out_of_memory, "%zu bytes of %s could not be had", bytes, what);
 }
 
 Context Engine::context_for(const std::atomic<bool>* cancelled) {
@@ -147,10 +152,9 @@ Status Engine::prepare(const Body& body, Context& context) {
     if (staging_) staging_->begin(Staging::Pass::measure, context.stream);
     NOEMA_TRY(body(context));
     NOEMA_TRY(reserve(measure.high_water()));
-    bool moved = false;
-    if (staging_) NOEMA_TRY(staging_->reserve(&moved));
-    if (moved) forget_recordings();
-    return {};
+    if (!staging_ || !staging_->must_grow()) return {};
+    forget_recordings();  // they copy from where it was
+    return staging_->grow() ? Status{} : no_memory(2 * staging_->used(), "page-locked memory");
 }
 
 Status Engine::run(const Body& body, Context& context) {

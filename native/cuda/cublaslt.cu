@@ -27,7 +27,7 @@ struct Heuristic {
     float waves;
     int reserved[4];
 };
-constexpr int kSuccess = 0, kCompute32F = 68, kReal32F = 0, kReal16BF = 14;
+constexpr int kSuccess = 0, kNoMemory = 3, kCompute32F = 68, kReal32F = 0, kReal16BF = 14;
 constexpr int kDescTransA = 3, kDescTransB = 4;
 constexpr int32_t kNormal = 0, kTransposed = 1;
 constexpr int kPreferWorkspace = 1, kPreferReductions = 3, kPreferAlignmentA = 5;  // B, C, D follow A
@@ -47,22 +47,15 @@ struct Library {
     int (*cublasLtMatmulAlgoGetHeuristic)(Handle, Desc, Layout a, Layout b, Layout c, Layout d, Preference, int wanted,
                                           Heuristic*, int* found);
     int (*cublasLtMatmulAlgoConfigGetAttribute)(const Algorithm*, int, void*, size_t, size_t* written);
+    int (*cublasLtMatmulAlgoCheck)(Handle, Desc, Layout a, Layout b, Layout c, Layout d, const Algorithm*, Heuristic*);
     int (*cublasLtMatmul)(Handle, Desc, const void* alpha, const void* a, Layout, const void* b, Layout,
                           const void* beta, const void* c, Layout, void* d, Layout, const Algorithm*, void* workspace,
                           size_t, cudaStream_t);
     bool complete = false;
 };
 
-Library open_library() {
-    Library l = {};
-    const char* given = std::getenv("NOEMA_CUBLASLT");
-    // Under the emulation the library would find no device.
-    if (std::strcmp(NOEMA_MODULE_NAME, "cuda") != 0 || (given && std::strcmp(given, "off") == 0)) return l;
-    void* file = nullptr;
-    for (const char* name : {given, "libcublasLt.so.13", "libcublasLt.so.12"})
-        if (name && *name && !file) file = dlopen(name, RTLD_NOW | RTLD_LOCAL);
-    if (!file) return l;
-    l.complete = true;
+Library functions_of(void* file) {
+    Library l = {.complete = true};
     const auto find = [&](auto& function, const char* name) {
         function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(dlsym(file, name));
         if (!function) l.complete = false;
@@ -80,9 +73,28 @@ Library open_library() {
     NOEMA_FIND(cublasLtMatmulPreferenceDestroy);
     NOEMA_FIND(cublasLtMatmulAlgoGetHeuristic);
     NOEMA_FIND(cublasLtMatmulAlgoConfigGetAttribute);
+    NOEMA_FIND(cublasLtMatmulAlgoCheck);
     NOEMA_FIND(cublasLtMatmul);
 #undef NOEMA_FIND
+    // One of a newer CUDA than the driver's opens, and then does nothing.
+    Handle handle = nullptr;
+    if (l.complete && l.cublasLtCreate(&handle) == kSuccess)
+        l.cublasLtDestroy(handle);
+    else
+        l.complete = false;
     return l;
+}
+
+Library open_library() {
+    Library l = {};
+    const char* given = std::getenv("NOEMA_CUBLASLT");
+    // Under the emulation the library would find no device.
+    if (std::strcmp(NOEMA_MODULE_NAME, "cuda") != 0 || (given && std::strcmp(given, "off") == 0)) return l;
+    for (const char* name : {given, "libcublasLt.so.13", "libcublasLt.so.12"}) {
+        void* file = name && *name ? dlopen(name, RTLD_NOW | RTLD_LOCAL) : nullptr;
+        if (file && (l = functions_of(file)).complete) return l;
+    }
+    return {};
 }
 
 /// Stays open: its kernels may be in recordings.
@@ -118,6 +130,12 @@ class Description {
         const int status = library().cublasLtMatmulAlgoGetHeuristic(handle, desc_, b_, a_, c_, d_, preference, wanted,
                                                                     results, &found);
         return status == kSuccess ? found : 0;
+    }
+    /// Whether it is an algorithm for these shapes, without workspace.
+    bool takes(Handle handle, const Algorithm& algorithm) const {
+        Heuristic result = {};
+        const int status = library().cublasLtMatmulAlgoCheck(handle, desc_, b_, a_, c_, d_, &algorithm, &result);
+        return ok_ && status == kSuccess && result.state == kSuccess && result.workspace == 0;
     }
     int multiply(Handle handle, const LibraryProduct& p, const Algorithm& algorithm, cudaStream_t stream) const {
         const float alpha = 1, beta = p.add ? 1 : 0;
@@ -166,22 +184,40 @@ bool undivided(const Algorithm& algorithm) {
     return status == kSuccess && splits <= 1;
 }
 
-Choice choose(Handle handle, const LibraryProduct& wanted) {
+/// The same product of M rows, whose matrices lie close.
+LibraryProduct with_rows(LibraryProduct p, int64_t M) {
     const auto pitch = [](int64_t columns) { return (columns + 7) / 8 * 8; };
-    LibraryProduct p = wanted;
-    p.M = kChosenRows;
+    p.M = M;
     p.a_stride = pitch(p.transpose_a ? p.M : p.K);
     p.b_stride = pitch(p.transpose_b ? p.K : p.N);
     p.c_stride = p.N;
     p.add = nullptr;
+    return p;
+}
+
+/// Of a weight's gradient the rows are the weight's: always as many.
+int64_t fixed_rows(const LibraryProduct& p) {
+    return p.transpose_a ? p.M : 0;
+}
+
+/// An algorithm may have tiles or clusters that some numbers of rows leave without work, and refuse them.
+bool takes_all_rows(Handle handle, const LibraryProduct& p, const Algorithm& algorithm) {
+    if (fixed_rows(p)) return true;
+    for (const int64_t M : {1, 8, 16, 64, 128, 4096})
+        if (!Description(with_rows(p, M)).takes(handle, algorithm)) return false;
+    return true;
+}
+
+Choice choose(Handle handle, const LibraryProduct& p) {
     Choice choice;
-    const Description description(p);
+    const Description description(with_rows(p, fixed_rows(p) ? fixed_rows(p) : kChosenRows));
     Preference preference = nullptr;
     if (!description.ok() || library().cublasLtMatmulPreferenceCreate(&preference) != kSuccess) return choice;
     Heuristic results[8] = {};
     const int found = prefer_plain(preference) ? description.heuristic(handle, preference, results, 8) : 0;
     for (int i = 0; i < found && !choice.usable; ++i)
-        if (results[i].state == kSuccess && results[i].workspace == 0 && undivided(results[i].algorithm))
+        if (results[i].state == kSuccess && results[i].workspace == 0 && undivided(results[i].algorithm) &&
+            takes_all_rows(handle, p, results[i].algorithm))
             choice = {true, results[i].algorithm};
     library().cublasLtMatmulPreferenceDestroy(preference);
     return choice;
@@ -197,16 +233,18 @@ class Cublaslt {
     Handle handle() const { return handle_; }
     const Choice& choice(const LibraryProduct& p) {
         const std::lock_guard<std::mutex> guard(lock_);
-        const std::array<int64_t, 3> key{p.transpose_a + 2 * p.transpose_b, p.N, p.K};
+        const Key key{p.transpose_a + 2 * p.transpose_b, p.N, p.K, fixed_rows(p)};
         auto found = choices_.find(key);
         if (found == choices_.end()) found = choices_.emplace(key, choose(handle_, p)).first;
         return found->second;
     }
 
  private:
+    using Key = std::array<int64_t, 4>;
+
     const Handle handle_;
     std::mutex lock_;
-    std::map<std::array<int64_t, 3>, Choice> choices_;
+    std::map<Key, Choice> choices_;
 };
 
 Cublaslt* open_cublaslt() {
@@ -229,7 +267,7 @@ Status cublaslt_multiply(Cublaslt* cublaslt, const LibraryProduct& p, cudaStream
         description.ok() ? description.multiply(cublaslt->handle(), p, cublaslt->choice(p).algorithm, stream) : -1;
     if (status == kSuccess) return {};
     return Status::error(
-        Code::device_unavailable,
+        status == kNoMemory ? Code::out_of_memory : Code::device_unavailable,
         "cuBLASLt: a product of %lld x %lld x %lld failed (status %d); NOEMA_CUBLASLT=off does without it",
         static_cast<long long>(p.M), static_cast<long long>(p.N), static_cast<long long>(p.K), status);
 }

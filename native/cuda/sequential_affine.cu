@@ -10,14 +10,16 @@ namespace {
 
 /// A thread per scalar.
 struct AffineCoupling {
-    struct Arguments {};
+    using Arguments = SequentialAffine;
 
-    static __device__ __forceinline__ void run(const SequentialArguments& p, const Arguments&, int n) {
-        const int threads = static_cast<int>(gridDim.x) * kSequentialThreads;
-        for (int at = static_cast<int>(blockIdx.x) * kSequentialThreads + static_cast<int>(threadIdx.x); at < p.B * p.c;
+    static __device__ __forceinline__ void run(const SequentialArguments& p, const Arguments&,
+                                               const SequentialRows& rows) {
+        const int threads = static_cast<int>(gridDim.x) * kSequentialThreads, count = (rows.end - rows.begin) * p.c;
+        for (int at = static_cast<int>(blockIdx.x) * kSequentialThreads + static_cast<int>(threadIdx.x); at < count;
              at += threads) {
-            const int b = at / p.c, i = at - b * p.c;
-            const float* made = p.made + static_cast<int64_t>(b) * p.made_columns + i;
+            const int row = at / p.c, i = at - row * p.c, b = rows.sequence(rows.begin + row),
+                      n = rows.position(rows.begin + row);
+            const float* made = p.made + static_cast<int64_t>(row) * p.made_columns + i;
             const double log_scale = soft_clipped(static_cast<double>(__ldcg(made)));
             const float shift = __ldcg(made + p.c);
             const int64_t place = p.place(b, n) + i;
@@ -31,8 +33,12 @@ struct AffineCoupling {
 
 }  // namespace
 
-Status launch_sequential(const SequentialLaunch& launched, const Stream& stream) {
-    return launch_with<AffineCoupling>(launched, {}, stream);
+Status launch_sequential(const SequentialLaunch& launched, const SequentialAffine& a, const Stream& stream) {
+    return launch_positions<AffineCoupling>(launched, a, stream);
+}
+Status launch_coupling(const SequentialLaunch& launched, const SequentialAffine& a, const SequentialRows& rows,
+                       const Stream& stream) {
+    return launch_rows<AffineCoupling>(launched, a, rows, stream);
 }
 
 }  // namespace noema::cuda

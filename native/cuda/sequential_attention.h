@@ -28,20 +28,32 @@ __device__ __forceinline__ float as_factor(float x) {
     return x;
 }
 
-/// Part `part` of the keys that head `head` of sequence b sees at position T - 1.
+/// x (in memory) turned: pairs i and i + half. put(place, value) takes both, as factors.
+template <bool kTensor, class Put>
+__device__ __forceinline__ void turn_pair(const float* x, int i, int half, float2 angle, const Put& put) {
+    const float low = __ldcg(x + i), high = __ldcg(x + i + half);
+    put(i, as_factor<kTensor>(fmaf(low, angle.x, -(high * angle.y))));
+    put(i + half, as_factor<kTensor>(fmaf(high, angle.x, low * angle.y)));
+}
+
+/// A head of a row of those treated, which is of sequence b.
+struct HeadOfRow {
+    int row, b, head;
+};
+
+/// Part `part` of the keys that it sees at position T - 1.
 template <bool kTensor>
 class NewestQuery {
  public:
-    __device__ __forceinline__ NewestQuery(const SequentialArguments& p, const SequentialLayer& w, int b, int head,
+    __device__ __forceinline__ NewestQuery(const SequentialArguments& p, const SequentialLayer& w, const HeadOfRow& of,
                                            int part, int T)
         : p_(p),
-          b_(b),
-          head_(head),
+          of_(of),
           part_(part),
           first_(part * kSequentialPart),
           count_(min(kSequentialPart, T - first_)),
           row_(static_cast<int64_t>(p.H) * p.D) {
-        const int64_t start = (static_cast<int64_t>(b) * p.S + first_) * row_ + static_cast<int64_t>(head) * p.D;
+        const int64_t start = (static_cast<int64_t>(of.b) * p.S + first_) * row_ + static_cast<int64_t>(of.head) * p.D;
         keys_ = w.keys + start;
         values_ = w.values + start;
     }
@@ -62,17 +74,11 @@ class NewestQuery {
     /// The query turned; the newest key and value go where they belong.
     __device__ __forceinline__ void enter(Shared<float> query, Shared<float2> angles, bool newest) const {
         const int half = p_.D / 2, C = p_.C, D = p_.D;
-        const float* q = p_.qkv + static_cast<int64_t>(b_) * 3 * C + static_cast<int64_t>(head_) * D;
+        const float* q = p_.qkv + static_cast<int64_t>(of_.row) * 3 * C + static_cast<int64_t>(of_.head) * D;
         const int64_t last = (count_ - 1) * row_;
         for (int i = static_cast<int>(threadIdx.x); i < half; i += kSequentialThreads) {
-            const float2 a = angles[i];
-            const auto turned = [&](const float* x, auto put) {
-                const float low = __ldcg(x + i), high = __ldcg(x + i + half);
-                put(i, as_factor<kTensor>(low * a.x - high * a.y));
-                put(i + half, as_factor<kTensor>(high * a.x + low * a.y));
-            };
-            turned(q, [&](int at, float x) { query[at] = x; });
-            if (newest) turned(q + C, [&](int at, float x) { keys_[last + at] = x; });
+            turn_pair<kTensor>(q, i, half, angles[i], [&](int at, float x) { query[at] = x; });
+            if (newest) turn_pair<kTensor>(q + C, i, half, angles[i], [&](int at, float x) { keys_[last + at] = x; });
         }
         for (int i = static_cast<int>(threadIdx.x); newest && i < D; i += kSequentialThreads)
             values_[last + i] = as_factor<kTensor>(__ldcg(q + 2 * C + i));
@@ -110,7 +116,7 @@ class NewestQuery {
         const int warps = (count_ + 31) / 32, D = p_.D;
         float most = -INFINITY, all = 0;
         for (int w = 0; w < warps; ++w) most = fmaxf(most, state[w]);
-        float* to = p_.attended + ((static_cast<int64_t>(b_) * p_.H + head_) * p_.parts + part_) * (D + 2);
+        float* to = p_.attended + ((static_cast<int64_t>(of_.row) * p_.H + of_.head) * p_.parts + part_) * (D + 2);
         for (int i = static_cast<int>(threadIdx.x); i < D; i += kSequentialThreads) {
             float sum = 0;
             for (int w = 0; w < warps; ++w)
@@ -125,7 +131,8 @@ class NewestQuery {
     }
 
     const SequentialArguments& p_;
-    const int b_, head_, part_, first_, count_;
+    const HeadOfRow of_;
+    const int part_, first_, count_;
     const int64_t row_;
     float *keys_, *values_;
 };

@@ -1,25 +1,21 @@
 // One position of a flow's body by all blocks of the persistent kernel.
 #pragma once
 
-#include <type_traits>
-
 #include "common/activations.h"
 #include "sequential_attention.h"
+#include "sequential_tile.h"
 
 namespace noema::cuda {
 
 template <bool kTensor>
-class SequentialBody {
-    using Sums = std::conditional_t<kTensor, TensorSums, FmaSums<kTileRows>>;
-    using Factor = typename Sums::Factor;
-    using Rows = FactorRows<Factor>;
+class SequentialBody : SequentialTile<kTensor> {
+    using Tile = SequentialTile<kTensor>;
+    using Tile::p_, Tile::scratch_, Tile::wide_rows, Tile::rows, Tile::fill, Tile::row_at;
+    using typename Tile::Rows, typename Tile::Sums;
 
  public:
     __device__ __forceinline__ explicit SequentialBody(const SequentialArguments& p)
-        : p_(p),
-          state_(dynamic_shared<float>(p.shared.state, p.shared.tile * p.shared.state_pitch)),
-          scratch_(dynamic_shared<float>(p.shared.sums, p.shared.sums_floats)),
-          angles_(dynamic_shared<float2>(p.shared.angles, p.D / 2)) {}
+        : Tile(p), angles_(dynamic_shared<float2>(p.shared.angles, p.D / 2)) {}
 
     /// What the head makes of position n, for the coupling.
     __device__ __forceinline__ void run(int n) {
@@ -72,73 +68,16 @@ class SequentialBody {
         }
     }
 
-    // --- rows in shared memory ---------------------------------------------------------------------------------------
-
-    __device__ __forceinline__ FactorRows<float> wide_rows(int count) const {
-        return {state_, p_.shared.state_pitch, count};
-    }
-    __device__ __forceinline__ Rows rows(int count) const {
-        if constexpr (kTensor)
-            return {dynamic_shared<bf16>(p_.shared.narrow, p_.shared.tile * p_.shared.narrow_pitch),
-                    p_.shared.narrow_pitch, count};
-        else
-            return wide_rows(count);
-    }
-    static __device__ __forceinline__ void put(const FactorRows<float>& rows, int m, int i, float x) {
-        rows.data[m * rows.pitch + i] = x;
-    }
-    static __device__ __forceinline__ void put(const FactorRows<bf16>& rows, int m, int i, float x) {
-        rows.data[m * rows.pitch + i] = to_bf16(x);
-    }
-    /// Factors value(m, i), i < K.
-    template <class R, class Value>
-    __device__ __forceinline__ void fill(const R& rows, int K, const Value& value) const {
-        const int width = whole_steps(K);
-        for (int item = static_cast<int>(threadIdx.x); item < rows.count * width; item += kSequentialThreads) {
-            const int m = item / width, i = item - m * width;
-            put(rows, m, i, i < K ? value(m, i) : 0.0f);
-        }
-        __syncthreads();
-    }
+    // --- the residual stream -----------------------------------------------------------------------------------------
 
     /// rms_norm of the residual stream of some sequences, with what has been added to it since it was last written. keep: writes it.
-    /// So many threads share a row as it has quads, a power of two: the row's sum does not depend on how many rows there are.
     template <class R>
     __device__ __forceinline__ void bring(int first, bool keep, const float* weight, const R& to) const {
-        const int thread = static_cast<int>(threadIdx.x), width = row_threads(p_.C), lane = thread % width;
-        const int at_once = kSequentialThreads / width, warps = width / 32;
-        const Shared<float> squares = scratch_;  // [rows, warps]
-        for (int m = thread / width; m < to.count; m += at_once) {
-            float square = 0;
-            for (int c = 4 * lane; c < p_.C; c += 4 * width) {
-                const float4 x = stream_at(first + m, c);
-                const float e[4] = {x.x, x.y, x.z, x.w};
-#pragma unroll
-                for (int i = 0; i < 4; ++i) square = c + i < p_.C ? fmaf(e[i], e[i], square) : square;
-                state_.template as<float4>()[(m * p_.shared.state_pitch + c) / 4] = x;
-                if (keep) *reinterpret_cast<float4*>(p_.x[1 - x_] + row_at(first + m) + c) = x;
-            }
-            square = warp_reduce(square, Sum{});
-            if (thread % 32 == 0) squares[m * warps + lane / 32] = square;
-        }
-        __syncthreads();
-        for (int m = thread / width; m < to.count; m += at_once) {
-            float sum = squares[m * warps];
-            for (int w = 1; w < warps; ++w) sum += static_cast<float>(squares[m * warps + w]);
-            const float scale = rsqrtf(sum / static_cast<float>(p_.C) + p_.epsilon);
-            for (int i = lane; i < whole_steps(p_.C); i += width)
-                put(to, m, i,
-                    i < p_.C ? static_cast<float>(state_[m * p_.shared.state_pitch + i]) * scale * weight[i] : 0.0f);
-        }
-        __syncthreads();
-    }
-    static __device__ __forceinline__ int row_threads(int C) {
-        int width = 32;
-        while (width < kSequentialThreads && 4 * width < C) width *= 2;
-        return width;
-    }
-    __device__ __forceinline__ int64_t row_at(int b) const {
-        return static_cast<int64_t>(b) * p_.pitch;
+        this->norm(weight, to, [&](int m, int c) {
+            const float4 x = stream_at(first + m, c);
+            if (keep) *reinterpret_cast<float4*>(p_.x[1 - x_] + row_at(first + m) + c) = x;
+            return x;
+        });
     }
     /// Four neighbours of the stream: all that is to be added is asked for at once.
     __device__ __forceinline__ float4 stream_at(int b, int c) const {
@@ -149,7 +88,7 @@ class SequentialBody {
         const int64_t apart = row_at(p_.B);
         float4 x = quad(p_.x[x_]);
         for (int s = 0; s < summands_; s += kAtOnce) {
-            float4 y[kAtOnce];
+            float4 y[kAtOnce] = {};
 #pragma unroll
             for (int j = 0; j < kAtOnce; ++j)
                 if (s + j < summands_) y[j] = quad(sums_ + (s + j) * apart);
@@ -236,8 +175,8 @@ class SequentialBody {
         each_unit(t, p_.H, [&](const Unit& u) {
             for (int task = t.rank(); task < u.rows * parts; task += t.size) {
                 const int part = task % parts;
-                NewestQuery<kTensor>(p_, w, u.first + task / parts, u.which, part, T)
-                    .run(scratch_, angles_, part == parts - 1);
+                const int b = u.first + task / parts;
+                NewestQuery<kTensor>(p_, w, {b, b, u.which}, part, T).run(scratch_, angles_, part == parts - 1);
             }
         });
         meet_team(t, 0, [&] { fetch(share(p_.C, t), p_.D, [&](int i) { return o_line(t.mine() % p_.H, i); }); });
@@ -336,8 +275,6 @@ class SequentialBody {
         meet([&] { prefetch_lines(share(p_.C), p_.c, [&](int i) { return line_of(p_.input, i); }); });
     }
 
-    const SequentialArguments& p_;
-    const Shared<float> state_, scratch_;
     const Shared<float2> angles_;
     int x_ = 0, summands_ = 0;  // which of p.x is the residual stream, before `summands_` sums
     const float* sums_ = nullptr;
@@ -352,13 +289,21 @@ __global__ void __launch_bounds__(kSequentialThreads, 1)
     SequentialBody<kTensor> body(p);
     for (int n = p.first; n < p.last; ++n) {
         body.run(n);
-        Coupling::run(p, a, n);
+        Coupling::run(p, a, SequentialRows{n, 1, 0, p.B});
         if (n + 1 < p.last) body.meet([] {});
     }
 }
 
+/// The coupling alone.
 template <class Coupling>
-Status launch_with(const SequentialLaunch& launched, const typename Coupling::Arguments& a, const Stream& stream) {
+__global__ void __launch_bounds__(kSequentialThreads)
+    couple_rows(const __grid_constant__ SequentialArguments p, const __grid_constant__ typename Coupling::Arguments a,
+                SequentialRows rows) {
+    Coupling::run(p, a, rows);
+}
+
+template <class Coupling>
+Status launch_positions(const SequentialLaunch& launched, const typename Coupling::Arguments& a, const Stream& stream) {
     return launch("sequential_inverse", stream,
                   {.blocks = dim3(static_cast<unsigned>(launched.blocks)),
                    .threads = kSequentialThreads,
@@ -366,6 +311,16 @@ Status launch_with(const SequentialLaunch& launched, const typename Coupling::Ar
                    .cooperative = true},
                   launched.tensor ? sequential_positions<true, Coupling> : sequential_positions<false, Coupling>,
                   launched.arguments, a);
+}
+
+template <class Coupling>
+Status launch_rows(const SequentialLaunch& launched, const typename Coupling::Arguments& a, const SequentialRows& rows,
+                   const Stream& stream) {
+    return launch("sequential_sweep (coupling)", stream,
+                  {.blocks = dim3(static_cast<unsigned>(launched.blocks)),
+                   .threads = kSequentialThreads,
+                   .shared_bytes = launched.shared_bytes},
+                  couple_rows<Coupling>, launched.arguments, a, rows);
 }
 
 }  // namespace noema::cuda

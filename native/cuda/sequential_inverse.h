@@ -67,7 +67,7 @@ struct SequentialArguments {
     float* qkv;                     // [B,3C]
     float* attended;                // [B,H,parts,D + 2]: values, largest score, sum of weights
     float* inner;                   // [B,slices * slice]
-    float* made;                    // [B,made_columns]
+    float* made;                    // [B,made_columns], of the first row of those that are treated on
     unsigned int* counters;         // kCounterStride apart: the grid's, then each team's of both kinds
 
     static constexpr int kCounterStride = 32;
@@ -76,6 +76,15 @@ struct SequentialArguments {
         return fixed && fixed[b * fixed_stride[0] + n * fixed_stride[1]];
     }
     __device__ __forceinline__ int64_t place(int b, int n) const { return (static_cast<int64_t>(b) * N + n) * c; }
+};
+
+/// Rows that a coupling treats at once, [begin, end) of B x count: sequences at a position of their own each, sequence by sequence.
+struct SequentialRows {
+    int first, count;  // positions
+    int begin, end;
+
+    __device__ __forceinline__ int sequence(int row) const { return row / count; }
+    __device__ __forceinline__ int position(int row) const { return first + row % count; }
 };
 
 /// Of one call: everything but `first` and `last`. blocks: of every launch; the coupling's own shared memory is in shared_bytes.
@@ -106,9 +115,17 @@ struct SequentialRosenblatt {
 bool searches_apart(int64_t K);
 int64_t search_length(int64_t K);
 
-// The kernel with each coupling (sequential_affine.cu and so on), on the positions that the arguments name.
-Status launch_sequential(const SequentialLaunch&, const Stream&);
+/// Without arguments.
+struct SequentialAffine {};
+
+// The persistent kernel with each coupling (sequential_affine.cu and so on), on the positions that the arguments name.
+Status launch_sequential(const SequentialLaunch&, const SequentialAffine&, const Stream&);
 Status launch_sequential(const SequentialLaunch&, const SequentialMixtureCdf&, const Stream&);
 Status launch_sequential(const SequentialLaunch&, const SequentialRosenblatt&, const Stream&);
+
+// The couplings alone, on rows whose parameters are there.
+Status launch_coupling(const SequentialLaunch&, const SequentialAffine&, const SequentialRows&, const Stream&);
+Status launch_coupling(const SequentialLaunch&, const SequentialMixtureCdf&, const SequentialRows&, const Stream&);
+Status launch_coupling(const SequentialLaunch&, const SequentialRosenblatt&, const SequentialRows&, const Stream&);
 
 }  // namespace noema::cuda

@@ -12,9 +12,11 @@ namespace {
 template <int kKept>
 class Chain {
  public:
-    __device__ __forceinline__ Chain(const SequentialArguments& p, const SequentialMixtureCdf& a, int b, int n)
+    /// Row `row` of those treated, position n of sequence b.
+    __device__ __forceinline__ Chain(const SequentialArguments& p, const SequentialMixtureCdf& a, int row, int b, int n)
         : p_(p),
           a_(a),
+          row_(row),
           b_(b),
           n_(n),
           width_(whole_steps((p.c - 1) * a.E)),
@@ -49,7 +51,7 @@ class Chain {
     }
     /// gelu(context_i + features_i y[scalars before i]).
     __device__ __forceinline__ void make_hidden(int i) const {
-        const float* context = p_.made + static_cast<int64_t>(b_) * p_.made_columns + i * a_.M;
+        const float* context = p_.made + static_cast<int64_t>(row_) * p_.made_columns + i * a_.M;
         if (i == 0) {
             for (int m = static_cast<int>(threadIdx.x); m < a_.M; m += kSequentialThreads)
                 hidden_[m] = gelu_erf(__ldcg(context + m));
@@ -99,7 +101,7 @@ class Chain {
 
     const SequentialArguments& p_;
     const SequentialMixtureCdf& a_;
-    const int b_, n_, width_;
+    const int row_, b_, n_, width_;
     const Shared<float> features_, hidden_, scratch_;
     float* parameters_;
 };
@@ -108,10 +110,11 @@ template <int kKept>
 struct MixtureCdfCoupling {
     using Arguments = SequentialMixtureCdf;
 
-    static __device__ __forceinline__ void run(const SequentialArguments& p, const Arguments& a, int n) {
+    static __device__ __forceinline__ void run(const SequentialArguments& p, const Arguments& a,
+                                               const SequentialRows& rows) {
         SHARED_ARRAY(double, found, 1);
-        for (int b = static_cast<int>(blockIdx.x); b < p.B; b += static_cast<int>(gridDim.x)) {
-            Chain<kKept>(p, a, b, n).run(found);
+        for (int row = rows.begin + static_cast<int>(blockIdx.x); row < rows.end; row += static_cast<int>(gridDim.x)) {
+            Chain<kKept>(p, a, row - rows.begin, rows.sequence(row), rows.position(row)).run(found);
             __syncthreads();
         }
     }
@@ -120,8 +123,13 @@ struct MixtureCdfCoupling {
 }  // namespace
 
 Status launch_sequential(const SequentialLaunch& launched, const SequentialMixtureCdf& a, const Stream& stream) {
-    if (a.K <= 32 * kFewComponents) return launch_with<MixtureCdfCoupling<kFewComponents>>(launched, a, stream);
-    return launch_with<MixtureCdfCoupling<0>>(launched, a, stream);
+    if (a.K <= 32 * kFewComponents) return launch_positions<MixtureCdfCoupling<kFewComponents>>(launched, a, stream);
+    return launch_positions<MixtureCdfCoupling<0>>(launched, a, stream);
+}
+Status launch_coupling(const SequentialLaunch& launched, const SequentialMixtureCdf& a, const SequentialRows& rows,
+                       const Stream& stream) {
+    if (a.K <= 32 * kFewComponents) return launch_rows<MixtureCdfCoupling<kFewComponents>>(launched, a, rows, stream);
+    return launch_rows<MixtureCdfCoupling<0>>(launched, a, rows, stream);
 }
 
 }  // namespace noema::cuda

@@ -11,17 +11,19 @@ namespace {
 constexpr int kApartThreads = 512;
 
 template <int threads>
-__device__ __forceinline__ void search_tokens(const SequentialArguments& p, const SequentialRosenblatt& a, int n) {
+__device__ __forceinline__ void search_tokens(const SequentialArguments& p, const SequentialRosenblatt& a,
+                                              const SequentialRows& rows) {
     using T = Team<threads, double>;
     SHARED_ARRAY(double, scratch, T::kScratch);
-    const int d = static_cast<int>(a.table.mean.d), tokens = p.B * a.P;
+    const int d = static_cast<int>(a.table.mean.d), tokens = (rows.end - rows.begin) * a.P;
     if (static_cast<int>(blockIdx.x) >= tokens) return;
     const T team(scratch);
     const int64_t list = blockIdx.x * a.length;
     Posterior<T> posterior(team, a.table, {a.log_weight + list, a.index + list, d});
     for (int token = static_cast<int>(blockIdx.x); token < tokens; token += static_cast<int>(gridDim.x)) {
-        const int b = token / a.P, which = token % a.P;
-        const float* logits = p.made + static_cast<int64_t>(b) * p.made_columns + which * a.table.mean.N;
+        const int row = token / a.P, which = token % a.P;
+        const int b = rows.sequence(rows.begin + row), n = rows.position(rows.begin + row);
+        const float* logits = p.made + static_cast<int64_t>(row) * p.made_columns + which * a.table.mean.N;
         const int64_t place = p.place(b, n) + which * d;
         if (p.forward) {
             posterior.start(logits);
@@ -49,14 +51,24 @@ __device__ __forceinline__ void search_tokens(const SequentialArguments& p, cons
 struct RosenblattCoupling {
     using Arguments = SequentialRosenblatt;
 
-    static __device__ __forceinline__ void run(const SequentialArguments& p, const Arguments& a, int n) {
-        if (!a.apart) search_tokens<kSequentialThreads>(p, a, n);
+    static __device__ __forceinline__ void run(const SequentialArguments& p, const Arguments& a,
+                                               const SequentialRows& rows) {
+        if (!a.apart) search_tokens<kSequentialThreads>(p, a, rows);
     }
 };
 
 __global__ void __launch_bounds__(kApartThreads, 1)
-    search_position(const __grid_constant__ SequentialArguments p, const __grid_constant__ SequentialRosenblatt a) {
-    search_tokens<kApartThreads>(p, a, p.first);
+    search_rows(const __grid_constant__ SequentialArguments p, const __grid_constant__ SequentialRosenblatt a,
+                SequentialRows rows) {
+    search_tokens<kApartThreads>(p, a, rows);
+}
+
+Status launch_searches(const SequentialLaunch& launched, const SequentialRosenblatt& a, const SequentialRows& rows,
+                       const Stream& stream) {
+    const Grid grid{.blocks = dim3(static_cast<unsigned>(min(launched.blocks, (rows.end - rows.begin) * a.P))),
+                    .threads = kApartThreads,
+                    .shared_bytes = PosteriorMemory<double>::shared_bytes(a.table.mean.d)};
+    return launch("sequential_inverse (search)", stream, grid, search_rows, launched.arguments, a, rows);
 }
 
 }  // namespace
@@ -71,17 +83,19 @@ int64_t search_length(int64_t K) {
 }
 
 Status launch_sequential(const SequentialLaunch& launched, const SequentialRosenblatt& a, const Stream& stream) {
-    if (!a.apart) return launch_with<RosenblattCoupling>(launched, a, stream);
+    if (!a.apart) return launch_positions<RosenblattCoupling>(launched, a, stream);
     SequentialLaunch one = launched;
-    const Grid grid{.blocks = dim3(static_cast<unsigned>(min(launched.blocks, launched.arguments.B * a.P))),
-                    .threads = kApartThreads,
-                    .shared_bytes = PosteriorMemory<double>::shared_bytes(a.table.mean.d)};
     for (int n = launched.arguments.first; n < launched.arguments.last; ++n) {
         one.arguments.first = n, one.arguments.last = n + 1;
-        NOEMA_TRY(launch_with<RosenblattCoupling>(one, a, stream));
-        NOEMA_TRY(launch("sequential_inverse (search)", stream, grid, search_position, one.arguments, a));
+        NOEMA_TRY(launch_positions<RosenblattCoupling>(one, a, stream));
+        NOEMA_TRY(launch_searches(one, a, {n, 1, 0, launched.arguments.B}, stream));
     }
     return {};
+}
+Status launch_coupling(const SequentialLaunch& launched, const SequentialRosenblatt& a, const SequentialRows& rows,
+                       const Stream& stream) {
+    if (a.apart) return launch_searches(launched, a, rows, stream);
+    return launch_rows<RosenblattCoupling>(launched, a, rows, stream);
 }
 
 }  // namespace noema::cuda

@@ -26,8 +26,7 @@ Status TrainingState::allocate(Engine& engine, std::vector<TensorSpec> specs, bo
     const size_t bytes = size_ * sizeof(float);
     for (int b = 0; b < (keep_average ? 5 : 4); ++b) {
         buffers_[b] = Buffer(engine.backend(), bytes);
-        if (!buffers_[b].data())
-            return Status::error(Code::out_of_memory, "%zu bytes of training state could not be had", bytes);
+        if (!buffers_[b].data()) return engine.no_memory(bytes, "training state");
         const auto buffer = static_cast<TrainerBuffer>(b);
         const bool filled = buffer == TrainerBuffer::parameter || buffer == TrainerBuffer::average;
         NOEMA_TRY(filled ? engine.upload(flat(buffer), initial, bytes) : engine.clear(flat(buffer), bytes));

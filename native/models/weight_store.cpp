@@ -81,7 +81,7 @@ Status WeightStore::own(Engine& engine, const View& host, DType dtype, View& to)
     to.dtype = dtype;
     buffers_.emplace_back(engine.backend(), to.bytes());
     to.data = buffers_.back().data();
-    if (!to.data) return Status::error(Code::out_of_memory, "%zu bytes of weights could not be had", to.bytes());
+    if (!to.data) return engine.no_memory(to.bytes(), "weights");
     bytes_ += to.bytes();
     if (dtype == host.dtype) return engine.upload(to.data, host.data, host.bytes());
     return engine.execute([&](Context& c) {
@@ -136,8 +136,7 @@ Status WeightStore::make_room(Engine& engine, const std::vector<TensorSpec>& spe
                                      product_precision(spec.use, precision), transposed);
     if (bytes == 0) return {};
     packed_ = Buffer(engine.backend(), bytes);
-    if (!packed_.data())
-        return Status::error(Code::out_of_memory, "%zu bytes of packed weights could not be had", bytes);
+    if (!packed_.data()) return engine.no_memory(bytes, "packed weights");
     bytes_ += bytes;
     return {};
 }

@@ -19,9 +19,19 @@ struct Sizes {
 
 class Checks {
  public:
-    Checks(const SequentialInverse& p, Context& context)
-        : p_(p), s_(p), backend_(*context.backend), door_("sequential_inverse", context) {}
+    Checks(const char* op, const SequentialInverse& p, Context& context)
+        : p_(p), s_(p), backend_(*context.backend), door_(op, context) {}
 
+    FrontDoor& inverse() {
+        door_.real("start", p_.start, {s_.c});
+        return all();
+    }
+    FrontDoor& sweep(const View& before) {
+        door_.real("before", before, {s_.B, s_.N, s_.c}).that(before.contiguous(), "before", "must be contiguous");
+        return all();
+    }
+
+ private:
     FrontDoor& all() {
         latents();
         door_.that(p_.H > 0 && s_.C % (2 * p_.H) == 0, "H", "must divide the width into heads of even width")
@@ -34,14 +44,12 @@ class Checks {
         return door_;
     }
 
- private:
     void latents() {
         door_.typed("u", p_.u, DType::f64, {s_.B, s_.N, s_.c})
             .that(p_.u.contiguous(), "u", "must be contiguous")
             .typed("h", p_.h, DType::f64, {s_.B, s_.N, s_.c})
             .that(p_.h.contiguous(), "h", "must be contiguous")
             .that(s_.c > 0, "u", "must have channels")
-            .real("start", p_.start, {s_.c})
             .optional_typed("fixed", p_.fixed, DType::u8, {s_.B, s_.N})
             .that(!p_.forward || !p_.fixed, "fixed", "has no meaning with forward")
             .that(is_grid(p_.grid), "grid", kGridExpected);
@@ -113,7 +121,10 @@ class Checks {
 }  // namespace
 
 Status sequential_inverse(const SequentialInverse& p, Context& context) {
-    return Checks(p, context).all().call(&OpTable::sequential_inverse, p);
+    return Checks("sequential_inverse", p, context).inverse().call(&OpTable::sequential_inverse, p);
+}
+Status sequential_sweep(const SequentialSweep& p, Context& context) {
+    return Checks("sequential_sweep", p.flow, context).sweep(p.before).call(&OpTable::sequential_sweep, p);
 }
 
 }  // namespace noema

@@ -17,13 +17,23 @@ using namespace noema::cuda;
 
 namespace {
 
-/// What a launch of one block of `threads` says; empty when all is well.
+/// What a launch says; empty when all is well.
+template <class... P, class... A>
+std::string said(const Grid& grid, void (*kernel)(P...), const A&... arguments) {
+    Device device;
+    const Status status = launch("culprit", device.stream, grid, kernel, arguments...);
+    return status.ok() ? "" : status.text;
+}
 template <class... P, class... A>
 std::string said(int threads, void (*kernel)(P...), const A&... arguments) {
-    Device device;
-    const Status status = launch("culprit", device.stream,
-                                 {.blocks = dim3(1), .threads = threads, .shared_bytes = 1024}, kernel, arguments...);
-    return status.ok() ? "" : status.text;
+    return said(Grid{.blocks = dim3(1), .threads = threads, .shared_bytes = 1024}, kernel, arguments...);
+}
+
+/// 9 KB of its own.
+void has_much(float* out) {
+    SHARED_ARRAY(float, s, 2304);
+    s[threadIdx.x] = 1;
+    out[threadIdx.x] = s[threadIdx.x];
 }
 
 bool mentions(const std::string& text, const std::string& what) {
@@ -146,6 +156,16 @@ void sums(const float* x, float* y) {
 }
 
 }  // namespace
+
+TEST_CASE("emulation: static arrays count among the 48 KB that need not be asked for") {
+    Array<float> out(std::vector<float>(64));
+    const auto with_dynamic = [&](size_t bytes) {
+        return said(Grid{.blocks = dim3(1), .threads = 64, .shared_bytes = bytes}, has_much, out.data);
+    };
+    CHECK(with_dynamic(39 << 10) == "");
+    CHECK(mentions(with_dynamic(40 << 10), "50176 bytes of shared memory, 9216 of them static, were not asked for"));
+    CHECK(with_dynamic(41 << 10) == "");  // launch() asks
+}
 
 TEST_CASE("emulation: block_reduce, and the engine goes on after a wrong kernel") {
     Device device;

@@ -14,6 +14,7 @@ struct Device {
 
     Device() {
         cudaStreamCreateWithFlags(&queue.stream, cudaStreamNonBlocking);
+        cudaDeviceGetAttribute(&queue.device.shared_bytes_per_block, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0);
         stream.handle = &queue;
     }
     ~Device() { cudaStreamDestroy(queue.stream); }

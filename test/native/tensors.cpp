@@ -262,6 +262,12 @@ void OnDevice::point_home() {
     blocks_.clear();
 }
 
+Status OnDevice::send_again() {
+    for (size_t i = 0; i < blocks_.size(); ++i)
+        NOEMA_TRY(engine_.upload(blocks_[i].data(), tensors_.memory_[i].block.get(), tensors_.memory_[i].bytes));
+    return {};
+}
+
 Status OnDevice::bring_back() {
     for (size_t i = 0; i < blocks_.size(); ++i) {
         Memory& m = tensors_.memory_[i];

@@ -85,6 +85,8 @@ class OnDevice {
     OnDevice(Tensors& tensors, Engine& engine);
     ~OnDevice() { point_home(); }
     const Status& status() const { return status_; }
+    /// What is at home over what is on the device.
+    Status send_again();
     /// Copies what is on the device over what was at home.
     Status bring_back();
 

@@ -2,7 +2,7 @@
 // NOEMA_CUBLASLT=<path> names the file.
 //
 // A row of C may not depend on how many rows there are, so the algorithm is chosen once for each form, N and K, asked about a
-// product of kChosenRows rows, and then serves every number of rows; algorithms that cut K are turned down.
+// product of kChosenRows rows, and then serves every number of rows; algorithms that cut K, or refuse some number of rows, are turned down.
 #pragma once
 
 #include "common/queue.h"

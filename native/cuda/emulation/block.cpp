@@ -137,7 +137,7 @@ void start_block(BlockState& b, uint3 index) {
     Machine& m = machine();
     const Grid& g = *m.grid;
     const unsigned n = g.threads.x * g.threads.y * g.threads.z;
-    b.shared.clear(g.dynamic_bytes);
+    b.shared.clear(g.dynamic_bytes, g.granted_bytes);
     b.warps.assign((n + 31) / 32, Warp{});
     b.epoch = 0;
     b.arrived = b.finished = 0;

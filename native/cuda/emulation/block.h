@@ -12,7 +12,8 @@ constexpr size_t kMostSharedBytes = 227 << 10;
 
 struct Grid {
     dim3 blocks, threads;
-    size_t dynamic_bytes;
+    size_t dynamic_bytes,
+        granted_bytes;  // of shared memory; granted: what the kernel was allowed, 0 where nobody asked
     bool cooperative;
     const char* name;
 };

@@ -262,13 +262,14 @@ T __ldcg(const T* p) {
 }
 inline void __threadfence() {}
 inline void __threadfence_block() {}
+// Of a number and none, a device takes the number.
 template <class T>
 T min(T a, T b) {
-    return b < a ? b : a;
+    return b < a || a != a ? b : a;
 }
 template <class T>
 T max(T a, T b) {
-    return a < b ? b : a;
+    return a < b || a != a ? b : a;
 }
 
 // Fibers give way only at barriers, so reading and writing apart is atomic.

@@ -3,7 +3,9 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -45,17 +47,41 @@ size_t volume(const dim3& d) {
     return size_t{d.x} * d.y * d.z;
 }
 
+/// What kernels were granted of dynamic shared memory.
+class Grants {
+ public:
+    void set(const void* kernel, size_t bytes) {
+        const std::lock_guard<std::mutex> guard(lock_);
+        bytes_[kernel] = bytes;
+    }
+    /// 0: nothing was asked for.
+    size_t of(const void* kernel) {
+        const std::lock_guard<std::mutex> guard(lock_);
+        const auto found = bytes_.find(kernel);
+        return found == bytes_.end() ? 0 : found->second;
+    }
+
+ private:
+    std::mutex lock_;
+    std::map<const void*, size_t> bytes_;
+};
+Grants grants;
+
 }  // namespace
 
-cudaError_t launch_kernel(const cudaLaunchConfig_t& config, const char* name, std::function<void()> body) {
+cudaError_t launch_kernel(const cudaLaunchConfig_t& config, const char* name, const void* kernel,
+                          std::function<void()> body) {
     const size_t threads = volume(config.blockDim);
     if (volume(config.gridDim) == 0 || threads == 0 || threads > 1024 || config.gridDim.y > 65535 ||
         config.gridDim.z > 65535 || config.gridDim.x > 0x7FFFFFFFu || config.dynamicSmemBytes > kMostSharedBytes)
         return noted(cudaErrorInvalidValue);
+    if (const size_t granted = grants.of(kernel); granted && config.dynamicSmemBytes > granted)
+        return noted(cudaErrorInvalidValue);
     bool cooperative = false;
     for (unsigned i = 0; i < config.numAttrs; ++i)
         cooperative |= config.attrs[i].id == cudaLaunchAttributeCooperative && config.attrs[i].val.cooperative;
-    const Grid grid{config.gridDim, config.blockDim, config.dynamicSmemBytes, cooperative, name ? name : "a kernel"};
+    const Grid grid{config.gridDim,    config.blockDim, config.dynamicSmemBytes,
+                    grants.of(kernel), cooperative,     name ? name : "a kernel"};
     return submit(config.stream, [grid, body = std::move(body)] {
         if (lost_at_this_launch()) return cudaErrorLaunchFailure;
         const DeviceAtWork at_work;
@@ -70,6 +96,15 @@ using namespace noema::cuda::emulation;
 cudaError_t cudaGetDeviceCount(int* count) {
     *count = static_cast<int>(setting("NOEMA_EMULATED_DEVICES", 1));
     return *count ? cudaSuccess : cudaErrorNoDevice;
+}
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void*) {
+    *attributes = {};
+    return cudaSuccess;
+}
+cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int value) {
+    if (value < 0 || static_cast<size_t>(value) > kMostSharedBytes) return noted(cudaErrorInvalidValue);
+    grants.set(kernel, static_cast<size_t>(value));
+    return cudaSuccess;
 }
 cudaError_t cudaSetDevice(int device) {
     return noted(device == 0 ? cudaSuccess : cudaErrorInvalidDevice);

@@ -40,6 +40,9 @@ enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cu
 enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal = 1 };
 enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone = 0, cudaStreamCaptureStatusActive = 1 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+struct cudaFuncAttributes {
+    size_t sharedSizeBytes = 0;  // unknown here until a kernel runs
+};
 enum cudaDeviceAttr {
     cudaDevAttrMultiProcessorCount = 16,
     cudaDevAttrComputeCapabilityMajor = 75,
@@ -144,7 +147,8 @@ cudaError_t cudaEventDestroy(cudaEvent_t event);
 
 namespace noema::cuda::emulation {
 
-cudaError_t launch_kernel(const cudaLaunchConfig_t& config, const char* name, std::function<void()> body);
+cudaError_t launch_kernel(const cudaLaunchConfig_t& config, const char* name, const void* kernel,
+                          std::function<void()> body);
 /// The kernel's name for reports of the next launch on this thread.
 inline thread_local const char* kernel_name = nullptr;
 /// Text of the last report (device.h), for the message of a failed launch.
@@ -152,12 +156,11 @@ const char* last_report();
 
 }  // namespace noema::cuda::emulation
 
-template <class Function>
-cudaError_t cudaFuncSetAttribute(Function, cudaFuncAttribute, int) {
-    return cudaSuccess;
-}
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* kernel);
+cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value);
 template <class... P, class... A>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(P...), A... arguments) {
     return noema::cuda::emulation::launch_kernel(*config, noema::cuda::emulation::kernel_name,
+                                                 reinterpret_cast<const void*>(kernel),
                                                  [=]() { kernel(static_cast<P>(arguments)...); });
 }

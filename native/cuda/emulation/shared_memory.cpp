@@ -1,5 +1,7 @@
 #include "shared_memory.h"
 
+#include "block.h"
+
 #include <cstring>
 
 namespace noema::cuda::emulation {
@@ -15,9 +17,9 @@ bool ordered(const Moment& a, const Moment& b) {
 }  // namespace
 
 // Static arrays lie behind the dynamic part. What a last block left is made garbage, so that results show its use too.
-void SharedMemory::clear(size_t dynamic_bytes) {
+void SharedMemory::clear(size_t dynamic_bytes, size_t granted_bytes) {
     if (used_) std::memset(memory_, 0xFB, used_);
-    dynamic_bytes_ = dynamic_bytes;
+    dynamic_bytes_ = dynamic_bytes, granted_bytes_ = granted_bytes, fixed_bytes_ = 0;
     used_ = (dynamic_bytes + 127) / 128 * 128;
     fixed_.clear();
     cells_.assign(used_ / 2, Cell{});
@@ -28,12 +30,24 @@ unsigned char* SharedMemory::fixed(const void* tag, size_t bytes) {
         if (f.tag == tag) return memory_ + f.start;
     fixed_.push_back({tag, used_, bytes});
     used_ += (bytes + 127) / 128 * 128;
-    if (used_ > sizeof memory_) report("%zu bytes of shared memory are more than a block has", used_);
+    fixed_bytes_ += bytes;
+    check_limits();
     cells_.resize(used_ / 2);
     return memory_ + fixed_.back().start;
 }
 
+/// A device refuses such a launch; here a kernel's static arrays are not known before it comes to them.
+void SharedMemory::check_limits() const {
+    constexpr size_t kUnasked = 48 << 10;
+    const size_t all = dynamic_bytes_ + fixed_bytes_;
+    if (all > kMostSharedBytes || used_ > sizeof memory_)
+        report("%zu bytes of shared memory are more than a block has", all);
+    if (granted_bytes_ == 0 && all > kUnasked)
+        report("%zu bytes of shared memory, %zu of them static, were not asked for", all, fixed_bytes_);
+}
+
 unsigned char* SharedMemory::dynamic(size_t offset, size_t bytes) {
+    check_limits();
     if (offset + bytes > dynamic_bytes_)
         report("dynamic shared memory from byte %zu to %zu was asked for, the launch gave %zu", offset, offset + bytes,
                dynamic_bytes_);

@@ -18,7 +18,7 @@ struct Moment {
 class SharedMemory {
  public:
     /// A new block: nothing is written.
-    void clear(size_t dynamic_bytes);
+    void clear(size_t dynamic_bytes, size_t granted_bytes);
     unsigned char* fixed(const void* tag, size_t bytes);
     unsigned char* dynamic(size_t offset, size_t bytes);
     /// Null, or what is wrong with the access.
@@ -35,13 +35,15 @@ class SharedMemory {
         const void* tag;
         size_t start, bytes;
     };
+    void check_limits() const;
     const char* read(Cell& cell, const Moment& now);
     const char* write(Cell& cell, const Moment& now, bool atomic);
 
     alignas(128) unsigned char memory_[256 << 10];
     std::vector<Cell> cells_;
     std::vector<Fixed> fixed_;
-    size_t dynamic_bytes_ = 0, used_ = 0;
+    size_t dynamic_bytes_ = 0, granted_bytes_ = 0, fixed_bytes_ = 0;
+    size_t used_ = 0;  // with what aligns its parts
 };
 
 }  // namespace noema::cuda::emulation

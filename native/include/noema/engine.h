@@ -88,6 +88,9 @@ class Engine {
     /// time; later its uploads and fetches alone, and the recording. The body may touch host memory in no other way.
     Status execute(const Recipe& recipe, const Body& body, const std::atomic<bool>* cancelled = nullptr);
 
+    /// What it means that `bytes` bytes of `what` could not be had: out_of_memory, or that the device is lost.
+    Status no_memory(size_t bytes, const char* what) const;
+
     /// Copies outside of a body, done when they return.
     Status upload(void* device, const void* host, size_t bytes);
     Status download(void* host, const void* device, size_t bytes);

@@ -62,15 +62,19 @@ Status StageInverse::advance(int64_t position, const View& x, int64_t T) {
     return {};
 }
 
-/// x [B*count,C]: what the body reads at the module's positions, h one position late.
+/// before [B*count,c]: what the body reads at the module's positions, h one position late.
+Status StageInverse::shift(const Task& t, const Module& m, const View& before) {
+    const View by_module = by_sequence(before, s_.B);
+    if (m.first == 0) return reorder({.x = part(t.h, 0, m.count), .first = w_.start, .y = by_module}, c_);
+    return reorder({.x = part(t.h, m.first - 1, m.count), .y = by_module}, c_);
+}
+
+/// x [B*count,C]: the same in the body's width.
 Status StageInverse::lift(const Task& t, const Module& m, const View& x) {
     ArenaScope scope(*c_.arena);
-    const View shifted = tensor(s_.B * m.count, s_.c()), by_module = by_sequence(shifted, s_.B);
-    if (m.first == 0)
-        NOEMA_TRY(reorder({.x = part(t.h, 0, m.count), .first = w_.start, .y = by_module}, c_));
-    else
-        NOEMA_TRY(reorder({.x = part(t.h, m.first - 1, m.count), .y = by_module}, c_));
-    return biased_product(w_.input, shifted, x, c_);
+    const View before = tensor(s_.B * m.count, s_.c());
+    NOEMA_TRY(shift(t, m, before));
+    return biased_product(w_.input, before, x, c_);
 }
 
 /// The module's positions of h as the sweeps see them: [B,count*c].
@@ -110,20 +114,27 @@ Status StageInverse::read(const Task& t, const Module& m, const View& x) {
 /// u of the module's positions.
 Status StageInverse::map(const Task& t, const Module& m) {
     ArenaScope scope(*c_.arena);
-    const View x = tensor(s_.B * m.count, s_.C()), h = wide(s_.B * m.count, s_.c()), u = wide(s_.B * m.count, s_.c());
-    NOEMA_TRY(read(t, m, x));
+    const View h = wide(s_.B * m.count, s_.c()), u = wide(s_.B * m.count, s_.c());
     NOEMA_TRY(reorder({.x = part(t.h, m.first, m.count), .y = by_sequence(h, s_.B)}, c_));
-    NOEMA_TRY(uncouple(coupling_, x, {.u = u, .h = h, .grid = t.grid, .forward = true}, c_));
+    if (can_fuse_sweeps()) {
+        NOEMA_TRY(sweep_fused(t, m, u, h));
+    } else {
+        const View x = tensor(s_.B * m.count, s_.C());
+        NOEMA_TRY(read(t, m, x));
+        NOEMA_TRY(uncouple(coupling_, x, {.u = u, .h = h, .grid = t.grid, .forward = true}, c_));
+    }
     return reorder({.x = by_sequence(u, s_.B), .y = part(t.u, m.first, m.count)}, c_);
 }
 
 /// next [B*count,c]: the module's positions, given what the body says of h as it stands.
 Status StageInverse::propose(const Task& t, const Module& m, const View& next) {
     ArenaScope scope(*c_.arena);
-    const View x = tensor(s_.B * m.count, s_.C()), u = wide(s_.B * m.count, s_.c());
+    const View u = wide(s_.B * m.count, s_.c());
+    NOEMA_TRY(reorder({.x = part(t.u, m.first, m.count), .y = by_sequence(u, s_.B)}, c_));
+    if (!t.draw && can_fuse_sweeps()) return sweep_fused(t, m, u, next);
+    const View x = tensor(s_.B * m.count, s_.C());
     NOEMA_TRY(read(t, m, x));
     if (t.draw) return draw(t, m, x, next);
-    NOEMA_TRY(reorder({.x = part(t.u, m.first, m.count), .y = by_sequence(u, s_.B)}, c_));
     const int64_t searches = s_.B * coupling_.searches();
     const View failed = rows_of(t.failed, m.first * searches, m.count * searches);
     return uncouple(coupling_, x, {.u = u, .h = next, .failed = failed, .grid = t.grid}, c_);
@@ -186,6 +197,7 @@ Status StageInverse::solve(const Task& t, const Module& m) {
     NOEMA_TRY(sweep_until_rest(t, m));
     if (m.first + m.count == s_.N) return {};
     // The caches hold what the last sweep began with, which depends on how long the other sequences moved.
+    if (can_fuse_sweeps()) return propose(t, m, wide(s_.B * m.count, s_.c()));
     const View x = tensor(s_.B * m.count, s_.C());
     NOEMA_TRY(lift(t, m, x));
     return advance(s_.m + m.first, x, m.count);

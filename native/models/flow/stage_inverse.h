@@ -1,6 +1,7 @@
 // The inverse of one flow, in its own order, of wide states: modules of neighbouring positions one after the other, each swept until it rests. A
 // module of one position is right after one sweep, so the sequential inverse is the one whose modules are positions. Where the backend
-// has an op for all of it (stage_inverse_fused.cpp), that is one call. The other way, by the sequential inverse's steps, is what a trace takes.
+// has an op for all of it (stage_inverse_fused.cpp), that is one call; where the ops one by one would not add up in that op's order, it has
+// one for a sweep, too. The other way, by the sequential inverse's steps, is what a trace takes.
 #pragma once
 
 #include "models/flow/coupling.h"
@@ -60,6 +61,7 @@ class StageInverse {
  private:
     Status read_prefix(const View& prefix);
     Status advance(int64_t position, const View& x, int64_t T);
+    Status shift(const Task& task, const Module& module, const View& before);
     Status lift(const Task& task, const Module& module, const View& x);
     Status read(const Task& task, const Module& module, const View& x);
     Status start(const Task& task, const Module& module);
@@ -71,9 +73,15 @@ class StageInverse {
     Status map(const Task& task, const Module& module);
     Status solve(const Task& task, const Module& module);
     Status sweep_until_rest(const Task& task, const Module& module);
-    bool can_fuse() const;
+    bool has_fused_weights() const;
+    bool can_fuse() const { return c_.backend->ops.sequential_inverse.run && has_fused_weights(); }
+    bool can_fuse_sweeps() const { return c_.backend->ops.sequential_sweep.run && has_fused_weights(); }
     Status run_fused(const Task& task);
+    Status sweep_fused(const Task& task, const Module& module, const View& u, const View& h);
+    std::vector<InverseBlock> fused_blocks() const;
+    SequentialInverse fused(const std::vector<InverseBlock>& blocks) const;
     InverseHead fused_head() const;
+    View failures(const View& failed, const Module& module) const;
     View part(const View& rows, int64_t first, int64_t count) const;
     View tensor(int64_t rows, int64_t width) const { return c_.arena->tensor(DType::f32, rows, width); }
     View wide(int64_t rows, int64_t width) const { return c_.arena->tensor(DType::f64, rows, width); }

@@ -109,7 +109,7 @@ Status Writer::open() {
     };
     const size_t bytes = lay_out();
     memory_ = Buffer(engine_.backend(), bytes);
-    if (!memory_.data()) return Status::error(Code::out_of_memory, "%zu bytes of caches could not be had", bytes);
+    if (!memory_.data()) return engine_.no_memory(bytes, "caches");
     // What no position has filled yet is masked, but a NaN there would still be one times zero.
     NOEMA_TRY(engine_.clear(memory_.data(), bytes));
     lay_out();

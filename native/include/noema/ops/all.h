@@ -28,5 +28,6 @@
 #include "noema/ops/sample.h"
 #include "noema/ops/scatter.h"
 #include "noema/ops/sequential_inverse.h"
+#include "noema/ops/sequential_sweep.h"
 #include "noema/ops/sweep.h"
 #include "noema/ops/swiglu.h"
