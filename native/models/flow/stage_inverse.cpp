@@ -205,10 +205,11 @@ Status StageInverse::solve(const Task& t, const Module& m) {
 
 Status StageInverse::run(const Task& t) {
     if (s_.m) NOEMA_TRY(read_prefix(t.prefix));
+    if (t.forward) return map(t, {0, s_.N});  // all is known: what each position sees needs no waiting for
     if (t.plan.method == InverseMethod::sequential && !t.draw && can_fuse()) return run_fused(t);
     for (const Module& m : modules_of(t.plan, s_.N)) {
         if (c_.stream.is_cancelled()) return Status::error(Code::aborted, "the inversion was cancelled");
-        NOEMA_TRY(t.forward ? map(t, m) : solve(t, m));
+        NOEMA_TRY(solve(t, m));
     }
     return {};
 }
