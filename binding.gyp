@@ -1,5 +1,6 @@
 {
   # For tools that expect node-gyp: runs the same CMake build as `npm run build`, and nothing of its own.
+  # Not in the published package: a lock file does not keep "gypfile": false, and `npm ci` would build wherever this file is.
   "targets": [
     {
       "target_name": "noema",

@@ -1,7 +1,7 @@
 /** The package as npm would publish it: packed, checked by publint and attw, then used and compiled against by a stranger. */
 
 import { execFile } from "node:child_process";
-import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { promisify } from "node:util";
@@ -101,7 +101,6 @@ test("the package carries what building the addon takes, and nothing that runs a
     "CMakeLists.txt",
     "cmake/cuda.cmake",
     "native/cuda/backend.cu",
-    "binding.gyp",
     "scripts/setup.mjs",
     "native/include/noema/ops.def",
     "LICENSE",
@@ -113,4 +112,27 @@ test("the package carries what building the addon takes, and nothing that runs a
     list.filter((path) => /\.noema-setup|\.test\.|node_modules/.test(path)),
     [],
   );
+  // A lock file does not keep "gypfile": from it, npm would run `node-gyp rebuild` wherever there is a binding.gyp.
+  t.false(list.includes("package/binding.gyp"));
+});
+
+test("npm installs the package, also from a lock file, and builds nothing", async (t) => {
+  const consumer = join(stranger, "consumer");
+  // Its dependencies are a registry's to give, and its models only take time.
+  const slim = join(consumer, "package");
+  cpSync(join(stranger, "package"), slim, {
+    recursive: true,
+    filter: (path) => path !== join(stranger, "package", "models"),
+  });
+  writeFileSync(join(slim, "package.json"), JSON.stringify({ ...manifest, dependencies: {}, devDependencies: {} }));
+  await run("tar", "-czf", join(consumer, "noema.tgz"), "-C", consumer, "package");
+  writeFileSync(join(consumer, "package.json"), '{ "private": true }');
+  const npm = (...words: string[]) =>
+    run("npm", "--prefix", consumer, ...words, "--offline", "--no-audit", "--no-fund", "--ignore-scripts=false");
+  await npm("install", join(consumer, "noema.tgz"));
+  await npm("ci");
+  await npm("rebuild");
+  const installed = join(consumer, "node_modules", "noema");
+  t.true(existsSync(join(installed, "package.json")));
+  t.false(existsSync(join(installed, "build")));
 });
