@@ -2,6 +2,7 @@
 
 import { NoemaError } from "../errors.js";
 import { describe, isObject, type JsonObject } from "../json.js";
+import { checkSteps } from "./steps.js";
 
 /** Ids are 32-bit integers on the native side, and a table is made with a place for each. */
 const ID_LIMIT = 1 << 24;
@@ -21,12 +22,14 @@ export interface Vocabulary {
   vocabSize: number;
 }
 
-/** Checks the parts that the reader takes on trust: vocabulary, merges and added tokens; ERR_BAD_TOKENIZER naming what is wrong. */
-export function checkTokenizerJson(path: string, { model, added_tokens: addedTokens = [] }: JsonObject): Vocabulary {
+/** Checks the parts that the reader takes on trust: steps, vocabulary, merges and added tokens; ERR_BAD_TOKENIZER naming what is wrong. */
+export function checkTokenizerJson(path: string, json: JsonObject): Vocabulary {
+  const { model, added_tokens: addedTokens = [] } = json;
   const bad = (problem: string) => new NoemaError("ERR_BAD_TOKENIZER", `${path}: ${problem}`, { path });
   if (!isObject(model)) throw bad(`"model": found ${describe(model)}, expected an object`);
   if (!modelTypes.includes(model.type))
     throw bad(`"model.type": found ${describe(model.type)}, expected ${modelTypes.join(", ")}`);
+  checkSteps(json, model, bad);
   const ids = vocabularyIds(model, bad);
   checkMerges(model, bad);
   if (!Array.isArray(addedTokens)) throw bad(`"added_tokens": found ${describe(addedTokens)}, expected an array`);
