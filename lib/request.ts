@@ -13,7 +13,7 @@ import type { Decoding } from "./decoding/resolve.js";
 import { NoemaError } from "./errors.js";
 import type { Canvas } from "./job.js";
 import { type Seed, seedWords } from "./rng.js";
-import type { Tokenizer } from "./tokenizer/tokenizer.js";
+import { idsKept, type Tokenizer } from "./tokenizer/tokenizer.js";
 
 /** Text, or token ids. */
 export type Prompt = string | ArrayLike<number>;
@@ -129,7 +129,7 @@ export function tokenCount(asked: number | undefined, given: number, maxPosition
 
 /** Text that looks like a special token stays text; ids must exist and may not be the mask. */
 export function promptIds(prompt: Prompt, limits: Limits, name: string): number[] {
-  if (typeof prompt === "string") return encode(prompt, limits, name);
+  if (typeof prompt === "string") return idsKept(encode(prompt, limits, name), prompt, name);
   if (!isList(prompt)) throw invalid(name, prompt, "a string or a list of token ids");
   return Array.from(prompt, (id, i) => {
     checkId(id, limits, `${name}[${i}]`);

@@ -74,15 +74,18 @@ function annealing(step: number, anneal: number): string {
   return `The last ${anneal} steps are a branch that took the rate to its floor; the run at step ${step - anneal}, still at a high rate, may go on. `;
 }
 
-/** `words`: how the bound was estimated. */
-export function heldOutSection(heldOut: Evaluation, words: string): string {
+/** `words`: how the bound was estimated. `symbols`: what the tokenizer spells a text in, in words for one, where that is not the text itself. */
+export function heldOutSection(heldOut: Evaluation, words: string, symbols = "character"): string {
+  const perUnit = heldOut.isAltered
+    ? `bits per ${symbols}, as the tokenizer spells the text | ${heldOut.bitsPerCharacter.toFixed(4)}`
+    : `bits per byte | ${heldOut.bitsPerByte.toFixed(4)}`;
   return `## Held-out figures
 
 | | at most |
 |---|---|
 | nats per token | ${heldOut.bound.toFixed(4)} ± ${heldOut.standardError.toFixed(4)} (standard error over ${heldOut.sequences} windows of ${heldOut.length} tokens) |
 | perplexity per token | ${heldOut.perplexity.toFixed(2)} |
-| bits per byte | ${heldOut.bitsPerByte.toFixed(4)} |
+| ${perUnit} |
 
 ${words}`;
 }

@@ -25,6 +25,8 @@ export interface FlowAbout {
   introduction: string;
   /** What its symbols are, in the plural. */
   symbols: string;
+  /** One of them, where each is a character of the text. */
+  symbol?: string;
   /** How its flows were trained, and by what. */
   training: string;
   /** How samples are drawn, and how many symbols each has at most. */
@@ -112,7 +114,7 @@ ${dataSection(records.options)}
 
 ${trainingSection(records, "Half of the native calls had a prefix of random length; the reconstruction's weight fell from 2 to 1.")}
 
-${heldOutSection(heldOut, bound)}
+${heldOutSection(heldOut, bound, about.symbol)}
 
 Off the bound, in nats per token, by the run's own monitor (128 windows, one draw): the first flow alone would reach ${gains[0]!.toFixed(3)};
 ${gains

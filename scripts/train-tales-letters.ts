@@ -50,6 +50,7 @@ await runTalesFlow(flags, recipe, {
   name: "tales-letters",
   introduction: "A flow (TarFlowLM) that tells short children's stories letter by letter",
   symbols: "letters and marks",
+  symbol: "letter or mark",
   training: `Trained jointly, and with its beginnings as models of their own, by noema with \`scripts/train-tales-letters.ts\`${
     init === undefined ? "" : ", which went on from the weights of an earlier run"
   }`,

@@ -5,7 +5,7 @@ import { NoemaError, unknownOption } from "../errors.js";
 import { boundNames, type EstimateForm, type EstimateKind, type EstimateOptions, type Window } from "./bound.js";
 import { estimates, type ScoredModel, windowLength } from "./score.js";
 import { type BoundSummary, BoundTotals } from "./statistics.js";
-import { type TextCount, windowsOfFiles } from "./windows.js";
+import { noText, type TextCount, windowsOfFiles } from "./windows.js";
 
 export interface EvaluateOptions extends EstimateOptions {
   /**
@@ -45,8 +45,14 @@ export interface Evaluation extends BoundSummary {
   perplexity: number;
   bitsPerCharacter: number;
   bitsPerByte: number;
+  /** Of the text that the scored tokens stand for, as are bits per character and per byte. */
   characters: number;
   bytes: number;
+  /**
+   * Whether that is another text than the files': the tokenizer folds capitals, say, or leaves out what it cannot spell. Bits per character
+   * and per byte are then no figures of the files, and compare with those of the same tokenizer alone.
+   */
+  isAltered: boolean;
   /** Of every window; 0 where nothing is drawn. */
   draws: number;
   form: EstimateForm;
@@ -68,13 +74,13 @@ export async function evaluate(
   const { tokenizer } = model;
   if (!tokenizer) throw new NoemaError("ERR_BAD_TOKENIZER", "this model has no tokenizer: text cannot be evaluated");
   const cut = cutOf(model, options);
-  const count: TextCount = { characters: 0, bytes: 0, tokens: 0 };
+  const count = noText();
   const windows = windowsOfFiles(typeof files === "string" ? [files] : files, tokenizer, cut, count);
   const totals = new BoundTotals();
   const { kind, form, draws, bounds } = estimates(model, withSignal(windows, options.signal), options);
   for await (const window of bounds) {
     totals.add(window);
-    if (options.onProgress) options.onProgress({ ...totals.summary(draws), bytes: count.bytes });
+    if (options.onProgress) options.onProgress({ ...totals.summary(draws), bytes: count.bytesRead });
   }
   const { length, prefix } = cut;
   const given = prefix > 0 ? { prefix } : {};
@@ -107,7 +113,7 @@ async function* withSignal(windows: AsyncIterable<Window>, signal: AbortSignal |
 }
 
 /** With a limit the last piece of text is covered only in part, so units are scaled by the tokens that were scored. */
-function perUnit(summary: BoundSummary, { characters, bytes, tokens }: TextCount) {
+function perUnit(summary: BoundSummary, { characters, bytes, tokens, isAltered }: TextCount) {
   const bits = summary.nats / Math.LN2;
   const share = tokens > 0 ? summary.tokens / tokens : 0;
   return {
@@ -117,5 +123,6 @@ function perUnit(summary: BoundSummary, { characters, bytes, tokens }: TextCount
     bitsPerByte: bits / (bytes * share),
     characters: Math.round(characters * share),
     bytes: Math.round(bytes * share),
+    isAltered,
   };
 }

@@ -3,6 +3,7 @@
 import { checkNames, checkNumber, invalid, isList } from "../decoding/options.js";
 import { NoemaError } from "../errors.js";
 import { filledBefore } from "../patches.js";
+import { idsKept } from "../tokenizer/tokenizer.js";
 import {
   type BoundOptions,
   boundDefaults,
@@ -132,8 +133,8 @@ function idsOf(model: ScoredModel, text: string | ArrayLike<number>, name: strin
     for (let i = 0; i < text.length; i++) checkNumber(text[i], isId, `${name}[${i}]`);
     return text;
   }
-  if (model.tokenizer) return model.tokenizer.encode(text);
   if (text === "") return [];
+  if (model.tokenizer) return idsKept(model.tokenizer.encode(text), text, name);
   throw new NoemaError("ERR_BAD_TOKENIZER", "this model has no tokenizer: score token ids instead of text");
 }
 

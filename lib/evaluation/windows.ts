@@ -6,7 +6,9 @@ import type { Window } from "./bound.js";
 
 /** What is asked of a tokenizer here. */
 export interface Encoder {
-  encode(text: string): ArrayLike<number>;
+  encode(text: string, options?: { allowDeletions?: boolean }): ArrayLike<number>;
+  /** The text that a text's ids stand for. Default: the text. */
+  standsFor?(text: string, ids: ArrayLike<number>): string;
 }
 
 export interface WindowOptions extends TextOptions {
@@ -29,11 +31,21 @@ export interface WindowOptions extends TextOptions {
   limit?: number | undefined;
 }
 
-/** How much text was read for the windows so far; `tokens` counts ends of documents too. */
+/** How much text was read for the windows so far. */
 export interface TextCount {
+  /** Of the text that the tokens stand for: what a tokenizer leaves out of a text is not predicted, so nothing is divided by it. */
   characters: number;
   bytes: number;
+  /** Ends of documents count too. */
   tokens: number;
+  /** Bytes of the text as it was read. */
+  bytesRead: number;
+  /** Whether the tokens stand for another text than was read. */
+  isAltered: boolean;
+}
+
+export function noText(): TextCount {
+  return { characters: 0, bytes: 0, tokens: 0, bytesRead: 0, isAltered: false };
 }
 
 /** Windows of the files, in order; files that hold no text are refused before the first. `count` is kept up to date while windows come out. */
@@ -41,16 +53,14 @@ export async function* windowsOfFiles(
   paths: readonly string[],
   encoder: Encoder,
   options: WindowOptions,
-  count: TextCount = { characters: 0, bytes: 0, tokens: 0 },
+  count: TextCount = noText(),
 ): AsyncGenerator<Window> {
   const { prefix = 0, multipleOf = 1 } = options;
   const cutter = new Cutter(options.length, { context: prefix, multipleOf });
   for (const path of paths) await inspectTextFile(path);
   for (const path of paths) {
     for await (const { text, last } of readPieces(path, options)) {
-      count.characters += [...text].length;
-      count.bytes += Buffer.byteLength(text);
-      count.tokens += cutter.append(encoder.encode(text));
+      count.tokens += cutter.append(encoded(text, encoder, count));
       if (last && options.eosId !== undefined) count.tokens += cutter.append([options.eosId]);
       yield* cutter.whole(options.limit);
       if (last && options.packing === "documents") yield* cutter.rest(options.limit);
@@ -62,6 +72,17 @@ export async function* windowsOfFiles(
   const least = prefix > 0 ? `longer than the prefix of ${prefix} tokens` : `of ${multipleOf} tokens, a patch`;
   const problem = count.tokens > 0 ? `no window is ${least}` : "no text";
   throw new NoemaError("ERR_BAD_CORPUS", `${paths.join(", ")}: ${problem}`, { paths });
+}
+
+/** The text's ids; the text is counted. What its tokenizer deletes is left out, as it was in training. */
+function encoded(text: string, encoder: Encoder, count: TextCount): ArrayLike<number> {
+  const ids = encoder.encode(text, { allowDeletions: true });
+  const spelled = encoder.standsFor?.(text, ids) ?? text;
+  count.characters += [...spelled].length;
+  count.bytes += Buffer.byteLength(spelled);
+  count.bytesRead += Buffer.byteLength(text);
+  count.isAltered ||= spelled !== text;
+  return ids;
 }
 
 /** Windows of one text. The first one starts with the context, whose tokens are given, not scored. */

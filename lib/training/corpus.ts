@@ -233,7 +233,7 @@ async function tokenise(folder: string, files: readonly TextFileSummary[], optio
   for (const { path } of files) {
     for await (const { text, last } of readPieces(path, { separator })) {
       signal?.throwIfAborted();
-      await writer.append(tokenizer.encode(text));
+      await writer.append(tokenizer.encode(text, { allowDeletions: true }));
       if (last) await writer.append([eosId]);
       documents += last ? 1 : 0;
       bytes += Buffer.byteLength(text);

@@ -57,6 +57,14 @@ test("the flow card's figures come from the runs' records", (t) => {
   ])
     t.true(text.includes(fact), fact);
   t.false(/undefined|NaN/.test(text));
+  t.true(text.includes("| bits per byte | 1.0900 |"));
+});
+
+test("a card of a tokenizer that folds text tells nothing of bytes", (t) => {
+  const about = { ...parts.about, symbol: "letter or mark" };
+  const text = flowCard({ ...parts, about, heldOut: { ...parts.heldOut, isAltered: true } });
+  t.true(text.includes("| bits per letter or mark, as the tokenizer spells the text | 1.1000 |"));
+  t.false(text.includes("bits per byte"));
 });
 
 test("what a stack can be drawn from is said as it is", (t) => {

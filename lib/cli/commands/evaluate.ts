@@ -97,7 +97,8 @@ function named({ sameNoiseNelbo, ...result }: Evaluation): object {
 }
 
 function describe(result: Evaluation): string {
-  const { bound, standardError, perplexity, bitsPerCharacter, bitsPerByte, tokens, sequences, prefix } = result;
+  const { bound, standardError, perplexity, bitsPerCharacter, bitsPerByte, tokens, sequences, prefix, isAltered } =
+    result;
   const most = atMost(result.kind);
   const after = prefix === undefined ? "" : ` after ${prefix} of every window`;
   return [
@@ -106,6 +107,7 @@ function describe(result: Evaluation): string {
     `perplexity          ${most}${perplexity.toFixed(2)}`,
     `bits per character  ${most}${bitsPerCharacter.toFixed(4)}`,
     `bits per byte       ${most}${bitsPerByte.toFixed(4)}`,
+    ...(isAltered ? [`${" ".repeat(20)}of the text as the tokenizer gives it back, not as the files hold it`] : []),
     `scored              ${tokens} tokens${after}, ${manner(result)}`,
     "",
   ].join("\n");

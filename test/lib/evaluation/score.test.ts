@@ -4,7 +4,7 @@ import test from "ava";
 import type { Scorer } from "../../../lib/evaluation/bound.js";
 import { evaluate } from "../../../lib/evaluation/evaluate.js";
 import { score } from "../../../lib/evaluation/score.js";
-import { windowsOfFiles, windowsOfIds } from "../../../lib/evaluation/windows.js";
+import { noText, windowsOfFiles, windowsOfIds } from "../../../lib/evaluation/windows.js";
 import type { LossRequest } from "../../../lib/native/addon.js";
 import { scratch } from "../training/scratch.js";
 
@@ -114,13 +114,13 @@ test("windows: without more than the prefix they are left out, and do not count"
 test("windows: every line of JSON is a document", async (t) => {
   const path = join(await scratch(), "corpus.jsonl");
   await writeFile(path, '{"text": "ab"}\n{"text": "cdefg", "id": 3}\n');
-  const count = { characters: 0, bytes: 0, tokens: 0 };
+  const count = noText();
   const found: string[] = [];
   const cut = { length: 4, eosId: 36, packing: "documents" } as const;
   for await (const { ids } of windowsOfFiles([path], new CoinModel().tokenizer, cut, count))
     found.push(Buffer.from(ids).toString());
   t.deepEqual(found, ["ab$", "cdef", "g$"]);
-  t.deepEqual(count, { characters: 7, bytes: 7, tokens: 9 });
+  t.deepEqual(count, { characters: 7, bytes: 7, tokens: 9, bytesRead: 7, isAltered: false });
 });
 
 test("windows of ids are numbered, the context belongs to the first", (t) => {
@@ -132,6 +132,45 @@ test("windows of ids are numbered, the context belongs to the first", (t) => {
       [1, [5, 6, 7], 0],
     ],
   );
+});
+
+/** Small letters alone are its tokens: capitals become small, all else is left out, or refused. */
+class LetterModel extends CoinModel {
+  override readonly tokenizer = {
+    encode(text: string) {
+      const kept = this.standsFor(text);
+      return Int32Array.from(Buffer.from(kept));
+    },
+    standsFor: (text: string) => text.toLowerCase().replace(/[^a-z ]/g, ""),
+  };
+}
+
+test("evaluate: what the tokenizer leaves out makes no text cheaper", async (t) => {
+  const line = "the cat sat on the mat ".repeat(20);
+  const [plain, longer] = [await file(line), await file(line + "\u4e2d\u6587".repeat(300))];
+  const expected = await evaluate(new LetterModel(), plain, { draws: 2 });
+  const found = await evaluate(new LetterModel(), longer, { draws: 2 });
+  t.true(Math.abs(found.bitsPerByte - expected.bitsPerByte) < 0.01 && found.bitsPerByte > 0.99);
+  t.true(Math.abs(found.bitsPerCharacter - expected.bitsPerCharacter) < 0.01);
+  t.is(found.characters, line.length);
+  t.deepEqual([expected.isAltered, found.isAltered], [false, true]);
+});
+
+test("evaluate: progress is of the bytes that were read", async (t) => {
+  const path = await file(`ab${"\u4e2d".repeat(100)}`);
+  let bytes = 0;
+  await evaluate(new LetterModel(), path, { draws: 1, onProgress: (progress) => (bytes = progress.bytes) });
+  t.is(bytes, 302);
+});
+
+test("score: a text of which the tokenizer keeps nothing is refused by name, as is such a context", async (t) => {
+  const message = (name: string) => new RegExp(`^${name}: the tokenizer keeps nothing of "\u4e2d"`);
+  const attempt = { code: "ERR_INVALID_ARGUMENT" };
+  await t.throwsAsync(score(new LetterModel(), "\u4e2d"), { ...attempt, message: message("text") });
+  await t.throwsAsync(score(new LetterModel(), "a", { context: "\u4e2d" }), {
+    ...attempt,
+    message: message("context"),
+  });
 });
 
 test("evaluate: a coin costs one bit per token", async (t) => {

@@ -1,9 +1,12 @@
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
 import { Tokenizer as Implementation } from "@huggingface/tokenizers";
 import test, { type ExecutionContext } from "ava";
 import fc from "fast-check";
+import { NoemaError } from "../../../lib/errors.js";
 import { Tokenizer } from "../../../lib/tokenizer/tokenizer.js";
 import { temporaryFolder } from "../temporary.js";
 
@@ -91,6 +94,105 @@ test("special tokens, when asked for", (t) => {
   t.is(tales.decode(ids, { skipSpecialTokens: true }), "ab");
 });
 
+test("wrong arguments and misspelt options are refused", (t) => {
+  const wrong: [() => unknown, RegExp][] = [
+    [() => tales.encode(undefined as never), /^text: expected a string, got undefined/],
+    [() => tales.encode("a", { specialTokens: 1 as never }), /^specialTokens: expected true or false/],
+    [() => tales.decode(5 as never), /^ids: expected a list of token ids, got 5/],
+    [() => tales.decode([1], null as never), /^decode options: expected an object/],
+    [() => tales.idOf(5 as never), /^token: expected a string/],
+    [() => tales.tokenOf("constructor" as never), /^token id constructor: expected a non-negative integer/],
+    [() => tales.tokenOf(-1), /^token id -1/],
+  ];
+  for (const [call, message] of wrong) t.throws(call, { code: "ERR_INVALID_ARGUMENT", message });
+  const misspelt = { skipSpecialToken: true } as object;
+  const meant = { code: "ERR_UNKNOWN_OPTION", message: /did you mean "skipSpecialTokens"/ };
+  t.throws(() => tales.decode([1], misspelt), meant);
+  t.throws(() => tales.decodeStream(misspelt), meant);
+  t.throws(() => tales.encode("a", { specialToken: true } as object), { message: /did you mean "specialTokens"/ });
+  t.is(tales.tokenOf(4096), undefined);
+});
+
+test("words that are kept keep no text alive", async (t) => {
+  setFlagsFromString("--expose-gc");
+  const collect = runInNewContext("gc") as () => void;
+  const heap = () => {
+    collect();
+    return process.memoryUsage().heapUsed;
+  };
+  const tokenizer = await Tokenizer.load(talesPath);
+  const before = heap();
+  for (let i = 0; i < 1000; i++) {
+    // A string of its own, as texts that are read are: a word of it that is a part of it would hold all 16 KB.
+    tokenizer.encode(Buffer.from(`${spelt(i).repeat(4)} ${"the cat sat ".repeat(1365)}`).toString());
+  }
+  t.true(heap() - before < 6e6);
+});
+
+/** A number in letters. */
+function spelt(number: number): string {
+  return [...String(number).padStart(6, "0")].map((digit) => "abcdefghij"[Number(digit)]).join("");
+}
+
+test("a word without an end is refused, whichever way words are cut", async (t) => {
+  const byteLevel = { type: "ByteLevel", add_prefix_space: false, use_regex: false };
+  const split = { type: "Split", pattern: { Regex: "\\p{L}+|\\s+" }, behavior: "Isolated" };
+  const sequence = { type: "Sequence", pretokenizers: [split, byteLevel] };
+  const cut = await loadJson(t, { ...characters("ab\u0120"), pre_tokenizer: sequence, decoder: byteLevel });
+  const whole = await loadJson(t, characters("ab "));
+  for (const tokenizer of [tales, cut, whole]) {
+    t.is(tokenizer.encode("ab ".repeat(1 << 14)).length > 0, true);
+    const refused = { code: "ERR_INVALID_ARGUMENT", message: /a word of 65537 characters .*expected at most 65536/ };
+    t.throws(() => tokenizer.encode("a".repeat((1 << 16) + 1)), refused);
+  }
+  t.notThrows(() => cut.encode("ab ".repeat(1 << 16)));
+});
+
+/** Small letters and the space are all it spells; what else there is, its normaliser folds or deletes. */
+const folding = {
+  ...characters("abcdefghijklmnopqrstuvwxyz "),
+  normalizer: {
+    type: "Sequence",
+    normalizers: [
+      { type: "NFKD" },
+      { type: "Lowercase" },
+      { type: "Replace", pattern: { Regex: "[^a-z \\n]" }, content: "" },
+    ],
+  },
+};
+
+test("what a normaliser folds is taken, what it deletes is refused by its name, unless deletions are allowed", async (t) => {
+  const tokenizer = await loadJson(t, folding);
+  const kept = (text: string) => tokenizer.decode(tokenizer.encode(text));
+  t.is(kept("H\u00e9llo he\u0301 x\u0302"), "hello he x");
+  t.is(kept("a\tb\u200dc"), "abc"); // what is not seen may go
+  for (const [text, lost] of [
+    ["\u4e2d\u6587", "\u4e2d"],
+    ["tom saw\u6587@", "\u6587"],
+    ["3 mice", "3"],
+    ["party \u{1f389}", "\u{1f389}"],
+    ["\u0301 b", "\u0301"],
+  ] as const) {
+    const error = t.throws(
+      () => tokenizer.encode(text),
+      { instanceOf: NoemaError, code: "ERR_INVALID_ARGUMENT" },
+      text,
+    );
+    t.is(error?.details.text, lost);
+    t.notThrows(() => tokenizer.encode(text, { allowDeletions: true }));
+  }
+  t.is(tokenizer.decode(tokenizer.encode("tom saw\u6587@", { allowDeletions: true })), "tom saw");
+});
+
+test("the text that ids stand for", async (t) => {
+  const text = "Tom, \u4e2d!";
+  t.is(tales.standsFor(text, tales.encode(text)), text);
+  const tokenizer = await loadJson(t, folding);
+  t.is(tokenizer.standsFor(text, tokenizer.encode(text, { allowDeletions: true })), "tom ");
+  const lenient = await loadJson(t, { ...folding, normalizer: null, model: { ...folding.model, unk_token: "z" } });
+  t.is(lenient.standsFor("a?b", lenient.encode("a?b")), "ab");
+});
+
 test("decode: nothing, ids without a token, and what is no id", (t) => {
   t.is(tales.decode([]), "");
   t.is(tales.decode([5000]), "\ufffd");
@@ -161,6 +263,35 @@ test("a tokenizer larger than the model is refused with both sizes", (t) => {
     code: "ERR_BAD_TOKENIZER",
     message: /has ids up to 4095, the model a vocabulary of 4000/,
   });
+});
+
+test("steps that may take time or memory without bound are refused", async (t) => {
+  const good = characters("ab");
+  const split = (pattern: unknown) => ({ ...good, pre_tokenizer: { type: "Split", pattern, behavior: "Isolated" } });
+  const replace = (content: string) => ({ type: "Replace", pattern: { String: "a" }, content });
+  const normalizers = (...steps: object[]) => ({ ...good, normalizer: { type: "Sequence", normalizers: steps } });
+  const nested = `{"model":${JSON.stringify(good.model)},"normalizer":${'{"type":"Sequence","normalizers":['.repeat(1000)}null${"]}".repeat(1000)}}`;
+  const cases: [unknown, RegExp][] = [
+    [split({ Regex: "(a+)+$" }), /"pre_tokenizer": the pattern "\(a\+\)\+\$" is not run: it has more than plain/],
+    [normalizers({ ...replace(""), pattern: { Regex: "(a|a)*b" } }), /"normalizer": the pattern .* repeats a group/],
+    [{ ...good, decoder: { type: "Replace", pattern: { Regex: "a+b" }, content: "" } }, /"decoder": .* back over/],
+    [split({ String: "" }), /"pattern": found an object, expected/],
+    [split(undefined), /"pattern": found nothing, expected/],
+    [normalizers(...new Array(20).fill(replace("aa"))), /"normalizer": may make a text more than 1024 times as long/],
+    [normalizers(...new Array(300).fill({ type: "NFC" })), /"normalizer": more than 256 steps/],
+    [nested, /"normalizer": more than 256 steps/],
+    [
+      { ...good, pre_tokenizer: { type: "FixedLength", length: 0 } },
+      /"length": found 0, expected an integer of at least 1/,
+    ],
+    [
+      { ...good, model: { ...good.model, max_input_chars_per_word: 1e9 } },
+      /max_input_chars_per_word": found 1000000000/,
+    ],
+    [{ ...good, model: { ...good.model, end_of_word_suffix: "x".repeat(300) } }, /end_of_word_suffix": found "x/],
+  ];
+  for (const [json, message] of cases) await t.throwsAsync(loadJson(t, json), { code: "ERR_BAD_TOKENIZER", message });
+  await t.notThrowsAsync(loadJson(t, normalizers(replace("b"), { type: "Prepend", prepend: "a" })));
 });
 
 test("malformed files are ERR_BAD_TOKENIZER, a missing one is ERR_IO", async (t) => {
