@@ -18,7 +18,7 @@ struct Backward {
 };
 
 template <class S>
-__global__ void __launch_bounds__(kRowThreads) rms_norm_backward_rows(Backward p) {
+__global__ void __launch_bounds__(kRowThreads, 1) rms_norm_backward_rows(Backward p) {
     SHARED_ARRAY(float, scratch, kRowWarps);
     SHARED_ARRAY(float4, totals, kRowThreads);
     const int64_t chunk = blockIdx.x, last = p.chunks.last(chunk);

@@ -296,7 +296,7 @@ __global__ void __launch_bounds__(kSequentialThreads, 1)
 
 /// The coupling alone.
 template <class Coupling>
-__global__ void __launch_bounds__(kSequentialThreads)
+__global__ void __launch_bounds__(kSequentialThreads, 1)
     couple_rows(const __grid_constant__ SequentialArguments p, const __grid_constant__ typename Coupling::Arguments a,
                 SequentialRows rows) {
     Coupling::run(p, a, rows);
