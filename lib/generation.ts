@@ -38,6 +38,8 @@ export interface RefineEvent {
   confidence: Float32Array;
   /** Of a flow: which state was read, L (base noise) to 0 (the text). */
   level?: number;
+  /** Of a flow, of a state above the text: share of held-out tokens that such a state reads right, 0 .. 1, where the checkpoint tells it. */
+  accuracy?: number;
   /** Of a thought model's draft, which another may replace: after how many rounds of rethinking it is the best. */
   round?: number;
 }

@@ -20,6 +20,9 @@ function run(script, ...parameters) {
 run("scripts/setup.mjs", "--no-cuda");
 const optionOf = (word) => word.split("=")[0];
 
+/** A flow's states: on a terminal they are shown one after the other, elsewhere each is a line. */
+const states = ["--refine"];
+
 /** Some warmth, or they repeat themselves. */
 const models = [
   {
@@ -29,13 +32,17 @@ const models = [
   },
   {
     name: "tales-flow",
-    shown: "a flow: noise becomes text, state by state",
+    shown: "a flow: a state is drawn that reads nearly as the text, then the text is made of it",
     own: { "--temperature": "0.9", "--top-p": "0.9" },
+    flags: states,
   },
   {
     name: "tales-letters",
     shown: "a flow of letters: from noise to a draft to a text",
     own: { "--temperature": "0.9" },
+    flags: states,
+    // Its mixture has no weight for each token that could be cut.
+    refused: ["--top-k", "--top-p"],
   },
   {
     name: "tales-thought",
@@ -50,14 +57,16 @@ const isShared = given.every(
   (word, i) => [...withValue, "--document-start"].includes(optionOf(word)) || withValue.includes(given[i - 1]),
 );
 
-for (const { name, shown, own } of isShared ? models : models.slice(0, 1)) {
+const takesAll = ({ refused = [] }) => !given.some((word) => refused.includes(optionOf(word)));
+
+for (const { name, shown, own, flags = [] } of isShared ? models.filter(takesAll) : models.slice(0, 1)) {
   process.stderr.write(`\ndemo: models/${name}, ${shown}\n\n`);
   const names = ["--prompt", "--infill"];
   const prompt = given.some((word) => names.includes(optionOf(word))) ? [] : ["--prompt", "Once upon a time"];
   const settings = { "--max-tokens": "112", "--seed": "1", ...own };
   const unset = Object.entries(settings).filter(([option]) => !given.some((word) => word.startsWith(option)));
   // Where the models were trained to begin: after the token that separates stories.
-  const defaults = ["--document-start", ...unset.flat()];
+  const defaults = ["--document-start", ...flags, ...unset.flat()];
   run("dist/cli/main.js", "generate", join(root, "models", name), ...prompt, ...defaults, ...given);
 }
 if (models.length === 0) {

@@ -52,6 +52,8 @@ export interface FlowStage {
   mafFeatures?: number;
   /** Width of the readout of its output, h^(l+1); left out: that state has none. */
   readoutHiddenSize?: number;
+  /** Share of held-out tokens that the readout reads right, 0 .. 1, as last measured in its training; left out: not measured. */
+  readoutAccuracy?: number;
 }
 
 /** A stack of autoregressive flows over a codebook of token densities (TarFlowLM). */
@@ -161,8 +163,16 @@ export function optionalInteger(config: ConfigFile, key: string, { min, max }: R
   throw badValue(config, key, `an integer ${min} .. ${max}`);
 }
 
-export function number(config: ConfigFile, key: string, { min, max }: Range): number {
+export function number(config: ConfigFile, key: string, range: Range): number {
+  const value = optionalNumber(config, key, range);
+  if (value === undefined) throw badValue(config, key, `a number ${range.min} .. ${range.max}`);
+  return value;
+}
+
+/** Undefined when the key is missing or null. */
+export function optionalNumber(config: ConfigFile, key: string, { min, max }: Range): number | undefined {
   const value = given(config, key);
+  if (value === undefined) return undefined;
   if (typeof value === "number" && value >= min && value <= max) return value;
   throw badValue(config, key, `a number ${min} .. ${max}`);
 }

@@ -14,6 +14,7 @@ import {
   number,
   oneOf,
   optionalInteger,
+  optionalNumber,
 } from "./config.js";
 import type { Layout, TensorSpec } from "./layout.js";
 
@@ -26,8 +27,17 @@ const MAF_FEATURES = { min: 1, max: 256 };
 const READOUT = { min: 1, max: 1 << 16 };
 
 function parseStage(config: ConfigFile, channels: number): FlowStage {
+  return { ...parseCoupling(config, channels), ...parseReadout(config) };
+}
+
+function parseReadout(config: ConfigFile): Pick<FlowStage, "readoutHiddenSize" | "readoutAccuracy"> {
   const readoutHiddenSize = optionalInteger(config, "readout_hidden_size", READOUT);
-  return { ...parseCoupling(config, channels), ...(readoutHiddenSize !== undefined && { readoutHiddenSize }) };
+  const readoutAccuracy = optionalNumber(config, "readout_accuracy", { min: 0, max: 1 });
+  if (readoutHiddenSize === undefined) {
+    if (readoutAccuracy === undefined) return {};
+    throw badValue(config, "readout_accuracy", "nothing without readout_hidden_size");
+  }
+  return { readoutHiddenSize, ...(readoutAccuracy !== undefined && { readoutAccuracy }) };
 }
 
 function parseCoupling(config: ConfigFile, channels: number): FlowStage {
@@ -150,13 +160,15 @@ function tensors(config: FlowConfig): TensorSpec[] {
 }
 
 function stageToJson(stage: FlowStage): JsonObject {
-  const { kind, direction, numLayers, numComponents, mafHiddenSize, mafFeatures, readoutHiddenSize } = stage;
+  const { kind, direction, numLayers, numComponents, mafHiddenSize, mafFeatures, readoutHiddenSize, readoutAccuracy } =
+    stage;
   return {
     ...{ kind, direction, num_hidden_layers: numLayers },
     ...(numComponents !== undefined && { num_components: numComponents }),
     ...(mafHiddenSize !== undefined && { maf_hidden_size: mafHiddenSize }),
     ...(mafFeatures !== undefined && { maf_features: mafFeatures }),
     ...(readoutHiddenSize !== undefined && { readout_hidden_size: readoutHiddenSize }),
+    ...(readoutAccuracy !== undefined && { readout_accuracy: readoutAccuracy }),
   };
 }
 

@@ -1,5 +1,7 @@
 /** A part of a terminal that is painted over again and again: styled text, wrapped to the terminal's width. */
 
+import { setTimeout } from "node:timers/promises";
+
 /** Text in one style; a style wraps text in escape sequences. */
 export interface Chunk {
   text: string;
@@ -96,6 +98,9 @@ export interface Terminal extends NodeJS.WritableStream {
   rows?: number;
 }
 
+/** How long a stage of a text's making can be read. */
+const stageMilliseconds = 500;
+
 /** Paints at most 30 times a second, and only what fits the screen: the end of longer texts. */
 export class LiveRegion {
   readonly #terminal: Terminal;
@@ -110,9 +115,19 @@ export class LiveRegion {
   update(chunks: () => readonly Chunk[]): void {
     const now = performance.now();
     if (this.#started && now - this.#last < frameMilliseconds) return;
+    this.#paint(chunks(), now);
+  }
+
+  /** Paints in any case, and leaves it for half a second: one of a few stages, each to be read. The signal ends the wait. */
+  async stage(chunks: readonly Chunk[], signal?: AbortSignal): Promise<void> {
+    this.#paint(chunks, performance.now());
+    await setTimeout(stageMilliseconds, undefined, signal && { signal }).catch(() => {});
+  }
+
+  #paint(chunks: readonly Chunk[], now: number): void {
     this.#last = now;
     const rows = Math.max(2, (this.#terminal.rows ?? 24) - 1);
-    this.#write(wrap(chunks(), this.#width).slice(-rows));
+    this.#write(wrap(chunks, this.#width).slice(-rows));
   }
 
   /** Leaves this as the final text, all of it. */

@@ -4,6 +4,7 @@
  */
 
 import type { RefineEvent } from "../generation.js";
+import { percent } from "./columns.js";
 import type { Chunk } from "./live-region.js";
 import type { Palette } from "./palette.js";
 
@@ -38,6 +39,16 @@ export class Painter {
     });
   }
 
+  /** A flow's draft, and below it which state it is. */
+  draft(event: RefineEvent): Chunk[] {
+    return [...this.frame(event), { text: `\n${stateName(event)}`, style: this.#styles.plain }];
+  }
+
+  /** A flow's draft as a line. */
+  line(event: RefineEvent): string {
+    return `${stateName(event)}: ${this.#decode([...event.ids]).replace(/\s+/g, " ")}`;
+  }
+
   /** Prompt and text without the marks of their making. */
   final(text: string): Chunk[] {
     return [
@@ -52,6 +63,12 @@ export class Painter {
       return { text, style: this.#styles[style] };
     });
   }
+}
+
+/** Which of a flow's states was read, and what such a reading is worth. */
+function stateName({ level = 0, step, accuracy }: RefineEvent): string {
+  const worth = accuracy === undefined ? "" : `, reads ${percent(accuracy)} right`;
+  return `state ${level} of ${level + step}${worth}`;
 }
 
 /** Neighbours of one style, which are decoded together: a character may take several tokens. */

@@ -180,7 +180,12 @@ export class FlowJob {
     const sure = new Float32Array(ids.length).fill(1);
     sure.set(confidence.subarray(at * added, at * added + wanted), given.length);
     const mask = new Uint8Array(ids.length).fill(level === this.#options.exit ? 0 : 1, given.length);
-    return { type: "refine", step: this.#host.config.flows.length - level, ids, mask, confidence: sure, level };
+    const { flows } = this.#host.config;
+    const accuracy = level === 0 ? undefined : flows[level - 1]!.readoutAccuracy;
+    return {
+      ...{ type: "refine", step: flows.length - level, ids, mask, confidence: sure, level },
+      ...(accuracy !== undefined && { accuracy }),
+    };
   }
 
   /** The tokens wanted, up to the end of the text. */

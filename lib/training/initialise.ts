@@ -9,7 +9,7 @@ import { NoemaError } from "../errors.js";
 import type { NativeTensor } from "../native/addon.js";
 import { fillNormals } from "../normals.js";
 import { Rng, RngStream, type Seed } from "../rng.js";
-import { extended, flowConfig, withReadouts } from "./flow/shape.js";
+import { extended, flowConfig, unmeasured, withReadouts } from "./flow/shape.js";
 import { flowStart, type Start } from "./flow/weights.js";
 import { completeShape, type TrainOptions, type TrainSettings } from "./options.js";
 import { readBuffer } from "./state.js";
@@ -59,7 +59,9 @@ async function continued(
   const checkpoint: Checkpoint = await openCheckpoint(init);
   if (family !== undefined) ofFamily(checkpoint, family);
   if (flow !== undefined) return extended(ofFamily(checkpoint, "flow").config, flow);
-  return readouts === 0 ? checkpoint.config : withReadouts(ofFamily(checkpoint, "flow").config, readouts);
+  if (readouts > 0) return withReadouts(unmeasured(ofFamily(checkpoint, "flow").config), readouts);
+  const { config } = checkpoint;
+  return config.layout === "noema-flow" ? unmeasured(config) : config;
 }
 
 function fresh(

@@ -22,6 +22,8 @@ export interface Objective {
   heldOut(windows: readonly Window[], source: "parameter" | "average", signal?: AbortSignal): Promise<HeldOut>;
   /** Writes a text with the model as it stands published; ERR_UNSUPPORTED where the family writes none. */
   sample(prompt: string, seed: number): Promise<string>;
+  /** The checkpoint's config; with what was found out about held-out text last, where it belongs to it. Default: `config`. */
+  described?(found: HeldOut | undefined): ModelConfig;
   /** Frees model and trainer. */
   dispose(): void;
 }

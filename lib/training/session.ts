@@ -168,8 +168,10 @@ export class Session {
 
   /** The run's folder is a checkpoint that loads like any other. */
   async #exportCheckpoint(): Promise<void> {
-    const { run, objective, tokenizerPath } = this.parts;
-    const { config, trainer } = objective;
+    const { run, objective, metrics, tokenizerPath } = this.parts;
+    const { trainer } = objective;
+    const found = metrics.all.findLast((metric) => metric.type === "held-out");
+    const config = objective.described?.(found) ?? objective.config;
     const tensors = trainer.names().map(({ name }) => [name, () => trainer.read(this.source, name)] as const);
     await writeCheckpoint(run, { config, tensors: new Map(tensors), dtype: "BF16", tokenizer: tokenizerPath });
   }

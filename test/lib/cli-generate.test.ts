@@ -131,6 +131,41 @@ test("a region taller than the screen shows its end, and moves back over what it
   t.is(await printed, "\x1b[?25l\r\x1b[J3\n4\n5\x1b[2A\r\x1b[J1\n2\n\x1b[?25h");
 });
 
+test("a region's stages are painted even where they come at once, and stay; a signal ends the wait", async (t) => {
+  const out = Object.assign(new PassThrough(), { columns: 20, rows: 9 });
+  const printed = text(out);
+  const region = new LiveRegion(out);
+  const shown = (value: string) => [{ text: value, style: plain }];
+  const started = performance.now();
+  await region.stage(shown("one"));
+  t.true(performance.now() - started > 400);
+  await region.stage(shown("two"), AbortSignal.abort());
+  region.update(() => shown("too soon"));
+  await region.stage(shown("three"), AbortSignal.abort());
+  t.true(performance.now() - started < 900);
+  region.finish(shown("end"));
+  out.end();
+  t.deepEqual((await printed).match(/[a-z]{3,}/g), ["one", "two", "three", "end"]);
+});
+
+test("painting a flow's draft: which state it is, and how often such states are read right", (t) => {
+  const painter = new Painter((ids) => ids.join("\n"), colors.createColors(false), 1);
+  const event = {
+    ...{ type: "refine" as const, step: 1, level: 2, ids: Int32Array.of(7, 8, 9), mask: Uint8Array.of(0, 1, 1) },
+    confidence: new Float32Array(3),
+  };
+  const draft = (accuracy?: number) => painter.draft(accuracy === undefined ? event : { ...event, accuracy });
+  const worth = (accuracy?: number) => draft(accuracy).at(-1)!.text;
+  t.is(worth(), "\nstate 2 of 3");
+  t.is(worth(0.824), "\nstate 2 of 3, reads 82 % right");
+  t.is(worth(0.9991), "\nstate 2 of 3, reads 99.9 % right", "not all");
+  t.deepEqual(
+    draft().map(({ text: shown }) => shown),
+    ["7", "8\n9", "\nstate 2 of 3"],
+  );
+  t.is(painter.line({ ...event, accuracy: 0.5 }), "state 2 of 3, reads 50 % right: 7 8 9");
+});
+
 test("painting: given, decided before, fresh, masked", (t) => {
   const painter = new Painter((ids) => ids.join(","), colors.createColors(false), 1);
   const frame = (mask: number[]) =>

@@ -3,7 +3,7 @@
 import { text as readAll } from "node:stream/consumers";
 import type { Command } from "commander";
 import { type AnyModel, createEngine } from "../../engine.js";
-import type { Generation, GenerationResult } from "../../generation.js";
+import type { Generation, GenerationResult, RefineEvent } from "../../generation.js";
 import { type BoundFlags, loadOptions, numberOf } from "../bound-flags.js";
 import { example, listed, type Streams } from "../command.js";
 import { addDeviceFlag, type DeviceFlag, deviceOption } from "../device-flag.js";
@@ -31,7 +31,7 @@ export function generate(program: Command, streams: Streams): void {
   addDeviceFlag(addGenerationFlags(command))
     .option("--precision <name>", "f32 or bf16: how weights are held")
     .option("--threads <n>", "0: one per core; the text does not depend on it (default: 0)")
-    .option("--refine", "with --json: every step as well")
+    .option("--refine", "with --json: every step as well; of flows without it: what each state reads as, line by line")
     .option("--json", "print events as JSON lines")
     .addHelpText("after", example('noema generate models/tales-masked --prompt "Once upon a time" --max-tokens 64'))
     .action((folder: string, flags: GenerateFlags) =>
@@ -51,13 +51,15 @@ async function run(folder: string, { flags, signal, streams }: Context): Promise
   await using model = await engine.load(folder, loadOptions(flags));
   const terminal = streams.out as Terminal & { isTTY?: boolean };
   const isLive = terminal.isTTY === true && !flags.json;
-  const refine = isLive || (flags.json === true && flags.refine === true);
+  const hasLines = flags.refine === true && !isLive && !flags.json && model.family === "flow";
+  const refine = isLive || hasLines || (flags.json === true && flags.refine === true);
   const prompt = flags.prompt ?? (flags.infill === undefined ? await standardInput(streams) : "");
   const thought = await givenThought(model, flags);
   const { documentStart } = flags;
   const generation = startGeneration(model, flags, { prompt, refine, thought, documentStart, signal });
   if (flags.json) await printEvents(generation, streams);
-  else if (isLive) await show(generation, model, { streams, isInfill: flags.infill !== undefined });
+  else if (isLive) await show(generation, model, { streams, signal, isInfill: flags.infill !== undefined });
+  else if (hasLines) await printDrafts(generation, model, streams);
   else streams.out.write(`${(await generation).text}\n`);
 }
 
@@ -70,19 +72,40 @@ async function printEvents(generation: Generation, { out }: Streams): Promise<vo
   for await (const event of generation) out.write(`${JSON.stringify(event, listed)}\n`);
 }
 
+/** The states above the text, each as a line, then the text. */
+async function printDrafts(generation: Generation, model: AnyModel, { out }: Streams): Promise<void> {
+  const painter = painterOf(generation, model, out);
+  for await (const event of generation)
+    if (event.type === "refine" && isDraft(event)) out.write(`${painter.line(event)}\n`);
+  out.write(`${(await generation).text}\n`);
+}
+
+/** A state of a flow that is not the text yet. */
+function isDraft({ level = 0 }: RefineEvent): boolean {
+  return level > 0;
+}
+
+function painterOf(generation: Generation, model: AnyModel, out: Streams["out"]): Painter {
+  const decode = (ids: number[]): string => decodeWith(model, ids);
+  return new Painter(decode, paletteOf(out), generation.partial.usage.promptTokens);
+}
+
 interface Show {
   streams: Streams;
+  signal: AbortSignal;
   isInfill: boolean;
 }
 
-/** Live: masks as dim blocks, what was just decided in colour. */
-async function show(generation: Generation, model: AnyModel, { streams, isInfill }: Show): Promise<void> {
+/** Live: masks as dim blocks, what was just decided in colour. A flow's drafts stay for a while: there are few, and they come at once. */
+async function show(generation: Generation, model: AnyModel, { streams, signal, isInfill }: Show): Promise<void> {
   const palette = paletteOf(streams.out);
-  const decode = (ids: number[]): string => decodeWith(model, ids);
-  const painter = new Painter(decode, palette, generation.partial.usage.promptTokens);
+  const painter = painterOf(generation, model, streams.out);
   const region = new LiveRegion(streams.out);
   try {
-    for await (const event of generation) if (event.type === "refine") region.update(() => painter.frame(event));
+    for await (const event of generation)
+      if (event.type !== "refine") continue;
+      else if (isDraft(event)) await region.stage(painter.draft(event), signal);
+      else region.update(() => painter.frame(event));
     const result = await generation;
     region.finish(isInfill ? [{ text: result.text, style: (text) => text }] : painter.final(result.text));
     streams.error.write(`${palette.dim(describe(result))}\n`);

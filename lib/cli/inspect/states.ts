@@ -3,6 +3,7 @@
 import type { Inspection, Level } from "../../flow/inspect.js";
 import type { FlowModel } from "../../flow/model.js";
 import { statesPicture } from "../../flow/picture.js";
+import { percent } from "../columns.js";
 import type { LookOptions, Shown } from "./text.js";
 
 export async function states(model: FlowModel, text: string, options: LookOptions): Promise<Shown<Inspection>> {
@@ -30,8 +31,4 @@ function rowOf({ level, norm, cosine, participationRatio, centroidMove, logDet, 
     percent(sure),
     reading?.text.replace(/\s+/g, " ") ?? "",
   ];
-}
-
-function percent(share: number | undefined): string {
-  return share === undefined ? "" : `${(100 * share).toFixed(0)} %`;
 }

@@ -4,6 +4,7 @@ import type { ThoughtInspection } from "../../thought/inspect.js";
 import type { ThoughtModel } from "../../thought/model.js";
 import { thoughtPicture } from "../../thought/picture.js";
 import { numberOf } from "../bound-flags.js";
+import { percent } from "../columns.js";
 import type { LookOptions, Shown, TextFlags } from "./text.js";
 
 export async function thought(
@@ -25,7 +26,7 @@ const titles = ["read up to", "nats/token", "right", "rebuilt", "KL", "of its ve
 /** When so many layers read the thought; of the last of them, what its vectors are. */
 function rowOf({ byLayers, kl, attention }: ThoughtInspection, layers: number): string[] {
   const { crossEntropy, accuracy, rebuilt } = byLayers[layers]!;
-  const reading = [crossEntropy.toFixed(3), ...[accuracy, rebuilt].map((share) => `${(100 * share).toFixed(0)} %`)];
+  const reading = [crossEntropy.toFixed(3), percent(accuracy), percent(rebuilt)];
   const vectors = kl[layers - 1];
   if (!vectors) return ["no layer", ...reading];
   const total = vectors.reduce((sum, nats) => sum + nats, 0);

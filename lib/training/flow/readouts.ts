@@ -1,11 +1,13 @@
 /** Readouts: cross-entropy of every state above the data's to the tokens, position by position; the flows keep their values. */
 
+import type { FlowConfig } from "../../checkpoint/config.js";
 import { sum, type Window } from "../../evaluation/bound.js";
 import { flowBounds } from "../../evaluation/flow-bound.js";
 import { BoundTotals } from "../../evaluation/statistics.js";
 import type { FlowBatch } from "../../native/addon.js";
 import { HELD_OUT_SEED, type HeldOut, type Objective } from "../objective.js";
 import { FlowFamilyObjective } from "./family.js";
+import { measured } from "./shape.js";
 
 export class ReadoutObjective extends FlowFamilyObjective implements Objective {
   readonly kind = "exact";
@@ -47,6 +49,10 @@ export class ReadoutObjective extends FlowFamilyObjective implements Objective {
       accuracy: levels.map(({ right }) => right / seen),
     };
     return { bound, standardError, sequences, tokens, draws, readouts };
+  }
+
+  described(found: HeldOut | undefined): FlowConfig {
+    return found?.readouts ? measured(this.config, found.readouts) : this.config;
   }
 }
 

@@ -5,6 +5,7 @@ import { noemaFlow } from "../../checkpoint/noema-flow.js";
 import { checkNames, invalid } from "../../decoding/options.js";
 import { NoemaError } from "../../errors.js";
 import { isObject } from "../../json.js";
+import type { ReadoutMonitors } from "../metrics.js";
 import type { ModelShape } from "../options.js";
 
 /** Of a fresh stack. With `init` only `flows` are new: the other settings are the checkpoint's, and may be left out. */
@@ -66,7 +67,7 @@ export function extended(config: FlowConfig, { flows, ...settings }: FlowShape):
     if (value !== undefined && value !== own)
       throw invalid(`flow.${name}`, value, `${own}, as the stack of init has it`);
   }
-  const own = config.flows.map(({ readoutHiddenSize: _, ...stage }) => stage);
+  const own = unmeasured(config).flows.map(({ readoutHiddenSize: _, ...stage }) => stage);
   return checked({ ...config, flows: [...own, ...flows] });
 }
 
@@ -78,6 +79,16 @@ export function withReadouts(config: FlowConfig, readoutHiddenSize: number): Flo
     throw new NoemaError("ERR_INVALID_ARGUMENT", message, { readouts: readoutHiddenSize });
   }
   return checked({ ...config, flows: config.flows.map((stage) => ({ ...stage, readoutHiddenSize })) });
+}
+
+/** A stack whose weights will change: how well its readouts read is not known any more. */
+export function unmeasured(config: FlowConfig): FlowConfig {
+  return { ...config, flows: config.flows.map(({ readoutAccuracy: _, ...stage }) => stage) };
+}
+
+/** With how well every level is read, from level 1 on. */
+export function measured(config: FlowConfig, { accuracy }: ReadoutMonitors): FlowConfig {
+  return { ...config, flows: config.flows.map((stage, l) => ({ ...stage, readoutAccuracy: accuracy[l]! })) };
 }
 
 /** Refuses sizes that do not fit together, as it would when the checkpoint is read. */

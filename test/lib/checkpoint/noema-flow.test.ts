@@ -32,6 +32,14 @@ test("the described config, and back", (t) => {
   t.deepEqual(noemaFlow.config(config), values);
 });
 
+test("a readout, and how well it reads", (t) => {
+  const readout = { readout_hidden_size: 8, readout_accuracy: 0.824 };
+  const changed = { ...values, flows: values.flows.map((flow) => ({ ...flow, ...readout })) };
+  const config = noemaFlow.parse({ path: "config.json", values: changed });
+  t.like(config.flows[2], { readoutHiddenSize: 8, readoutAccuracy: 0.824 });
+  t.deepEqual(noemaFlow.config(config), changed);
+});
+
 test("tensors: names and shapes of every kind of flow", (t) => {
   const shapes = new Map(noemaFlow.tensors(parse({ patch_size: 2 })).map(({ name, shape }) => [name, shape]));
   const expected: [string, number[]][] = [
@@ -71,4 +79,6 @@ test("what is wrong is named", (t) => {
   refused({ flows: [{ kind: "mixture-cdf", direction: "forward", num_hidden_layers: 1 }] }, /"num_components"/);
   refused({ latent_size: 1, flows: [second] }, /at least 2 channels/);
   refused({ flows: [{ ...first, num_hidden_layers: 0 }] }, /"num_hidden_layers"/);
+  refused({ flows: [{ ...first, readout_hidden_size: 8, readout_accuracy: 82 }] }, /"readout_accuracy": found 82/);
+  refused({ flows: [{ ...first, readout_accuracy: 0.8 }] }, /expected nothing without readout_hidden_size/);
 });

@@ -1,6 +1,9 @@
+import { PassThrough } from "node:stream";
+import { text } from "node:stream/consumers";
 import test from "ava";
 import { openCheckpoint } from "../../../lib/checkpoint/folder.js";
 import { SafetensorsFile } from "../../../lib/checkpoint/safetensors.js";
+import { run as runProgram } from "../../../lib/cli/program.js";
 import type { DraftMeasure, HeldOutMetric, RefineEvent, TrainOptions } from "../../../lib/index.js";
 import { createEngine } from "../../../lib/index.js";
 import { noema } from "../../support/command.js";
@@ -52,6 +55,23 @@ test("readouts learn, and the flows keep their values", async (t) => {
   );
 });
 
+test("the checkpoint says how well its states are read, and a run that changes the flows does not", async (t) => {
+  whole ??= trainedReadouts();
+  const { run, bounds } = await whole;
+  const stored = async (folder: string) => {
+    const { config } = await openCheckpoint(folder);
+    return config.layout === "noema-flow" ? config.flows.map(({ readoutAccuracy }) => readoutAccuracy) : [];
+  };
+  t.deepEqual(await stored(run), bounds.at(-1)!.readouts!.accuracy);
+  const { options } = await runs("unmeasured", { init: run, steps: 1, heldOut: [], evaluateEvery: 0 });
+  await trained(options);
+  t.deepEqual(await stored(options.run), [undefined, undefined], "nothing was measured");
+  const { readouts: _, ...flows } = { ...options, run: `${options.run}-flows` };
+  await trained(flows);
+  t.deepEqual(await stored(flows.run), [undefined, undefined], "the flows moved");
+  t.is((await openCheckpoint(flows.run)).tensors.size, (await openCheckpoint(run)).tensors.size);
+});
+
 test("a run of readouts that was stopped goes on to the same bits", async (t) => {
   const [{ options }, cut] = await Promise.all([runs("whole", { steps: 12 }), runs("cut", { steps: 12 })]);
   await trained(options);
@@ -81,6 +101,12 @@ test("generating: drafts come coarse to fine, and a text may be read early", asy
   );
   t.deepEqual(Array.from(drafts[1]!.mask), [0, 0, 0, ...new Array(10).fill(1)]);
   t.true(drafts[2]!.mask.every((x) => x === 0));
+  const [first, second] = model.info.config.flows.map(({ readoutAccuracy }) => readoutAccuracy);
+  t.true(first! > 0 && first! < 1 && second! > 0 && second! < 1);
+  t.deepEqual(
+    drafts.map(({ accuracy }) => accuracy),
+    [second, first, undefined],
+  );
   t.true(drafts.every(({ confidence }) => confidence.every((p) => p > 0 && p <= 1)));
   const early = await model.generate({ ...options, exit: 1 });
   t.deepEqual(Array.from(early.ids), Array.from(drafts[1]!.ids.subarray(3, 3 + early.ids.length)));
@@ -151,6 +177,24 @@ test("what has no readout is refused", async (t) => {
   });
 });
 
+test("on a terminal every draft is seen, with its state and what such a state is worth", async (t) => {
+  whole ??= trainedReadouts();
+  const { run } = await whole;
+  const out = Object.assign(new PassThrough(), { isTTY: true, columns: 60, rows: 20 });
+  const printed = text(out);
+  const code = await runProgram(["generate", run, "--prompt", "ab", "--max-tokens", "6"], {
+    out,
+    error: new PassThrough().resume(),
+  });
+  out.end();
+  t.is(code, 0);
+  const states = (await printed).match(/state \d of \d, reads \d+ % right/g)!;
+  t.deepEqual(
+    states.map((state) => state.slice(0, 12)),
+    ["state 2 of 2", "state 1 of 2"],
+  );
+});
+
 test("on the command line: the recipe of readouts, and drafts as JSON", async (t) => {
   whole ??= trainedReadouts();
   const { run } = await whole;
@@ -174,6 +218,15 @@ test("on the command line: the recipe of readouts, and drafts as JSON", async (t
     events.filter(({ type }) => type === "refine").map(({ level }) => level),
     [2, 1, 0],
   );
+  const shown = async (...flags: string[]) => {
+    const options = ["--prompt", "ab", "--max-tokens", "6", "--seed", "3", ...flags];
+    return (await noema("generate", run, ...options)).out;
+  };
+  const text = await shown();
+  const named = /^state 2 of 2, reads \d+ % right: ab.*\nstate 1 of 2, reads \d+ % right: ab.*\n/;
+  t.regex(await shown("--refine"), named);
+  t.is((await shown("--refine")).replace(named, ""), text);
+  t.regex(await shown("--refine", "--exit", "1"), named, "what is read early is told of like what is passed by");
   const measures = JSON.parse((await noema("bench", run, "--exits", "--runs", "2", "--max-tokens", "6", "--json")).out);
   t.deepEqual(
     measures.map(({ level }: { level: number }) => level),
