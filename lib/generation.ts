@@ -66,7 +66,7 @@ export interface GenerationResult {
   filled: number;
   /**
    * Of a flow model, of flows that were inverted by sweeps: max |u - f(h)|, what running the h that they found forward again is off from
-   * the noise u that they were to find it for; the largest of all flows. Much of it is an error (ERR_NOT_CONVERGED).
+   * the noise u that they were to find it for; the largest of all flows. More than 1e-3 (0.03 with bodies in bf16) is an error (ERR_NOT_CONVERGED).
    */
   residual?: number;
   /**

@@ -21,6 +21,7 @@ constexpr int64_t kPositions = 256, kLatent = 16, kLayers = 6;
 
 // With heads as small as this a sweep leaves a tenth to a fiftieth of the change before it: 0.04 after the second, 0.003
 // after the third. The tolerance lies between, so every size takes the same number of sweeps, and what bf16 rounds away is below it.
+// What is found then leads 3e-5 away from the noise, 7e-4 in bf16: far less than is an error.
 constexpr float kHead = 0.002f;
 constexpr int kSweeps = 3, kPasses = kSweeps + 1;
 constexpr float kTolerance = 0.01f;

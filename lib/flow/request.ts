@@ -33,8 +33,9 @@ export interface FlowGenerateOptions {
   /** Of an ancestral draw: from the likeliest components of this mass. Default: 1. */
   topP?: number;
   /**
-   * How the flows are inverted. On the processor all ways give the same tokens, to the last bit of the states; a GPU's sweeps and its
-   * sequential inverse differ by roundings, and so may their texts. "auto" measures them once per shape of text, which takes as long as some ten texts: a way that is slower than
+   * How the flows are inverted. With a plan's tolerance at its default, 0, all ways give the same tokens, to the last bit of the states, on
+   * one device (of CUDA as far as its emulation shows: no GPU has run it); the processor and a GPU differ by roundings, and so may their texts. A
+   * tolerance above 0 rests earlier and may give another text: the result's `residual` says how far it is off. "auto" measures them once per shape of text, which takes as long as some ten texts: a way that is slower than
    * the best before it is not waited for. With an ancestral draw it is of the flows below the one that is drawn from: a "jacobi" plan
    * of that one, or "jacobi" or "auto" where it is the only one, is refused. Default: "sequential".
    */

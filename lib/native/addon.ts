@@ -370,7 +370,11 @@ export interface InversePlan {
   modules?: number;
   /** Of jacobi: most sweeps per module, then ERR_NOT_CONVERGED. Default: as many as it has positions, which suffices. */
   sweeps?: number;
-  /** Of jacobi: largest change of a sequence at rest. Default: 0, which on the processor gives the bits of the sequential inverse. */
+  /**
+   * Of jacobi: largest change of a sequence at rest, 0 .. 0.01. Default: 0, which gives the bits of the sequential inverse. More rests
+   * earlier, and may find another text: `residual` says how far what was found is off, and more than 1e-3 (0.03 with bodies in bf16) is
+   * ERR_NOT_CONVERGED.
+   */
   tolerance?: number;
   /** Of jacobi: sweeps start with zeros instead of the flow's noise. */
   fromZeros?: boolean;

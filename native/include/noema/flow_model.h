@@ -98,7 +98,8 @@ struct FlowReading {
 
 /// How a flow is inverted. sequential: position after position, with cached keys and values. jacobi: in `modules` equal runs
 /// of positions, each swept as a whole until no sequence changes by more than `tolerance` (one module: plain Jacobi; more:
-/// Gauss-Seidel-Jacobi). Both find the same state: on the processor to the bit, with tolerance 0.
+/// Gauss-Seidel-Jacobi). With tolerance 0 both find the same state, to the bit. With a looser one sweeps rest earlier, at a state that may be
+/// another text's; further from the noise than FlowInverse::residuals may be it is not_converged.
 enum class InverseMethod : uint8_t { sequential, jacobi };
 struct InversePlan {
     InverseMethod method = InverseMethod::sequential;

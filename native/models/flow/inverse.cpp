@@ -21,11 +21,11 @@ bool is_looked_back_on(const FlowInversion& job, size_t l) {
 }
 
 /// The most that sweeps' residual may be. What is found is to the bit the inverse of some noise, this far from the one given: a thousandth of
-/// the noise's own spread moves one scalar in some thousands over the edge of a token. At rest a sweep moves h by the tolerance at most, and
-/// u by that over sigma, a tenth or so where clusters are narrow; who gives a looser tolerance asks for less. Bodies in bf16 may answer the
-/// least move of h with another rounding, which moves u by a thousandth and more.
-float most_residual(const FlowShape& s, const InversePlan& plan) {
-    return std::max(s.precision == Precision::bf16 ? 3e-2f : 1e-3f, 10 * plan.tolerance);
+/// the noise's own spread moves one scalar in some thousands over the edge of a token. Whatever the tolerance: at rest a sweep moves h by that
+/// at most, and u by that over sigma, so a loose one may rest where another text is, which is an error and no answer. Bodies in bf16 may
+/// answer the least move of h with another rounding, which moves u by a thousandth and more.
+float most_residual(const FlowShape& s) {
+    return s.precision == Precision::bf16 ? 3e-2f : 1e-3f;
 }
 
 /// What is known of a flow's inverse when the run is through.
@@ -50,15 +50,14 @@ Status report_restless(const FlowShape& s, const FlowInversion& job, const Outco
 Status report_lost(const FlowShape& s, const FlowInversion& job, const Outcomes& outcomes, FlowInverse& out, size_t l) {
     NOEMA_TRY(check_state(s, l, outcomes[l].state.data(), nullptr, out.fault));
     if (l == 0) NOEMA_TRY(check_latents(s, outcomes[l].state.data(), outcomes[l].log_sum.data(), out.fault));
-    const InversePlan plan = plan_of(job, l);
-    for (int64_t b = 0; plan.method == InverseMethod::jacobi && b < static_cast<int64_t>(out.residuals[l].size());
-         ++b) {
-        if (out.residuals[l][b] <= most_residual(s, plan)) continue;
+    if (plan_of(job, l).method != InverseMethod::jacobi) return {};
+    for (int64_t b = 0; b < static_cast<int64_t>(out.residuals[l].size()); ++b) {
+        if (out.residuals[l][b] <= most_residual(s)) continue;
         out.fault = fault_at(s, l, b, 0, s.N - 1);
         return Status::error(Code::not_converged,
                              "flow %zu: what sweeps found for sequence %lld leads %g away from what it was to be the "
                              "inverse of, expected at most %g",
-                             l, static_cast<long long>(b), out.residuals[l][b], most_residual(s, plan));
+                             l, static_cast<long long>(b), out.residuals[l][b], most_residual(s));
     }
     return {};
 }

@@ -52,6 +52,11 @@ test("every way of inverting gives the same tokens; auto picks one of them", asy
   await refused("jacobo", /did you mean "jacobi"/);
   await refused([{ method: "sequential" }], /each of the 2 flows/);
   await refused([{ method: "jacobi", modules: 0 }, { method: "jacobi" }], /inversion\[0\].modules/);
+  for (const tolerance of [0.011, 1, -1, Number.NaN])
+    await refused(
+      [{ method: "jacobi", tolerance }, { method: "jacobi" }],
+      /^inversion\[0\]\.tolerance: expected a number from 0 to 0\.01, got/,
+    );
   for (const [name, value] of Object.entries({ modules: 4, sweeps: 1, tolerance: 0, fromZeros: false }))
     await refused(
       [
