@@ -23,10 +23,10 @@ export interface TokenDifference {
   at: number;
   before: number;
   after: number;
-  /** Whether it was asked for; the others followed. */
+  /** Whether a token was asked for here, or latents of its position; the others followed. */
   asked: boolean;
   /**
-   * Where it was asked for: the token that was to come. At level 0 it comes, unless the encoder's own noise takes it
+   * Where a token was asked for: the one that was to come. At level 0 it comes, unless the encoder's own noise takes it
    * into another's place. Above, the flows below may make another of its state: then `after` is not `wanted`, and may
    * be `before`.
    */
@@ -44,7 +44,7 @@ interface ChangedText {
   channels: number;
 }
 
-interface Changes {
+export interface Changes {
   tokens: readonly TokenChange[];
   latents: readonly LatentChange[];
 }
@@ -83,12 +83,19 @@ function* items<T>(list: unknown, name: string, names: readonly string[]): Gener
 }
 
 /** Every place that was asked for, and the others whose tokens differ. */
-export function differencesOf(before: Int32Array, after: Int32Array, asked: readonly TokenChange[]): TokenDifference[] {
-  const wanted = new Map(asked.map(({ at, token }) => [at, token]));
+export function differencesOf(
+  before: Int32Array,
+  after: Int32Array,
+  { tokens, latents }: Changes,
+  patchSize: number,
+): TokenDifference[] {
+  const wanted = new Map(tokens.map(({ at, token }) => [at, token]));
+  const moved = new Set(latents.map(({ position }) => position));
+  const isAsked = (at: number) => wanted.has(at) || moved.has(Math.floor(at / patchSize));
   return Array.from(before.keys())
-    .filter((at) => wanted.has(at) || before[at] !== after[at])
+    .filter((at) => isAsked(at) || before[at] !== after[at])
     .map((at) => {
-      const place = { at, before: before[at]!, after: after[at]!, asked: wanted.has(at) };
+      const place = { at, before: before[at]!, after: after[at]!, asked: isAsked(at) };
       return wanted.has(at) ? { ...place, wanted: wanted.get(at)! } : place;
     });
 }

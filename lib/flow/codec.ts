@@ -2,16 +2,23 @@
 
 import { cancellable } from "../cancellation.js";
 import { checkNames, checkNumber, checkSignal, invalid } from "../decoding/options.js";
-import type { Seed } from "../rng.js";
+import type { FlowReading } from "../native/addon.js";
+import type { Prompt } from "../request.js";
 import type { FlowHost } from "./job.js";
 import { checkInversion, type Inversion } from "./plan.js";
-import { encodedText, latentSizes, writtenAs } from "./states.js";
+import {
+  contextOf,
+  distancesOf,
+  type EncodingOptions,
+  encodedText,
+  latentSizes,
+  sequenceOf,
+  writtenAs,
+} from "./states.js";
 
-export interface FlowEncodeOptions {
+export interface FlowEncodeOptions extends EncodingOptions {
   /** 0: the data's latents, .. L: base noise. Default: L. */
   level?: number;
-  /** Of the encoder's noise. Default: 0. */
-  seed?: Seed;
   signal?: AbortSignal;
 }
 
@@ -29,10 +36,12 @@ export interface FlowState {
 }
 
 export interface FlowDecodeOptions {
-  /** [N,c] of a state, 1 .. maxPositions positions of finite numbers. */
+  /** [N,c] of a state, 1 .. maxPositions positions of finite numbers, less those of the context. */
   latents: ArrayLike<number>;
   /** Which state it is: 0 .. L. Default: L, base noise. */
   level?: number;
+  /** The text in front that the state was encoded behind, or that noise is to be continued from: see `encode`. Default: none. */
+  context?: Prompt;
   /** How the flows below it are inverted; "auto" is for `generate`. Default: "sequential". */
   inversion?: Exclude<Inversion, "auto">;
   signal?: AbortSignal;
@@ -43,32 +52,30 @@ export interface FlowText {
   ids: Int32Array;
   /** Empty where the model has no tokenizer. */
   text: string;
-  /** [N * patchSize] posterior probability of every token. */
+  /** [N * patchSize] posterior probability of every token: against the other tokens, however far the latents lie from all of them. */
   confidence: Float32Array;
+  /** [N * patchSize] how far the latents lie from the token's mean, in its standard deviations: see `Reading.distance`. */
+  distance: Float32Array;
   /** [N,c] the data's latents. */
   latents: Float64Array;
 }
 
-export async function encode(
-  host: FlowHost,
-  text: string | ArrayLike<number>,
-  options: FlowEncodeOptions = {},
-): Promise<FlowState> {
-  checkNames(options, ["level", "seed", "signal"], "encode");
+export async function encode(host: FlowHost, text: Prompt, options: FlowEncodeOptions = {}): Promise<FlowState> {
+  checkNames(options, ["level", "context", "seed", "signal"], "encode");
   const { flows } = host.config;
   const level = checkNumber(options.level ?? flows.length, { min: 0, max: flows.length, integer: true }, "level");
   checkSignal(options.signal);
-  const { ids, noise } = encodedText(host, text, options.seed);
+  const encoded = encodedText(host, text, options);
+  const { ids, noise } = encoded;
   const { c, P } = latentSizes(host.config);
   return cancellable(host, options.signal, async (cancellation) => {
-    const request = { ids, batch: 1, length: ids.length, noise, cancellation };
-    const states = await host.native.trace({ ...request, to: level });
+    const states = await host.native.trace({ ...sequenceOf(encoded), noise, cancellation, to: level });
     return { level, positions: ids.length / P, channels: c, latents: states[level]!, ids };
   });
 }
 
 export async function decode(host: FlowHost, options: FlowDecodeOptions): Promise<FlowText> {
-  checkNames(options, ["latents", "level", "inversion", "signal"], "decode");
+  checkNames(options, ["latents", "level", "context", "inversion", "signal"], "decode");
   const { native, config } = host;
   const { flows } = config;
   const level = checkNumber(options.level ?? flows.length, { min: 0, max: flows.length, integer: true }, "level");
@@ -77,23 +84,22 @@ export async function decode(host: FlowHost, options: FlowDecodeOptions): Promis
   if (level === 0 && options.inversion !== undefined)
     throw invalid("inversion", options.inversion, "none at level 0, where no flow is inverted");
   checkSignal(options.signal);
-  const latents = checkLatents(options.latents, host);
   const { c, P } = latentSizes(config);
-  const length = (latents.length / c) * P;
+  const prefix = contextOf(host, options.context);
+  const latents = checkLatents(options.latents, c, config.maxPositions - prefix.length / P);
   return cancellable(host, options.signal, async (cancellation) => {
-    if (level === 0) {
-      const { tokens, confidence } = await native.read({ level, latents, cancellation });
-      return { ids: tokens, text: writtenAs(tokens, host), confidence, latents };
-    }
-    const request = { ids: new Int32Array(length), batch: 1, length, latents, level, plans, cancellation };
-    const { tokens, confidence, state } = await native.invert(request);
-    return { ids: tokens, text: writtenAs(tokens, host), confidence, latents: state };
+    const read = async (state: Float64Array, { tokens, confidence }: FlowReading): Promise<FlowText> => {
+      const distance = await distancesOf(host, tokens, state, cancellation);
+      return { ids: tokens, text: writtenAs(tokens, host), confidence, distance, latents: state };
+    };
+    if (level === 0) return read(latents, await native.read({ level, latents, cancellation }));
+    const sequence = sequenceOf({ ids: new Int32Array((latents.length / c) * P), prefix });
+    const found = await native.invert({ ...sequence, latents, level, plans, cancellation });
+    return read(found.state, found);
   });
 }
 
-function checkLatents(latents: unknown, { config }: FlowHost): Float64Array {
-  const { c } = latentSizes(config);
-  const most = config.maxPositions;
+function checkLatents(latents: unknown, c: number, most: number): Float64Array {
   const isArray = Array.isArray(latents) || latents instanceof Float64Array || latents instanceof Float32Array;
   const positions = isArray ? latents.length / c : 0;
   if (!isArray || !Number.isInteger(positions) || positions < 1 || positions > most || !latents.every(Number.isFinite))

@@ -3,14 +3,22 @@
 import { cancellable } from "../cancellation.js";
 import { checkNames, checkSignal } from "../decoding/options.js";
 import type { NativeCancellation } from "../native/addon.js";
-import type { Seed } from "../rng.js";
+import type { Prompt } from "../request.js";
 import type { FlowHost } from "./job.js";
 import { hasReading } from "./request.js";
-import { encodedText, latentSizes, type StateStatistics, statisticsOf, writtenAs } from "./states.js";
+import {
+  distancesOf,
+  type Encoded,
+  type EncodingOptions,
+  encodedText,
+  latentSizes,
+  type StateStatistics,
+  sequenceOf,
+  statisticsOf,
+  writtenAs,
+} from "./states.js";
 
-export interface InspectOptions {
-  /** Of the encoder's noise. Default: 0. */
-  seed?: Seed;
+export interface InspectOptions extends EncodingOptions {
   signal?: AbortSignal;
 }
 
@@ -19,8 +27,13 @@ export interface Reading {
   ids: Int32Array;
   /** Empty where the model has no tokenizer. */
   text: string;
-  /** Probability of every token. */
+  /** Probability of every token: against the other tokens, and so near 1 also far from all of them. */
   confidence: Float32Array;
+  /**
+   * Of level 0: how far a token's latents lie from the mean of the token that they read as, in its standard deviations. The encoder's
+   * noise takes them about sqrt(latentSize) away; far more, and the model never saw such latents, whatever the confidence.
+   */
+  distance?: Float32Array;
   /** Share of the text's own tokens. */
   accuracy: number;
 }
@@ -37,7 +50,7 @@ export interface Level extends StateStatistics {
 }
 
 export interface Inspection {
-  /** The text's tokens, ends of text that fill the last patch included. */
+  /** The text's tokens, without its context's, ends of text that fill the last patch included. */
   ids: Int32Array;
   positions: number;
   channels: number;
@@ -47,25 +60,17 @@ export interface Inspection {
   nelbo: Float32Array;
 }
 
-export async function inspect(
-  host: FlowHost,
-  text: string | ArrayLike<number>,
-  options: InspectOptions = {},
-): Promise<Inspection> {
-  checkNames(options, ["seed", "signal"], "inspect");
+export async function inspect(host: FlowHost, text: Prompt, options: InspectOptions = {}): Promise<Inspection> {
+  checkNames(options, ["context", "seed", "signal"], "inspect");
   checkSignal(options.signal);
-  const { ids, noise } = encodedText(host, text, options.seed);
-  return cancellable(host, options.signal, (cancellation) => look(host, ids, { noise, cancellation }));
+  const encoded = encodedText(host, text, options);
+  return cancellable(host, options.signal, (cancellation) => look(host, encoded, cancellation));
 }
 
-interface Looking {
-  noise: Float32Array;
-  cancellation: NativeCancellation;
-}
-
-async function look(host: FlowHost, ids: Int32Array, { noise, cancellation }: Looking): Promise<Inspection> {
+async function look(host: FlowHost, encoded: Encoded, cancellation: NativeCancellation): Promise<Inspection> {
+  const { ids, noise } = encoded;
   const { c, P } = latentSizes(host.config);
-  const request = { ids, batch: 1, length: ids.length, noise, cancellation };
+  const request = { ...sequenceOf(encoded), noise, cancellation };
   const pass = await host.native.encode({ ...request, states: true });
   const states = await host.native.trace(request);
   const levels: Level[] = [];
@@ -84,5 +89,6 @@ async function readingOf(
 ): Promise<Reading> {
   const { tokens, confidence } = await host.native.read(state);
   const right = tokens.reduce((sum, token, i) => sum + (token === text[i] ? 1 : 0), 0);
-  return { ids: tokens, text: writtenAs(tokens, host), confidence, accuracy: right / text.length };
+  const distance = state.level === 0 ? { distance: await distancesOf(host, tokens, state.latents) } : {};
+  return { ids: tokens, text: writtenAs(tokens, host), confidence, ...distance, accuracy: right / text.length };
 }

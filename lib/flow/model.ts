@@ -7,7 +7,7 @@ import { type Score, type ScoreOptions, score } from "../evaluation/score.js";
 import type { Generation, GenerationResult } from "../generation.js";
 import { Model, type ModelInfo } from "../model.js";
 import type { NativeFlowModel } from "../native/addon.js";
-import { checkPrompts } from "../request.js";
+import { checkPrompts, type Prompt } from "../request.js";
 import { BatchWork, SingleWork } from "../works.js";
 import {
   decode,
@@ -101,15 +101,21 @@ export class FlowModel extends Model<NativeFlowModel, FlowConfig> {
     return score(this.bounded, text, options);
   }
 
-  /** A text as the latents of a state: base noise, or another level's. By the steps that `decode` undoes. */
-  async encode(text: string | ArrayLike<number>, options?: FlowEncodeOptions): Promise<FlowState> {
+  /**
+   * A text as the latents of a state: base noise, or another level's. By the steps that `decode` undoes. Rejects with what comes out of
+   * `inspect`.
+   */
+  async encode(text: Prompt, options?: FlowEncodeOptions): Promise<FlowState> {
     this.check();
     return encode(this.#host, text, options);
   }
 
   /**
    * The text that a state's latents lead to. Of a state that `encode` gave it is the text that it was given, but for tokens that the
-   * encoder's own noise took into another's place (none where `sigmaCeiling` kept them apart in training).
+   * encoder's own noise took into another's place (none where `sigmaCeiling` kept them apart in training). Behind a `context` base noise is
+   * what `generate` makes of that prompt. Rejects with ERR_INVALID_ARGUMENT or ERR_UNKNOWN_OPTION, which name what is wrong,
+   * ERR_PROMPT_TOO_LONG or ERR_UNSUPPORTED (a context that leaves no room, or of a model that takes none), ERR_BAD_TOKENIZER,
+   * ERR_NOT_CONVERGED, ERR_NON_FINITE (latents that are no token's, or lead to none), ERR_DISPOSED or the signal's reason.
    */
   async decode(options: FlowDecodeOptions): Promise<FlowText> {
     this.check();
@@ -120,11 +126,11 @@ export class FlowModel extends Model<NativeFlowModel, FlowConfig> {
    * Every state of a text on its way to noise: L + 1 of [N,c] for N positions of P tokens and c = d * P channels, each
    * with what it reads as, its log-determinant in nats and how it looks as a cloud of vectors (tarflowlm.md sections
    * 2.1 and 4). Rejects with ERR_INVALID_ARGUMENT or ERR_UNKNOWN_OPTION, which name what is wrong (an empty text, an
-   * unknown token, or no whole patches where the model has no end-of-text token), ERR_PROMPT_TOO_LONG,
-   * ERR_BAD_TOKENIZER (text, and no tokenizer), ERR_NON_FINITE (a state is no number, and where), ERR_DISPOSED or the signal's
-   * reason.
+   * unknown token, or no whole patches where the model has no end-of-text token), ERR_PROMPT_TOO_LONG (with its `context`),
+   * ERR_UNSUPPORTED (a context, and no prefix conditioning), ERR_BAD_TOKENIZER (text, and no tokenizer), ERR_NON_FINITE (a state is no
+   * number, and where: positions count the context), ERR_DISPOSED or the signal's reason.
    */
-  async inspect(text: string | ArrayLike<number>, options?: InspectOptions): Promise<Inspection> {
+  async inspect(text: Prompt, options?: InspectOptions): Promise<Inspection> {
     this.check();
     return inspect(this.#host, text, options);
   }
@@ -142,10 +148,10 @@ export class FlowModel extends Model<NativeFlowModel, FlowConfig> {
 
   /**
    * Changes a text, or a state of it, at some places, and regenerates what depends on them (tarflowlm.md section 4):
-   * what comes before a change in the flow's order stays bit for bit. Rejects with ERR_INVALID_ARGUMENT or
+   * what comes before a change in the flow's order stays bit for bit, and so does its `context`. Rejects with ERR_INVALID_ARGUMENT or
    * ERR_UNKNOWN_OPTION, which name what is wrong (no changes, or of a place that is not there, or two of one place),
-   * ERR_PROMPT_TOO_LONG, ERR_BAD_TOKENIZER (text, and no tokenizer), ERR_NOT_CONVERGED (a flow has no inverse at the
-   * change, and where), ERR_NON_FINITE, ERR_DISPOSED or the signal's reason.
+   * ERR_PROMPT_TOO_LONG, ERR_UNSUPPORTED (a context, and no prefix conditioning), ERR_BAD_TOKENIZER (text, and no tokenizer),
+   * ERR_NOT_CONVERGED (a flow has no inverse at the change, and where), ERR_NON_FINITE, ERR_DISPOSED or the signal's reason.
    */
   async edit(options: EditOptions): Promise<Edit> {
     this.check();

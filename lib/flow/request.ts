@@ -151,6 +151,15 @@ export function hasReading(level: number, { flows }: FlowConfig): boolean {
   return level === 0 || flows[level - 1]!.readoutHiddenSize !== undefined;
 }
 
+/** What is given in front of a text, in whole patches; `name` it has in errors. */
+export function prefixOf(given: ArrayLike<number>, config: FlowConfig, name: string): number[] {
+  if (given.length > 0 && !config.prefixConditioning) {
+    const message = "this model was trained without prefix conditioning: it writes whole texts, not continuations";
+    throw new NoemaError("ERR_UNSUPPORTED", message, { promptTokens: given.length });
+  }
+  return filledBefore(given, config, name);
+}
+
 export function flowCanvas(
   options: FlowGenerateOptions,
   config: FlowConfig,
@@ -168,11 +177,7 @@ export function flowCanvas(
       "documentStart: the model has no end-of-text token, which starts a document",
     );
   const given = starts && limits.eosId >= 0 ? [limits.eosId, ...prompt] : prompt;
-  if (given.length > 0 && !config.prefixConditioning) {
-    const message = "this model was trained without prefix conditioning: it writes whole texts, not continuations";
-    throw new NoemaError("ERR_UNSUPPORTED", message, { promptTokens: given.length });
-  }
-  const prefix = filledBefore(given, config, name);
+  const prefix = prefixOf(given, config, name);
   const wanted = tokenCount(options.maxTokens, prefix.length, limits.maxPositions, name);
   const temperature = checkNumber(options.temperature ?? 1, { min: 0, max: 10 }, "temperature");
   const added = Math.ceil(wanted / config.patchSize) * config.patchSize;

@@ -2,35 +2,97 @@
 
 import type { FlowConfig } from "../checkpoint/config.js";
 import { NoemaError } from "../errors.js";
+import type { NativeCancellation } from "../native/addon.js";
 import { latentNoise } from "../normals.js";
 import { filledAfter } from "../patches.js";
-import { promptIds } from "../request.js";
+import { type Prompt, promptIds } from "../request.js";
 import type { Seed } from "../rng.js";
 import type { FlowHost } from "./job.js";
-import { flowLimits } from "./request.js";
+import { flowLimits, prefixOf } from "./request.js";
 
-/** A text's tokens in whole patches, and its noise. */
+/** What a text is encoded with. */
+export interface EncodingOptions {
+  /**
+   * Text in front that is given, as the prompt of a generation: it is seen, and has no states. (`generate` puts an end-of-text token before
+   * an empty prompt.) Default: none.
+   */
+  context?: Prompt;
+  /** Of the encoder's noise. Default: 0. */
+  seed?: Seed;
+}
+
+/** A text's tokens in whole patches, behind those of its context, and its noise. */
 export interface Encoded {
   ids: Int32Array;
   /** Tokens that were asked for; the rest are ends of text that fill the last patch. */
   tokens: number;
   noise: Float32Array;
+  /** The context in whole patches. */
+  prefix: readonly number[];
 }
 
-export function encodedText(host: FlowHost, text: string | ArrayLike<number>, seed: Seed = 0): Encoded {
+export function encodedText(host: FlowHost, text: Prompt, { context, seed = 0 }: EncodingOptions): Encoded {
   const { config } = host;
+  const prefix = contextOf(host, context);
   const limits = flowLimits(config, host.tokenizer);
   const ids = promptIds(text, limits, "text");
-  const most = limits.maxPositions;
+  const most = limits.maxPositions - prefix.length;
   if (ids.length === 0 || ids.length > most) {
     const code = ids.length > most ? "ERR_PROMPT_TOO_LONG" : "ERR_INVALID_ARGUMENT";
-    throw new NoemaError(code, `the text has ${ids.length} tokens, expected 1 .. ${most}`, {
+    const given = prefix.length > 0 ? ` after ${prefix.length} of context` : "";
+    throw new NoemaError(code, `the text has ${ids.length} tokens, expected 1 .. ${most}${given}`, {
       tokens: ids.length,
       most,
     });
   }
   const filled = filledAfter(ids, config, "the text");
-  return { ids: filled, tokens: ids.length, noise: latentNoise(seed, filled.length * config.latentSize) };
+  return { ids: filled, tokens: ids.length, noise: latentNoise(seed, filled.length * config.latentSize), prefix };
+}
+
+/** A text's context in whole patches; there is room for a text behind it. */
+export function contextOf({ config, tokenizer }: FlowHost, context: Prompt = []): number[] {
+  const limits = flowLimits(config, tokenizer);
+  const prefix = prefixOf(promptIds(context, limits, "context"), config, "the context");
+  const most = limits.maxPositions - config.patchSize;
+  if (prefix.length <= most) return prefix;
+  const message = `the context has ${prefix.length} tokens, expected 0 .. ${most}, for a text is to follow`;
+  throw new NoemaError("ERR_PROMPT_TOO_LONG", message, { tokens: prefix.length, most });
+}
+
+/** A native call's sequence: what is given, and the text. */
+export function sequenceOf({ ids, prefix }: Pick<Encoded, "ids" | "prefix">) {
+  const all = Int32Array.from([...prefix, ...ids]);
+  return { ids: all, batch: 1, length: all.length, prefix: prefix.length };
+}
+
+/** Standard deviations off the mean at which the encoder is asked for a token's: many, for states lie on a grid. */
+const FAR = 1024;
+
+/**
+ * Of latents that were read as these tokens, in whole patches: how far each lies from its token's mean, in the token's standard
+ * deviations. The encoder knows the codebook: noise of 0 gives the mean, noise of 1 a standard deviation more.
+ */
+export async function distancesOf(
+  { native, config }: Pick<FlowHost, "native" | "config">,
+  tokens: Int32Array,
+  latents: Float64Array,
+  cancellation?: NativeCancellation,
+): Promise<Float32Array> {
+  const d = config.latentSize;
+  const encoded = async (noise: number) => {
+    const request = {
+      ids: tokens,
+      batch: 1,
+      length: tokens.length,
+      noise: new Float32Array(latents.length).fill(noise),
+    };
+    return (await native.trace({ ...request, to: 0, ...(cancellation && { cancellation }) }))[0]!;
+  };
+  const [means, far] = [await encoded(0), await encoded(FAR)];
+  return Float32Array.from(tokens, (_, t) => {
+    const off = latents.subarray(t * d, (t + 1) * d).map((z, i) => z - means[t * d + i]!);
+    return (Math.hypot(...off) * FAR) / (far[t * d]! - means[t * d]!);
+  });
 }
 
 /** What tokens say; nothing where there is no tokenizer. */

@@ -5,13 +5,14 @@ import { createEngine } from "../../engine.js";
 import { NoemaError } from "../../errors.js";
 import type { FlowModel } from "../../flow/model.js";
 import { numberOf } from "../bound-flags.js";
-import { example, type Streams } from "../command.js";
+import { example, listed, type Streams } from "../command.js";
 import { addDeviceFlag, type DeviceFlag, deviceOption } from "../device-flag.js";
 import { runsOf } from "../painter.js";
 import { paletteOf } from "../palette.js";
 
 interface EditFlags extends DeviceFlag {
   text: string;
+  context?: string;
   replace: string[];
   level?: string;
   seed?: string;
@@ -27,6 +28,7 @@ export function registerEdit(program: Command, streams: Streams): void {
     )
     .argument("<model>", "a checkpoint folder of a flow")
     .requiredOption("--text <text>", "the text to change")
+    .option("--context <text>", "text in front that is given, and stays as it is")
     .requiredOption("--replace <old=new...>", "the first occurrence of old, of as many tokens as new")
     .option("--level <n>", "the state to change: the flows from there down carry it on (default: the highest)")
     .option("--seed <n>", "of the encoder's noise (default: 0)");
@@ -47,10 +49,12 @@ async function run(folder: string, flags: EditFlags, { out, error }: Streams): P
   const ids = tokensOf(model, flags.text);
   const tokens = flags.replace.flatMap((change) => replacement(model, ids, change));
   const level = numberOf(flags.level ?? String(model.info.config.flows.length - 1), "level");
-  const edited = await model.edit({ text: ids, tokens, level, seed: numberOf(flags.seed ?? "0", "seed") });
+  const context = flags.context === undefined ? {} : { context: flags.context };
+  const seed = numberOf(flags.seed ?? "0", "seed");
+  const edited = await model.edit({ text: ids, ...context, tokens, level, seed });
   if (flags.json) {
-    const { text, differences } = edited;
-    out.write(`${JSON.stringify({ text, ids: Array.from(edited.ids), differences }, null, 2)}\n`);
+    const { latents: _, ...told } = edited;
+    out.write(`${JSON.stringify(told, listed, 2)}\n`);
     return;
   }
   const { bold, green } = paletteOf(out);
@@ -59,6 +63,7 @@ async function run(folder: string, flags: EditFlags, { out, error }: Streams): P
   const decode = (run: number[]) => model.tokenizer!.decode(run, { skipSpecialTokens: true });
   const runs = runsOf(edited.ids, (at) => changed.get(at) ?? plain);
   out.write(`${runs.map(({ run, style }) => style(decode(run))).join("")}\n`);
+  if (edited.end !== undefined) error.write(`token ${edited.end} is an end of text: the text ends before it\n`);
   for (const { at, after, wanted = after } of edited.differences)
     if (wanted !== after)
       error.write(`token ${at} is "${decode([after])}", not "${decode([wanted])}": a lower --level holds on to it\n`);

@@ -29,6 +29,7 @@ export function inspect(program: Command, streams: Streams): void {
     )
     .argument("<model>", "a checkpoint folder")
     .option("--text <text>", "of flow and thought models: the text to look into")
+    .option("--context <text>", "with --text, flows: text in front that is given, and not looked into")
     .option("--svg <file>", "with --text: draw it into this file")
     .option("--think <steps>", "with --text, thought models: steps of the fast loop (default: the checkpoint's)")
     .option("--save <file>", "with --text, thought models: keep the thought, for generate --thought")

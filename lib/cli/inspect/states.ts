@@ -4,10 +4,14 @@ import type { Inspection, Level } from "../../flow/inspect.js";
 import type { FlowModel } from "../../flow/model.js";
 import { statesPicture } from "../../flow/picture.js";
 import { percent } from "../columns.js";
-import type { LookOptions, Shown } from "./text.js";
+import type { LookOptions, Shown, TextFlags } from "./text.js";
 
-export async function states(model: FlowModel, text: string, options: LookOptions): Promise<Shown<Inspection>> {
-  const found = await model.inspect(text, options);
+export async function states(
+  model: FlowModel,
+  { text, context }: Pick<TextFlags, "text" | "context">,
+  options: LookOptions,
+): Promise<Shown<Inspection>> {
+  const found = await model.inspect(text, { ...options, ...(context !== undefined && { context }) });
   return {
     found,
     rows: [titles, ...found.levels.map(rowOf)],

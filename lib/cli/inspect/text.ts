@@ -22,6 +22,7 @@ export interface Shown<T extends object = object> {
 
 export interface TextFlags extends DeviceFlag, Pick<BoundFlags, "precision"> {
   text: string;
+  context?: string;
   svg?: string;
   seed?: string;
   threads?: string;
@@ -56,11 +57,15 @@ export async function inspectText(folder: string, flags: TextFlags, { signal, st
   out.write(json ? `${JSON.stringify(found, listed)}\n` : columnsOf(rows));
 }
 
+/** Flags that one family alone knows. */
+const familyFlags = { think: "thought", save: "thought", context: "flow" } as const;
+
 async function shownBy(model: AnyModel, flags: TextFlags, options: LookOptions): Promise<Shown> {
+  const { family } = model;
+  for (const [name, own] of Object.entries(familyFlags))
+    if (flags[name as keyof typeof familyFlags] !== undefined && own !== family)
+      throw new NoemaError("ERR_UNSUPPORTED", `"${name}" is for ${own} models; this is a ${family} one`);
   if (model.family === "thought") return thought(model, flags, options);
-  for (const name of ["think", "save"] as const)
-    if (flags[name] !== undefined)
-      throw new NoemaError("ERR_UNSUPPORTED", `"${name}" is for thought models; this is a ${model.family} one`);
-  if (model.family === "flow") return states(model, flags.text, options);
+  if (model.family === "flow") return states(model, flags, options);
   throw new NoemaError("ERR_INVALID_ARGUMENT", `--text looks into flow and thought models; this is ${model.family}`);
 }

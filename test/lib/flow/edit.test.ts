@@ -1,5 +1,6 @@
 import test from "ava";
-import type { EditOptions } from "../../../lib/index.js";
+import { differencesOf } from "../../../lib/flow/changes.js";
+import { createEngine, type EditOptions } from "../../../lib/index.js";
 import { noema } from "../../support/command.js";
 import { openTiny } from "./tiny-flow.js";
 
@@ -85,10 +86,11 @@ test("on the command line: a token that did not come is told of beside the text"
   const run = (level: string) => noema("edit", folder, "--text", TEXT, "--replace", `c=${missed}`, "--level", level);
   const above = await run("1");
   t.is(above.code, 0);
-  t.regex(above.error, new RegExp(`^token 2 is ".", not "${missed}": a lower --level holds on to it\n$`));
+  const told = ({ error }: { error: string }) => error.split("\n").filter((line) => !line.includes("end of text"));
+  t.regex(told(above).join("\n"), new RegExp(`^token 2 is ".", not "${missed}": a lower --level holds on to it\n$`));
   const lowest = await run("0");
   t.is(lowest.out[2], missed);
-  t.is(lowest.error, "");
+  t.deepEqual(told(lowest), [""]);
 });
 
 test("editing latents: the rows given are the state's, at every level up to base noise", async (t) => {
@@ -105,16 +107,131 @@ test("editing latents: the rows given are the state's, at every level up to base
   t.deepEqual(own.ids, text, "noise replaced by itself");
   t.deepEqual(own.latents, noise);
   // The upper flow goes from the end to the start: what lies after position 4 does not see the change there.
-  const { latents, ids } = await model.edit({ text, level: L, latents: [{ position: 4, values }] });
+  const { latents, ids, end } = await model.edit({ text, level: L, latents: [{ position: 4, values }] });
   t.deepEqual(rows(latents, 0, 4), rows(noise, 0, 4), "all other noise stays");
   t.deepEqual(rows(latents, 5, 12), rows(noise, 5, 12));
   const request = { ids: text, batch: 1, length: 12, latents, level: L };
   const below = await model.native.invert({ ...request, to: 1 });
   t.deepEqual(rows(below.state, 5, 12), rows(levels[1]!.latents, 5, 12));
   for (let n = 0; n < 5; n++) t.notDeepEqual(rows(below.state, n, n + 1), rows(levels[1]!.latents, n, n + 1));
-  t.deepEqual(ids, (await model.native.invert(request)).tokens);
+  t.deepEqual(ids, (await model.native.invert(request)).tokens.slice(0, end));
   engine.dispose();
 });
+
+test("an edit by latents is asked for, whether it changes the token or not", async (t) => {
+  const { engine, model } = await openTiny();
+  const text = model.tokenizer!.encode(TEXT);
+  const { levels } = await model.inspect(text);
+  for (const level of [0, 1, 2]) {
+    const values = rows(levels[level]!.latents, 4, 5);
+    const same = await model.edit({ text, level, latents: [{ position: 4, values }] });
+    t.deepEqual(same.differences, [{ at: 4, before: text[4]!, after: text[4]!, asked: true }], `level ${level}`);
+    const moved = await model.edit({ text, level, latents: [{ position: 4, values: values.map((x) => x + 3) }] });
+    const asked = moved.differences.filter((difference) => difference.asked);
+    t.deepEqual(asked, [{ at: 4, before: text[4]!, after: moved.ids[4]!, asked: true }], `level ${level}`);
+  }
+  engine.dispose();
+});
+
+test("differences: of patches, all tokens of a position whose latents were asked for", (t) => {
+  const [before, after] = [Int32Array.of(1, 2, 3, 4, 5), Int32Array.of(1, 9, 3, 8, 5)];
+  const changes = { tokens: [{ at: 0, token: 7 }], latents: [{ position: 1, values: [] }] };
+  t.deepEqual(differencesOf(before, after, changes, 2), [
+    { at: 0, before: 1, after: 1, asked: true, wanted: 7 },
+    { at: 1, before: 2, after: 9, asked: false },
+    { at: 2, before: 3, after: 3, asked: true },
+    { at: 3, before: 4, after: 8, asked: true },
+  ]);
+  t.deepEqual(
+    differencesOf(before, before, { tokens: [], latents: [{ position: 2, values: [] }] }, 2),
+    [{ at: 4, before: 5, after: 5, asked: true }],
+    "what fills the last patch is none of the text's",
+  );
+});
+
+test("a text ends where the edit brings an end of text; its own are no end", async (t) => {
+  const { engine, model, folder } = await openTiny();
+  const eos = model.config.eosTokenId!;
+  const text = model.tokenizer!.encode(TEXT);
+  const cut = await model.edit({ text, tokens: [{ at: 6, token: eos }] });
+  t.is(cut.end, 6);
+  t.is(cut.ids.length, 6);
+  t.is(cut.text, model.tokenizer!.decode(cut.ids));
+  t.true(cut.differences.some(({ at, after }) => at === 6 && after === eos));
+  t.is(cut.latents.length, text.length * C, "the state is whole");
+  const two = Int32Array.from([eos, ...text.subarray(0, 5), eos, ...text.subarray(0, 5)]);
+  const same = await model.edit({ text: two, tokens: [{ at: 3, token: two[3]! }] });
+  t.is(same.end, undefined);
+  t.deepEqual(same.ids, two);
+  const changed = { text: TEXT, tokens: [{ at: 0, token: text[1]! }], level: 0 };
+  const { end, ids, text: left } = await model.edit(changed);
+  engine.dispose();
+  t.true(end! > 0, "the model goes on to an end of text by itself, here");
+  const flags = ["--text", TEXT, "--replace", "a=b", "--level", "0"];
+  const told = await noema("edit", folder, ...flags);
+  t.is(told.out, `${left}\n`);
+  t.is(told.error, `token ${end} is an end of text: the text ends before it\n`);
+  const json = JSON.parse((await noema("edit", folder, ...flags, "--json")).out);
+  t.like(json, { ids: Array.from(ids), text: left, end });
+});
+
+test("behind a context: an edit sees it, and keeps it", async (t) => {
+  const { engine, model, folder } = await openTiny();
+  const text = model.tokenizer!.encode(TEXT);
+  const token = model.tokenizer!.encode("x")[0]!;
+  const context = "xyzzy xyzz";
+  const inside = await model.inspect(text, { seed: 2, context });
+  const outside = await model.inspect(text, { seed: 2 });
+  t.deepEqual(inside.ids, text);
+  t.is(inside.positions, text.length);
+  t.deepEqual(inside.levels[0]!.latents, outside.levels[0]!.latents);
+  t.notDeepEqual(inside.levels[1]!.latents, outside.levels[1]!.latents);
+  t.deepEqual((await model.encode(text, { seed: 2, context })).latents, inside.levels[2]!.latents);
+  const { nats } = await model.score(text, { context, seed: 2, draws: 1 });
+  const total = inside.nelbo.reduce((sum, share) => sum + share, 0);
+  t.true(Math.abs(total - nats) < 1e-3, `${total} ${nats}: the same meaning as score's`);
+
+  for (const level of [0, 1]) {
+    const changes = { tokens: [{ at: 6, token }], level, seed: 2, context };
+    const same = await model.edit({ text, ...changes, tokens: [{ at: 6, token: text[6]! }] });
+    t.deepEqual(same.ids, text, `level ${level}: a change that is none changes nothing`);
+    t.deepEqual(same.latents, inside.levels[level]!.latents);
+    const edited = await model.edit({ text, ...changes });
+    t.is(edited.latents.length, text.length * C);
+    const wanted = (await model.inspect(text.with(6, token), { seed: 2, context })).levels[level]!.latents;
+    t.deepEqual(rows(edited.latents, 6, 7), rows(wanted, 6, 7));
+    const alone = await model.edit({ text, ...changes, context: "" });
+    if (level === 1) t.notDeepEqual(edited.latents, alone.latents, "another context, another state");
+  }
+  const noise = rows(inside.levels[L]!.latents, 4, 5);
+  const own = await model.edit({ text, level: L, seed: 2, context, latents: [{ position: 4, values: noise }] });
+  t.deepEqual(own.ids, text, "noise replaced by itself");
+  await t.throwsAsync(
+    model.edit({ text, context, level: L, latents: [{ position: 3, values: Array(4).fill(1e20) }] }),
+    {
+      code: "ERR_NON_FINITE",
+      message: /position 13[ ,]/,
+    },
+  );
+  engine.dispose();
+  const shown = async (...flags: string[]) => {
+    const { code, out, error } = await noema(...flags, "--json");
+    t.is(code, 0, error);
+    return JSON.parse(out);
+  };
+  const looked = await shown("inspect", folder, "--text", TEXT, "--context", context, "--seed", "2");
+  t.deepEqual(looked.levels[2].latents, Array.from(inside.levels[2]!.latents));
+  const flags = ["--replace", "a=x", "--level", "1", "--seed", "2"];
+  const inFront = await shown("edit", folder, "--text", TEXT, "--context", context, ...flags);
+  const { ids } = await editedIn(folder, context, token);
+  t.deepEqual(inFront.ids, Array.from(ids));
+});
+
+async function editedIn(folder: string, context: string, token: number) {
+  await using engine = await createEngine({ threads: 1 });
+  await using model = await engine.load(folder, { family: "flow" });
+  return await model.edit({ text: TEXT, context, tokens: [{ at: 0, token }], level: 1, seed: 2 });
+}
 
 const LIST = "a list of changes";
 const refused: [string, object, string][] = [
