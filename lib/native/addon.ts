@@ -444,7 +444,10 @@ export interface NativeFlowModel {
    * codebook to tell which it is (details of both: FlowFault). Of `ids` only the prefixes are read.
    */
   invert(request: InverseRequest): Promise<FlowInverse>;
-  /** Reads a state [positions,c] of a level: 0 by the codebook, others by their readouts (ERR_UNSUPPORTED where there is none). */
+  /**
+   * Reads a state [positions,c] of a level: 0 by the codebook, others by their readouts (ERR_UNSUPPORTED where there is none). Rejects with
+   * ERR_NON_FINITE where it is no token's (details: FlowFault, the flow that made the state, positions of the state alone).
+   */
   read(request: { level: number; latents: State; cancellation?: NativeCancellation }): Promise<FlowReading>;
   /** Needs f32 tensors. keepAverage: also holds an exponential moving average. */
   trainer(options: { keepAverage: boolean }): Promise<NativeFlowTrainer>;

@@ -172,7 +172,7 @@ class FlowModelHandle : public ModelHandle<FlowModelHandle, FlowModel, FlowTrain
             object.Set("confidence", to_array(env, out->confidence));
             return object;
         };
-        return runtime()->submit(info.Env(), {work, result, a.cancellation()});
+        return runtime()->submit(info.Env(), {work, result, a.cancellation(), nullptr, details_of(out)});
     }
 
     Napi::Value invert(const Napi::CallbackInfo& info) {

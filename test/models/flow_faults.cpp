@@ -132,8 +132,10 @@ TEST_CASE("flow: likelihoods and readings that are no numbers are refused") {
         CHECK((above.fault->flow == 1 && above.fault->sequence == 0 && above.fault->first >= 6));
         FlowReading reading;
         CHECK(model->read(engine, 0, job.u.data(), kPositions, reading, nullptr).code == Code::non_finite);
+        check_fault(reading.fault, {-1, 0, 6 - kPrefix, 6 - kPrefix});
         job.at(0, 6) = 1;
         CHECK(model->read(engine, 0, job.u.data(), kPositions, reading, nullptr).ok());
+        CHECK(!reading.fault.has_value());
     });
 }
 

@@ -92,8 +92,9 @@ struct FlowTrace {
 
 /// A state read as tokens, position by position: h^(0) by the codebook's posterior, others by their readouts.
 struct FlowReading {
-    std::vector<int32_t> tokens;    // [positions * P] the likeliest
-    std::vector<float> confidence;  // [positions * P] its probability
+    std::vector<int32_t> tokens;     // [positions * P] the likeliest
+    std::vector<float> confidence;   // [positions * P] its probability
+    std::optional<FlowFault> fault;  // of non_finite: sequence 0, positions of the state
 };
 
 /// How a flow is inverted. sequential: position after position, with cached keys and values. jacobi: in `modules` equal runs
@@ -165,7 +166,8 @@ class FlowModel {
     /// Data to noise position after position, in double: what invert() gives back to the bit. non_finite names flow and position.
     Status trace(Engine& engine, const FlowBatch& batch, const FlowLatents& latents, FlowTrace& out,
                  const std::atomic<bool>* cancelled) const;
-    /// Reads h^(level) [positions,c]. unsupported where the level has no readout.
+    /// Reads h^(level) [positions,c]. unsupported where the level has no readout; non_finite names the flow that made the state, none at
+    /// level 0, and the position.
     Status read(Engine& engine, int64_t level, const double* h, int64_t positions, FlowReading& out,
                 const std::atomic<bool>* cancelled) const;
     /// Towards data: h [B,N,c] through the inverses of a range of flows, position after position with cached keys and values.

@@ -68,6 +68,7 @@ Status flow_read(Engine& engine, const FlowConfig& config, const FlowWeights& w,
     if (level > 0 && !config.flows[level - 1].readout_hidden)
         return Status::error(Code::unsupported, "the state at level %lld has no readout",
                              static_cast<long long>(level));
+    out.fault.reset();
     out.tokens.resize(tokens);
     out.confidence.resize(tokens);
     std::vector<float> lse(tokens);
@@ -99,8 +100,10 @@ Status flow_read(Engine& engine, const FlowConfig& config, const FlowWeights& w,
     for (int64_t i = 0; i < tokens; ++i) {
         if (level > 0) out.confidence[i] = std::exp(out.confidence[i] - lse[i]);
         if (std::isfinite(out.confidence[i]) && (level > 0 || lse[i] >= kLeastLogDensity)) continue;
+        const int64_t position = i / config.patch_size;
+        out.fault = FlowFault{level - 1, 0, position, position};
         return Status::error(Code::non_finite, "the state at level %lld reads as no token at position %lld",
-                             static_cast<long long>(level), static_cast<long long>(i / config.patch_size));
+                             static_cast<long long>(level), static_cast<long long>(position));
     }
     return {};
 }
