@@ -144,13 +144,18 @@ function drawing(flags: GenerationFlags, family: string) {
   };
 }
 
+/** What a flow's texts are drawn by. */
+export function flowDrawing(flags: GenerationFlags) {
+  refuseForeign(flags, "flow");
+  return { ...drawing(flags, "flow"), ...(flags.ancestral !== undefined && { ancestral: flags.ancestral }) };
+}
+
 function invert(model: FlowModel, flags: GenerationFlags, options: Parameters<FlowModel["generate"]>[0]): Generation {
   // Any word: what is none of the ways is refused where they are known.
   const inversion = flags.inversion as Inversion | undefined;
   return model.generate({
     ...options,
-    ...drawing(flags, "flow"),
-    ...(flags.ancestral !== undefined && { ancestral: flags.ancestral }),
+    ...flowDrawing(flags),
     ...(inversion !== undefined && { inversion }),
     ...(flags.exit !== undefined && { exit: numberOf(flags.exit, "exit") }),
   });

@@ -1,27 +1,40 @@
 /** How early a text can be read: the states between noise and data against the text that they become. */
 
 import { cancellable } from "../cancellation.js";
-import { checkNames, checkNumber, checkSignal } from "../decoding/options.js";
+import { checkNumber } from "../decoding/options.js";
 import type { NativeCancellation, State } from "../native/addon.js";
-import { latentNoise } from "../normals.js";
+import { seedAt } from "../request.js";
 import type { Seed } from "../rng.js";
+import { type CanvasRequest, requestOf } from "./canvases.js";
 import type { FlowHost } from "./job.js";
-import { hasReading } from "./request.js";
+import {
+  checkAncestral,
+  checkFlowOptions,
+  type FlowCanvas,
+  type FlowGenerateOptions,
+  flowCanvas,
+  hasReading,
+} from "./request.js";
 
-export interface DraftOptions {
+/** How the texts are drawn: as by `generate`, whose options these are. Defaults: from nothing, with `documentStart` false. */
+type Drawing = Pick<
+  FlowGenerateOptions,
+  "prompt" | "documentStart" | "temperature" | "ancestral" | "topK" | "topP" | "signal"
+>;
+
+export interface DraftOptions extends Drawing {
   /** Texts. Default: 8. */
   count?: number;
-  /** Of each text. Default: as many as the model has. */
+  /** Of each text, behind the prompt. Default: as many as the model has left. */
   positions?: number;
-  /** Default: 0. */
+  /** Of the first text; the next has one more, and so on. Default: 0. */
   seed?: Seed;
-  signal?: AbortSignal;
 }
 
 /** What a level's reading is worth. */
 export interface DraftMeasure {
   level: number;
-  /** Share of the tokens that read as they do in the end; of levels without a readout undefined. */
+  /** Share of the tokens that read as they do in the end; undefined of levels without a readout, and of noise that a text is not made of (`ancestral`). */
   agreement?: number;
   /** Mean probability that the reading gives its tokens. */
   confidence?: number;
@@ -29,40 +42,51 @@ export interface DraftMeasure {
   milliseconds: number;
 }
 
-interface Checked {
-  count: number;
-  positions: number;
-  seed: Seed;
-}
+const names = [
+  ...["count", "positions", "seed", "signal"],
+  ...["prompt", "documentStart", "temperature", "ancestral", "topK", "topP"],
+];
 
 export async function measureDrafts(host: FlowHost, options: DraftOptions = {}): Promise<DraftMeasure[]> {
-  checkNames(options, ["count", "positions", "seed", "signal"], "measureDrafts");
-  const { count = 8, positions = host.config.maxPositions, seed = 0, signal } = options;
+  checkFlowOptions(options, names, "measureDrafts");
+  const { count = 8, signal } = options;
   checkNumber(count, { min: 1, max: 1024, integer: true }, "count");
-  checkNumber(positions, { min: 1, max: host.config.maxPositions, integer: true }, "positions");
-  checkSignal(signal);
-  const checked = { count, positions, seed };
-  return cancellable(host, signal, (cancellation) => measured(host, checked, cancellation));
+  const canvas = canvasOf(host, options);
+  const canvases = Array.from({ length: count }, (_, i) => ({ ...canvas, seed: seedAt(options.seed, i) }));
+  const request = requestOf(canvases, host.config, checkAncestral(options, host.config));
+  return cancellable(host, signal, (cancellation) => measured(host, request, cancellation));
+}
+
+/** Every text's, but for its seed. */
+function canvasOf({ config, tokenizer }: FlowHost, options: DraftOptions): FlowCanvas {
+  const { positions, prompt = [], documentStart = false, temperature = 1, seed = 0 } = options;
+  const { patchSize: P, maxPositions } = config;
+  if (positions !== undefined) checkNumber(positions, { min: 1, max: maxPositions, integer: true }, "positions");
+  const asked = { prompt, documentStart, temperature, seed };
+  const canvas = flowCanvas({ ...asked, maxTokens: (positions ?? 1) * P }, config, tokenizer);
+  return positions === undefined ? { ...canvas, added: maxPositions * P - canvas.prefix.length } : canvas;
 }
 
 async function measured(
   { native, config }: FlowHost,
-  { count, positions, seed }: Checked,
+  { noise, ancestral, ...request }: CanvasRequest,
   cancellation: NativeCancellation,
 ): Promise<DraftMeasure[]> {
-  const length = positions * config.patchSize;
-  const request = { ids: new Int32Array(count * length), batch: count, length, cancellation };
   const measures: DraftMeasure[] = [];
   const readings: (Int32Array | undefined)[] = [];
-  let latents: State = latentNoise(seed, count * length * config.latentSize);
+  const top = config.flows.length;
+  let latents: State = noise;
   let milliseconds = 0;
-  for (let level = config.flows.length; level >= 0; level--) {
-    if (level < config.flows.length) {
+  for (let level = top; level >= 0; level--) {
+    if (level < top) {
+      const draw = level + 1 === top && ancestral ? { ancestral } : {};
       const started = performance.now();
-      latents = (await native.invert({ ...request, latents, level: level + 1, to: level })).state;
-      milliseconds += (performance.now() - started) / count;
+      const found = await native.invert({ ...request, ...draw, latents, level: level + 1, to: level, cancellation });
+      latents = found.state;
+      milliseconds += (performance.now() - started) / request.batch;
     }
-    const reading = hasReading(level, config) ? await native.read({ level, latents, cancellation }) : undefined;
+    const isRead = hasReading(level, config) && !(ancestral && level === top);
+    const reading = isRead ? await native.read({ level, latents, cancellation }) : undefined;
     readings.push(reading?.tokens);
     const confidence = reading && reading.confidence.reduce((sum, x) => sum + x, 0) / reading.confidence.length;
     measures.push({ level, milliseconds, ...(confidence !== undefined && { confidence }) });

@@ -15,13 +15,12 @@ import type {
   FlowInverse,
   FlowReading,
   InversePlan,
-  InverseRequest,
   NativeCancellation,
   NativeFlowModel,
   State,
 } from "../native/addon.js";
-import { latentNoise } from "../normals.js";
 import type { Tokenizer } from "../tokenizer/tokenizer.js";
+import { type CanvasRequest, requestOf } from "./canvases.js";
 import type { InversionShape } from "./plan.js";
 import { type FlowCanvas, hasReading } from "./request.js";
 import { writtenAs } from "./states.js";
@@ -53,15 +52,8 @@ export interface FlowJobOptions {
   ancestral: AncestralDraw | undefined;
 }
 
-/** What every canvas is made from, in one call: prefixes of one length, as many tokens to add. */
-interface Request {
-  ids: Int32Array;
-  batch: number;
-  length: number;
-  prefix: number;
-  noise: Float32Array;
+interface Request extends CanvasRequest {
   plans: InversePlan[];
-  ancestral?: NonNullable<InverseRequest["ancestral"]>;
 }
 
 export class FlowJob {
@@ -114,22 +106,11 @@ export class FlowJob {
   async #request(): Promise<Request> {
     const { config } = this.#host;
     const { ancestral } = this.#options;
-    const [{ prefix, added }] = this.#canvases as [FlowCanvas];
-    const batch = this.#canvases.length;
-    const length = prefix.length + added;
-    const ids = new Int32Array(batch * length);
-    const noise = new Float32Array(batch * added * config.latentSize);
-    for (const [b, canvas] of this.#canvases.entries()) {
-      ids.set(canvas.prefix, b * length);
-      const values = added * config.latentSize;
-      noise.set(latentNoise(canvas.seed, values, ancestral ? 1 : canvas.temperature), b * values);
-    }
-    const fastest = await this.#options.plans({ batch, positions: added / config.patchSize }, this.#ended.signal);
-    const request = { ids, batch, length, prefix: prefix.length, noise };
-    if (!ancestral) return { ...request, plans: fastest };
-    const plans: InversePlan[] = [...fastest.slice(0, -1), { method: "sequential" }];
-    const seeds = BigUint64Array.from(this.#canvases, ({ seed }) => seed);
-    return { ...request, plans, ancestral: { ...ancestral, seeds } };
+    const request = requestOf(this.#canvases, config, ancestral);
+    const shape = { batch: request.batch, positions: this.#canvases[0]!.added / config.patchSize };
+    const fastest = await this.#options.plans(shape, this.#ended.signal);
+    const plans: InversePlan[] = ancestral ? [...fastest.slice(0, -1), { method: "sequential" }] : fastest;
+    return { ...request, plans };
   }
 
   async #whole(request: Request): Promise<Int32Array> {

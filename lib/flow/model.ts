@@ -137,9 +137,10 @@ export class FlowModel extends Model<NativeFlowModel, FlowConfig> {
 
   /**
    * Early exit, measured: how often each state, where it can be read, reads as the text that it becomes, over `count`
-   * texts written from nothing. A measure per level, L (base noise) to 0 (the text). Rejects with ERR_INVALID_ARGUMENT
-   * or ERR_UNKNOWN_OPTION, which name the option, ERR_NOT_CONVERGED (a flow has no inverse, and where), ERR_DISPOSED or
-   * the signal's reason.
+   * texts, written from nothing at temperature 1 or as the options say: it is another figure for another draw. A measure per level, L
+   * (base noise) to 0 (the text). Rejects with ERR_INVALID_ARGUMENT or ERR_UNKNOWN_OPTION, which name the option, ERR_PROMPT_TOO_LONG,
+   * ERR_UNSUPPORTED and ERR_BAD_TOKENIZER as `generate` does, ERR_NOT_CONVERGED (a flow has no inverse, and where), ERR_DISPOSED or the
+   * signal's reason.
    */
   async measureDrafts(options?: DraftOptions): Promise<DraftMeasure[]> {
     this.check();

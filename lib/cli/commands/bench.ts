@@ -15,11 +15,20 @@ import { columnsOf } from "../columns.js";
 import { example, type Streams } from "../command.js";
 import { decodingOptions } from "../decoding-flags.js";
 import { addDeviceFlag, type DeviceFlag, describeDevice, deviceOption } from "../device-flag.js";
-import { addGenerationFlags, type GenerationFlags, givenThought, startGeneration } from "../generation-flags.js";
+import {
+  addGenerationFlags,
+  flowDrawing,
+  type GenerationFlags,
+  givenThought,
+  seedOf,
+  startGeneration,
+} from "../generation-flags.js";
 import { interruptible } from "../interrupt.js";
 
 interface BenchFlags extends GenerationFlags, Pick<BoundFlags, "precision" | "json">, DeviceFlag {
   runs?: string;
+  prompt?: string;
+  documentStart?: boolean;
   threads?: string;
   ops?: boolean;
   inversions?: boolean;
@@ -43,10 +52,15 @@ export function bench(program: Command, streams: Streams): void {
     .description("measure generation on this machine; with --ops, the native kernels instead")
     .argument("[model]", "a checkpoint folder")
     .option("--runs <n>", "runs, of which the median counts; one more warms up (default: 5)")
+    .option("--prompt <text>", "what the texts go on from (default: nothing)")
+    .option("--document-start", "put an end-of-text token, which separates texts in training, before the prompt")
     .option("--threads <n>", "0: one per core (default: 0)")
     .option("--precision <name>", "f32 or bf16: how weights are held")
     .option("--inversions", "flows: every way of inverting every flow, for texts of --max-tokens")
-    .option("--exits", "flows: what reading a text from every state costs, and how often it agrees with the text")
+    .option(
+      "--exits",
+      "flows: what reading a text from every state costs, and how often it agrees with the text, for the draw that the other options tell",
+    )
     .option("--ops", "run the native benchmark (npm run bench builds it)")
     .option("--json", "print JSON");
   addDeviceFlag(addGenerationFlags(command))
@@ -84,7 +98,8 @@ async function measure(model: AnyModel, flags: BenchFlags, signal: AbortSignal):
     throw new NoemaError("ERR_INVALID_ARGUMENT", `--runs: expected an integer from 1, got ${count}`);
   }
   const thought = await givenThought(model, flags);
-  const given = { prompt: "", refine: false, wholeLength: true, thought, signal };
+  const { prompt = "", documentStart } = flags;
+  const given = { prompt, documentStart, refine: false, wholeLength: true, thought, signal };
   const runs: { tokens: number; passes: number; milliseconds: number }[] = [];
   for (let seed = 0; seed <= count; seed++) {
     const { usage, timing } = await startGeneration(model, flags, { ...given, seed });
@@ -142,7 +157,14 @@ async function inversions(model: FlowModel, flags: BenchFlags, { signal, streams
 
 async function exits(model: FlowModel, flags: BenchFlags, { signal, streams: { out } }: Context): Promise<void> {
   const count = flags.runs === undefined ? {} : { count: numberOf(flags.runs, "runs") };
-  const measures = await model.measureDrafts({ ...count, ...positionsOf(model, flags), signal });
+  const { prompt, documentStart, seed } = flags;
+  const asked = {
+    ...(prompt !== undefined && { prompt }),
+    ...(documentStart && { documentStart }),
+    ...(seed !== undefined && { seed: seedOf(seed) }),
+  };
+  const drawn = { ...positionsOf(model, flags), ...asked, ...flowDrawing(flags) };
+  const measures = await model.measureDrafts({ ...count, ...drawn, signal });
   const rows = measures.map(({ level, agreement, milliseconds }) => {
     const agrees = agreement === undefined ? "" : `${(100 * agreement).toFixed(1)} %`;
     return [String(level), agrees, milliseconds.toFixed(2)];

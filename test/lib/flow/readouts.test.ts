@@ -4,7 +4,7 @@ import test from "ava";
 import { openCheckpoint } from "../../../lib/checkpoint/folder.js";
 import { SafetensorsFile } from "../../../lib/checkpoint/safetensors.js";
 import { run as runProgram } from "../../../lib/cli/program.js";
-import type { DraftMeasure, HeldOutMetric, RefineEvent, TrainOptions } from "../../../lib/index.js";
+import type { DraftMeasure, ErrorCode, HeldOutMetric, RefineEvent, TrainOptions } from "../../../lib/index.js";
 import { createEngine } from "../../../lib/index.js";
 import { noema } from "../../support/command.js";
 import { fixture, outcomeOf, trained } from "../training/tiny-run.js";
@@ -149,6 +149,59 @@ test("measuring drafts: a level agrees as often as its drafts of the same noise 
   t.true(noise.agreement! < 1 && draft.agreement! < 1, "there is something to tell");
   t.is(noise.milliseconds, 0);
   t.true(draft.milliseconds > 0 && measures[2]!.milliseconds > draft.milliseconds, "times are from noise on");
+});
+
+test("measuring drafts for the draw that is used: prompt, temperature and ancestral draws", async (t) => {
+  whole ??= trainedReadouts();
+  const { run } = await whole;
+  await using engine = await createEngine({ threads: 1 });
+  await using model = await engine.load(run, { family: "flow" });
+  for (const draw of [
+    { prompt: "abc", temperature: 0.5 },
+    { prompt: "abc", documentStart: true },
+    { ancestral: true, documentStart: false },
+  ]) {
+    const seen: number[] = [0, 0, 0];
+    for (const seed of [6, 7]) {
+      const drafts: RefineEvent[] = [];
+      for await (const event of model.generate({ ...draw, maxTokens: 12, seed, refine: true }))
+        if (event.type === "refine") drafts.push(event);
+      const made = (event: RefineEvent) => event.ids.slice(-12);
+      const text = made(drafts.at(-1)!);
+      for (const draft of drafts)
+        seen[draft.level!]! += made(draft).filter((token, at) => token === text[at]).length / 24;
+    }
+    const measures = await model.measureDrafts({ ...draw, count: 2, positions: 12, seed: 6 });
+    const expected = measures.map(({ level }) => (level === 2 && draw.ancestral ? undefined : seen[level]));
+    t.deepEqual(
+      measures.map(({ agreement }) => agreement && Math.round(24 * agreement)),
+      expected.map((agreement) => agreement && Math.round(24 * agreement)),
+      JSON.stringify(draw),
+    );
+    const shown = await noema(
+      ...["bench", run, "--exits", "--runs", "2", "--max-tokens", "12", "--seed", "6", "--json"],
+      ...(draw.prompt === undefined ? [] : ["--prompt", draw.prompt]),
+      ...(draw.documentStart ? ["--document-start"] : []),
+      ...(draw.temperature === undefined ? [] : ["--temperature", String(draw.temperature)]),
+      ...(draw.ancestral ? ["--ancestral"] : []),
+    );
+    t.is(shown.error, "");
+    t.deepEqual(
+      JSON.parse(shown.out).map(({ agreement }: DraftMeasure) => agreement),
+      measures.map(({ agreement }) => agreement),
+    );
+  }
+  const rest = await model.measureDrafts({ count: 1, prompt: "a".repeat(20) });
+  t.is(Math.round(4 * rest[1]!.agreement!) / 4, rest[1]!.agreement!, "four positions are left");
+  const refused = (options: object, code: ErrorCode, message: RegExp) =>
+    t.throwsAsync(model.measureDrafts(options), { code, message });
+  await refused({ prompt: "a".repeat(24) }, "ERR_PROMPT_TOO_LONG", /prompt: 24 tokens and 1 new ones/);
+  await refused({ prompt: 5 }, "ERR_INVALID_ARGUMENT", /^prompt: /);
+  await refused({ temperature: -1 }, "ERR_INVALID_ARGUMENT", /^temperature: /);
+  await refused({ ancestral: 1 }, "ERR_INVALID_ARGUMENT", /^ancestral: /);
+  await refused({ topP: 0.5 }, "ERR_UNSUPPORTED", /mixture-cdf/);
+  await refused({ maxTokens: 5 }, "ERR_UNKNOWN_OPTION", /maxTokens/);
+  t.regex((await noema("bench", run, "--exits", "--decoding", "random")).error, /"decoding" is for masked models/);
 });
 
 test("what has no readout is refused", async (t) => {
