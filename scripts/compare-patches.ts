@@ -1,6 +1,6 @@
 // Patches as a dial: one flow on text8 at P = 1, 2 and 4, all else equal: what a token costs, how long a text takes, how good it is.
 //
-//   npx tsx scripts/compare-patches.ts --data FOLDER [--tokens 10000000] [--out docs/patches]
+//   npx tsx scripts/compare-patches.ts --text8 FILE [--data FOLDER] [--tokens 10000000] [--out docs/patches]
 //
 // Flags, folders and going on after an interruption are those of compare-text8.ts, with which the runs at P = 1 are shared.
 

@@ -1,11 +1,13 @@
-import { readFile } from "node:fs/promises";
+import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import test from "ava";
 import { createEngine } from "../../lib/index.js";
 import { compareText8, page } from "../../scripts/compare-text8.js";
 import { configurations, type Setup, stageSteps, trainings } from "../../scripts/text8-configurations.js";
+import { CUT, cutText8 } from "../../scripts/text8-cut.js";
 import { estimate, findings, levels, type Row, rowsOf, stackTable, table } from "../../scripts/text8-report.js";
 import type { Result } from "../../scripts/text8-runs.js";
+import { sharedFolder } from "../lib/temporary.js";
 import { miniature, small } from "./small-text8.js";
 
 test("nine configurations, each with all the layers and all the tokens", (t) => {
@@ -36,6 +38,23 @@ test("nine configurations, each with all the layers and all the tokens", (t) => 
   t.like(second, { init: first!.run, stage: 1, shape: undefined, steps: 11 });
   t.is(first!.flow!.flows[0]!.numComponents, undefined, "the codebook");
   t.is(second!.flow!.flows[0]!.numComponents, 2);
+});
+
+test("the cut of text8 is its beginning, in three parts; what is no text8 is refused", async (t) => {
+  const folder = sharedFolder();
+  const file = join(folder, "text8");
+  await writeFile(file, " anarchism originated as a term");
+  const parts = { train: 10, valid: 3, test: 7 };
+  await cutText8(file, join(folder, "cut"), parts);
+  const read = (name: string) => readFile(join(folder, "cut", `${name}.txt`), "utf8");
+  t.deepEqual(await Promise.all(["train", "valid", "test"].map(read)), [" anarchism", " or", "iginate"]);
+  t.is(
+    Object.values(CUT).reduce((sum, size) => sum + size, 0),
+    12_549_840,
+  );
+  await t.throwsAsync(cutText8(file, folder), { message: /text8 has 31 bytes, expected text8, of which 12549840/ });
+  await writeFile(file, "PK\u0003\u0004 packed, as it is downloaded");
+  await t.throwsAsync(cutText8(file, folder, parts), { message: /byte 80 at 0, expected letters a-z and spaces/ });
 });
 
 test("bits per character are a ratio of totals", (t) => {
