@@ -57,8 +57,10 @@ class Outlet {
     const end = committed(sequence);
     const fresh = [...sequence.ids.slice(this.canvas.from + this.ids.length, end)];
     if (fresh.length === 0 && !final) return undefined;
-    this.ids.push(...fresh);
-    this.#pending.push(...fresh);
+    for (const id of fresh) {
+      this.ids.push(id);
+      this.#pending.push(id);
+    }
     const text = this.#decode(fresh, final);
     const says = text !== "" || (this.#pending.length > 0 && (final || !this.#stream));
     if (!says) return undefined;
@@ -89,6 +91,7 @@ export class Job {
   readonly #outlets: readonly Outlet[];
   readonly #cancellation: NativeCancellation;
   #decoder: Decoder | undefined;
+  #cancelled = false;
 
   constructor(host: JobHost, canvases: readonly Canvas[], options: JobOptions) {
     this.#host = host;
@@ -98,6 +101,7 @@ export class Job {
   }
 
   cancel(): void {
+    this.#cancelled = true;
     this.#cancellation.cancel();
   }
 
@@ -145,6 +149,7 @@ export class Job {
       maskId,
       eosId,
       cancellation: this.#cancellation,
+      isCancelled: () => this.#cancelled,
       stepwise: refine,
       onStep: (step) => this.#report(step, emit),
     });

@@ -6,6 +6,7 @@
 
 import { NoemaError } from "../errors.js";
 import type { Draw, NativeCancellation, NativeSession, StepResult } from "../native/addon.js";
+import { Stretch } from "../stretch.js";
 import type { ClosedPolicy, Moment, OpenPolicy, Question } from "./policy.js";
 import type { DecodingSettings } from "./resolve.js";
 import { Sequence, type SequenceStart } from "./sequence.js";
@@ -17,6 +18,8 @@ export interface DecodeTask {
   readonly maskId: number;
   readonly eosId: number;
   readonly cancellation?: NativeCancellation;
+  /** Whether the cancellation was asked for. */
+  readonly isCancelled?: () => boolean;
   /** Runs an open policy step by step too, so that every step is reported with its confidences. */
   readonly stepwise?: boolean;
   readonly onStep?: (step: number) => void;
@@ -68,12 +71,21 @@ export class Decoder {
 
   async #runSteps(): Promise<void> {
     const { maxSteps = Number.POSITIVE_INFINITY, onStep } = this.#task;
+    const stretch = new Stretch();
     for (let step = 0; step < maxSteps && this.sequences.some((sequence) => !sequence.finished); step++) {
+      await this.#rest(stretch);
       const turns = this.#turns(step);
       for (const group of grouped(turns)) await this.#take(step, group);
       this.#finishStep();
       onStep?.(step);
+      step += skipIdle(this.sequences);
     }
+  }
+
+  /** Steps without a forward pass, and the laying out of a plan, would hold the event loop and hear of no cancellation. */
+  async #rest(stretch: Stretch): Promise<void> {
+    if ((await stretch.rest()) && this.#task.isCancelled?.())
+      throw new NoemaError("ERR_ABORTED", "the decoding was cancelled");
   }
 
   #turns(step: number): Turn[] {
@@ -156,18 +168,17 @@ export class Decoder {
   }
 
   async #runPlan(policy: OpenPolicy): Promise<void> {
-    const plan = this.#layOut(policy);
-    if (plan.length === 0) return;
+    const plan = await this.#layOut(policy);
+    if (plan.rows.length === 0) return;
     const { session, settings, maskId, excludedId = maskId, cancellation } = this.#task;
     const follower = new PlanFollower(plan, this.sequences, this.#length, this.#task);
     try {
-      const rows = plan.flat();
       const result = await session.run({
         firstStep: 0,
         setRows: new Int32Array(0),
         setIds: new Int32Array(0),
-        rows: Int32Array.from(rows),
-        counts: Int32Array.from(plan, (step) => step.length),
+        rows: plan.rows,
+        counts: countsOf(plan),
         draw: settings.draw,
         excludedId,
         onSteps: () => follower.follow(session.canvas()),
@@ -175,7 +186,7 @@ export class Decoder {
       });
       const canvas = session.canvas();
       follower.follow(canvas);
-      follower.confidences(rows, result.confidence);
+      follower.confidences(result.confidence);
     } catch (error) {
       follower.followIfPossible(session);
       if (!follower.stopped) throw error;
@@ -183,30 +194,68 @@ export class Decoder {
   }
 
   /** The rows of every step. Nothing depends on tokens, so any token stands for one. */
-  #layOut(policy: OpenPolicy): number[][] {
-    const { maskId, settings } = this.#task;
-    const rehearsal = this.#task.starts.map(
-      ({ ids, seed }) => new Sequence({ ids, seed, eosFrom: -1 }, { settings, maskId, fill: false }),
-    );
-    const plan: number[][] = [];
-    for (let step = 0; rehearsal.some((sequence) => !sequence.finished); step++) {
-      const rows: number[] = [];
-      rehearsal.forEach((sequence, at) => {
-        if (sequence.finished || this.sequences[at]!.finished) return;
-        const picked = policy.pick(sequence.moment(step)).sort((a, b) => a - b);
-        sequence.look(
-          picked,
-          picked.map(() => (maskId === 0 ? 1 : 0)),
-          picked,
-        );
-        sequence.decide(picked);
-        rows.push(...picked.map((position) => at * this.#length + position));
-      });
-      for (const sequence of rehearsal) if (!sequence.finished) sequence.advance();
-      plan.push(rows);
+  async #layOut(policy: OpenPolicy): Promise<Plan> {
+    const rows: number[] = [];
+    const ends: number[] = [];
+    const rehearsal = this.#rehearsal();
+    const sequences = rehearsal.map(({ sequence }) => sequence);
+    const stretch = new Stretch();
+    for (let step = 0; sequences.some((sequence) => !sequence.finished); step++) {
+      await this.#rest(stretch);
+      for (const { at, sequence } of rehearsal) {
+        if (sequence.finished) continue;
+        for (const position of this.#rehearse(policy, sequence, step)) rows.push(at * this.#length + position);
+        sequence.advance();
+      }
+      ends.push(rows.length);
+      for (let idle = skipIdle(sequences); idle > 0; idle--, step++) ends.push(rows.length);
     }
-    return plan;
+    return { rows: Int32Array.from(rows), ends };
   }
+
+  /** Stand-ins for the sequences that are not finished; none of them ends early. */
+  #rehearsal(): { at: number; sequence: Sequence }[] {
+    const { maskId, settings, starts } = this.#task;
+    const rules = { settings, maskId, fill: false };
+    return starts.flatMap(({ ids, seed }, at) =>
+      this.sequences[at]!.finished ? [] : [{ at, sequence: new Sequence({ ids, seed, eosFrom: -1 }, rules) }],
+    );
+  }
+
+  #rehearse(policy: OpenPolicy, sequence: Sequence, step: number): number[] {
+    const picked = policy.pick(sequence.moment(step)).sort((a, b) => a - b);
+    const anything = new Int32Array(picked.length).fill(this.#task.maskId === 0 ? 1 : 0);
+    sequence.look(picked, anything, picked);
+    sequence.decide(picked);
+    return picked;
+  }
+}
+
+/** Passes over the steps that are idle for every sequence that is not finished; says how many. */
+function skipIdle(sequences: readonly Sequence[]): number {
+  const open = sequences.filter((sequence) => !sequence.finished);
+  if (open.length === 0) return 0;
+  const steps = open.reduce((least, { idle }) => Math.min(least, idle), Number.POSITIVE_INFINITY);
+  if (steps > 0) for (const sequence of open) sequence.skip(steps);
+  return steps;
+}
+
+/** What an open policy unmasks. */
+interface Plan {
+  /** Of all steps, one after the other. */
+  readonly rows: Int32Array;
+  /** Where the rows of each step end. */
+  readonly ends: readonly number[];
+}
+
+function rowsAt({ rows, ends }: Plan, step: number): Int32Array {
+  return rows.subarray(ends[step - 1] ?? 0, ends[step]);
+}
+
+/** Rows per step, up to the last one that has any. */
+function countsOf({ rows, ends }: Plan): Int32Array {
+  const steps = ends.indexOf(rows.length) + 1;
+  return Int32Array.from({ length: steps }, (_, step) => ends[step]! - (ends[step - 1] ?? 0));
 }
 
 /** Brings the sequences up to what a running plan has written. Steps finish in order. */
@@ -216,7 +265,7 @@ class PlanFollower {
   #done = 0;
 
   constructor(
-    readonly plan: readonly number[][],
+    readonly plan: Plan,
     readonly sequences: readonly Sequence[],
     readonly length: number,
     readonly task: DecodeTask,
@@ -224,12 +273,15 @@ class PlanFollower {
 
   follow(canvas: Int32Array): void {
     const { plan, task } = this;
-    while (this.#done < plan.length && plan[this.#done]!.every((row) => canvas[row] !== task.maskId)) {
-      this.#finish(plan[this.#done]!, canvas);
+    const steps = plan.ends.length;
+    while (this.#done < steps) {
+      const rows = rowsAt(plan, this.#done);
+      if (rows.some((row) => canvas[row] === task.maskId)) break;
+      this.#finish(rows, canvas);
       task.onStep?.(this.#done);
       this.#done++;
     }
-    if (this.stopped || this.#done === plan.length || !this.sequences.every((sequence) => sequence.cut >= 0)) return;
+    if (this.stopped || this.#done === steps || !this.sequences.every((sequence) => sequence.cut >= 0)) return;
     this.stopped = true;
     task.cancellation?.cancel();
   }
@@ -243,18 +295,19 @@ class PlanFollower {
     }
   }
 
-  confidences(rows: readonly number[], values: Float32Array): void {
-    rows.forEach((row, i) => {
+  confidences(values: Float32Array): void {
+    this.plan.rows.forEach((row, i) => {
       this.sequences[Math.floor(row / this.length)]!.confidence[row % this.length] = values[i]!;
     });
   }
 
-  #finish(rows: readonly number[], canvas: Int32Array): void {
+  #finish(rows: Int32Array, canvas: Int32Array): void {
     this.sequences.forEach((sequence, at) => {
       if (sequence.finished) return;
       const first = at * this.length;
-      const positions = rows.filter((row) => row >= first && row < first + this.length).map((row) => row - first);
-      if (positions.length > 0) {
+      const own = rows.filter((row) => row >= first && row < first + this.length);
+      if (own.length > 0) {
+        const positions = Array.from(own, (row) => row - first);
         sequence.passes++;
         for (const position of positions) sequence.draft[position] = canvas[first + position]!;
         sequence.decide(positions);

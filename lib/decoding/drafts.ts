@@ -132,7 +132,7 @@ async function continueAll(host: ThoughtCore, drafts: readonly Draft[], continui
   };
   const keep = (made: ContinueResult) => {
     for (const [b, own] of made.tokens.entries()) {
-      drafts[b]!.tokens.push(...own);
+      for (const token of own) drafts[b]!.tokens.push(token);
       drafts[b]!.passes += own.length;
     }
   };

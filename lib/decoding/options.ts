@@ -32,9 +32,18 @@ export type OptionSpec = NumberSpec | ChoiceSpec | FlagSpec;
 export type OptionSpecs = Readonly<Record<string, OptionSpec>>;
 export type OptionValue = number | string | boolean;
 
+/** Of steps: far more than a text has use for, and few enough to be laid out before the first. */
+const MOST_STEPS = 1 << 16;
+
 /** Options that every rule knows. A rule may have other defaults (`PolicyDefinition.defaults`). */
 export const sharedOptions = {
-  steps: { kind: "number", integer: true, min: 1, what: "forward passes; without it, one per tokensPerStep tokens" },
+  steps: {
+    kind: "number",
+    integer: true,
+    min: 1,
+    max: MOST_STEPS,
+    what: "forward passes; without it, one per tokensPerStep tokens",
+  },
   tokensPerStep: { kind: "number", integer: true, min: 1, what: "tokens made per forward pass (instead of steps); 1" },
   temperature: { kind: "number", min: 0, max: 100, what: "0: the likeliest token; 1: the model's own distribution" },
   topK: { kind: "number", integer: true, min: 0, default: 0, what: "draw from the K likeliest tokens; 0: all" },

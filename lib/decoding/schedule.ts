@@ -6,15 +6,19 @@ import type { DecodingSettings } from "./resolve.js";
 export interface Block {
   /** Positions below this may be unmasked while the block runs. */
   readonly end: number;
-  /** Tokens per step; empty for adaptive policies. */
-  readonly counts: readonly number[];
+  /** Masked positions, and the steps that they are shared out over (of no meaning to adaptive policies). */
+  readonly size: number;
+  readonly steps: number;
 }
 
-/** `total` in `parts` nearly equal numbers; the remainder goes to the first ones. */
-export function share(total: number, parts: number): number[] {
+/** Part `i` of `total` in `parts` nearly equal numbers; the remainder goes to the first ones. */
+export function shareAt(total: number, parts: number, i: number): number {
   const base = Math.floor(total / parts);
-  const remainder = total - base * parts;
-  return Array.from({ length: parts }, (_, i) => base + (i < remainder ? 1 : 0));
+  return base + (i < total - base * parts ? 1 : 0);
+}
+
+export function share(total: number, parts: number): number[] {
+  return Array.from({ length: parts }, (_, i) => shareAt(total, parts, i));
 }
 
 /** Blocks of `blockLength` positions, counted from the first masked one; blocks without masked positions are left out. */
@@ -27,7 +31,7 @@ export function blocksOf(masked: readonly number[], settings: DecodingSettings):
     sizes.set(block, (sizes.get(block) ?? 0) + 1);
   }
   const steps = stepsOf([...sizes.values()], settings);
-  return [...sizes].map(([block, size], i) => ({ end: endOf(first, block, length), counts: share(size, steps[i]!) }));
+  return [...sizes].map(([block, size], i) => ({ end: endOf(first, block, length), size, steps: steps[i]! }));
 }
 
 function endOf(first: number, block: number, length: number): number {

@@ -3,7 +3,7 @@
 import { Rng } from "../rng.js";
 import type { Moment } from "./policy.js";
 import type { DecodingSettings } from "./resolve.js";
-import { type Block, blocksOf } from "./schedule.js";
+import { type Block, blocksOf, shareAt } from "./schedule.js";
 
 export interface SequenceStart {
   /** [T] fixed tokens, and the mask token elsewhere. */
@@ -62,19 +62,19 @@ export class Sequence {
 
   /** The block's steps are over and masks remain: they are to be filled greedily. */
   get filling(): boolean {
-    return !this.#adaptive && this.#index >= this.#blocks[this.#block]!.counts.length;
+    return !this.#adaptive && this.#index >= this.#blocks[this.#block]!.steps;
   }
 
   /** What the policy may look at in this step of the generation. */
   moment(step: number): Moment {
-    const { end, counts } = this.#blocks[this.#block]!;
+    const { end, size, steps } = this.#blocks[this.#block]!;
     const positions = this.masked.filter((at) => at < end);
     return {
       rng: this.#rng,
       step,
       index: this.#index,
-      of: this.#adaptive ? 0 : counts.length,
-      count: counts[this.#index] ?? positions.length,
+      of: this.#adaptive ? 0 : steps,
+      count: this.#index < steps ? shareAt(size, steps, this.#index) : positions.length,
       positions,
       length: this.ids.length,
       known: this.ids.length - this.masked.length,
@@ -98,12 +98,28 @@ export class Sequence {
   /** Goes on to the next step, and from a block's last one to the next block. */
   advance(): void {
     this.#index++;
-    const { end, counts } = this.#blocks[this.#block]!;
-    const open = this.masked.some((at) => at < end);
-    const steps = counts.length + (this.#leavesMasks && open ? 1 : 0);
+    const open = this.#isOpen;
+    const steps = this.#blocks[this.#block]!.steps + (this.#leavesMasks && open ? 1 : 0);
     if (this.#adaptive ? open : this.#index < steps) return;
     this.#block++;
     this.#index = 0;
+  }
+
+  /** The steps from here on that have nothing to unmask: a block has no masks left before its steps are over. */
+  get idle(): number {
+    return this.#isOpen ? 0 : this.#blocks[this.#block]!.steps - this.#index;
+  }
+
+  /** Passes over idle steps. */
+  skip(steps: number): void {
+    this.#index += steps - 1;
+    this.advance();
+  }
+
+  /** Whether the block has masks. */
+  get #isOpen(): boolean {
+    const { end } = this.#blocks[this.#block]!;
+    return (this.masked[0] ?? end) < end;
   }
 
   get #adaptive(): boolean {

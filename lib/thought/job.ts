@@ -31,8 +31,10 @@ class Outlet {
 
   /** The event for these tokens, if they make text; `final`: whatever is left. */
   commit(tokens: readonly number[], final: boolean): GenerationEvent | undefined {
-    this.ids.push(...tokens);
-    this.#pending.push(...tokens);
+    for (const token of tokens) {
+      this.ids.push(token);
+      this.#pending.push(token);
+    }
     const text = (this.#stream?.push(tokens) ?? "") + (final ? (this.#stream?.end() ?? "") : "");
     if (text === "" && (this.#pending.length === 0 || (this.#stream && !final))) return undefined;
     this.text += text;

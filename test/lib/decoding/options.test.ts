@@ -16,6 +16,7 @@ const refusals: [string, unknown, string, RegExp][] = [
   ["no object", null, "ERR_INVALID_ARGUMENT", /name of a rule/],
   ["a rule of the wrong type", { rule: 3 }, "ERR_INVALID_ARGUMENT", /name of a rule/],
   ["zero steps", { steps: 0 }, "ERR_INVALID_ARGUMENT", /an integer from 1/],
+  ["steps without end", { steps: 2 ** 31 }, "ERR_INVALID_ARGUMENT", /steps: expected an integer from 1 to 65536/],
   ["half a step", { steps: 1.5 }, "ERR_INVALID_ARGUMENT", /an integer from 1/],
   ["a negative temperature", { temperature: -1 }, "ERR_INVALID_ARGUMENT", /a number from 0/],
   ["a temperature of NaN", { temperature: Number.NaN }, "ERR_INVALID_ARGUMENT", /NaN/],
@@ -66,9 +67,9 @@ test("blocks: the last may be shorter, empty ones are left out", (t) => {
   const settings = resolveDecoding({ rule: "low-confidence", blockLength: 4, tokensPerStep: 2 });
   const masked = [5, 6, 7, 8, 9, 17];
   t.deepEqual(blocksOf(masked, settings), [
-    { end: 9, counts: [2, 2] },
-    { end: 13, counts: [1] },
-    { end: 21, counts: [1] },
+    { end: 9, size: 4, steps: 2 },
+    { end: 13, size: 1, steps: 1 },
+    { end: 21, size: 1, steps: 1 },
   ]);
   t.deepEqual(blocksOf([], settings), []);
 });

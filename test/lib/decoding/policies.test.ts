@@ -1,12 +1,15 @@
 import test from "ava";
 import fc from "fast-check";
 import { moves, weigh } from "../../../lib/decoding/conv.js";
+import { Decoder, type DecodeTask } from "../../../lib/decoding/decoder.js";
 import { highest } from "../../../lib/decoding/rank.js";
 import { policies } from "../../../lib/decoding/registry.js";
 import { resolveDecoding } from "../../../lib/decoding/resolve.js";
+import type { NativeSession, PlanRequest } from "../../../lib/native/addon.js";
 import { Rng } from "../../../lib/rng.js";
 import { LogitsCancellation } from "../../../lib/verification/logits-session.js";
-import { runToy, toy } from "../../support/toy-model.js";
+import { longestHold } from "../../support/event-loop.js";
+import { canvas, runToy, toy } from "../../support/toy-model.js";
 
 const rules = policies.map(({ name }) => name);
 const forms = [...rules, { rule: "conv", form: "ancestral" as const }, { rule: "conv", temperature: 0.7, kernel: 5 }];
@@ -244,4 +247,74 @@ test("a policy's draws are those of its seed", async (t) => {
   t.deepEqual(a!.ids, b!.ids);
   t.notDeepEqual(a!.ids, c!.ids);
   t.is(typeof new Rng(1n).uniform(1, 0, 0, 0), "number");
+});
+
+/** A session that decides a plan's rows at once, and the decoder of a canvas on it. */
+function planned(rule: string, { holes, steps, ...task }: { holes: number; steps?: number } & Partial<DecodeTask>) {
+  const ids = canvas([1, 2], holes);
+  const made = ids.slice();
+  const plans: PlanRequest[] = [];
+  const session: NativeSession = {
+    step: () => Promise.reject(new Error("no steps here")),
+    run: async (request) => {
+      plans.push(request);
+      for (const row of request.rows) made[row] = 5;
+      const confidence = new Float32Array(request.rows.length);
+      return { tokens: new Int32Array(request.rows.length).fill(5), confidence };
+    },
+    canvas: () => made,
+    dispose: () => {},
+  };
+  const settings = resolveDecoding({ rule, ...(steps === undefined ? {} : { steps }) });
+  const starts = [{ ids, seed: 1n, eosFrom: -1 }];
+  return { plans, decoder: new Decoder({ session, settings, starts, maskId: toy.maskId, eosId: toy.eosId, ...task }) };
+}
+
+for (const rule of ["ancestral", "random"]) {
+  test.serial(`${rule}: a long plan is laid out without holding the event loop`, async (t) => {
+    const { plans, decoder } = planned(rule, { holes: 3000 });
+    const { milliseconds } = await longestHold(() => decoder.run());
+    t.true(milliseconds < 250, `${milliseconds} ms`);
+    t.is(new Set(plans[0]!.rows).size, 3000);
+    t.true(decoder.sequences[0]!.finished);
+  });
+
+  test.serial(`${rule}: as many steps as may be asked for`, async (t) => {
+    const { plans, decoder } = planned(rule, { holes: 2, steps: 65536 });
+    const { milliseconds } = await longestHold(() => decoder.run());
+    t.true(milliseconds < 250, `${milliseconds} ms`);
+    t.is(plans[0]!.rows.length, 2);
+    t.true(plans[0]!.counts.at(-1)! > 0, "the steps after the last token are no part of the plan");
+    t.true(decoder.sequences[0]!.finished);
+  });
+
+  test.serial(`${rule}: the laying out of a plan can be cancelled`, async (t) => {
+    const { plans, decoder } = planned(rule, { holes: 3000, isCancelled: () => true });
+    await t.throwsAsync(decoder.run(), { code: "ERR_ABORTED" });
+    t.deepEqual(plans, []);
+  });
+}
+
+test("more steps than tokens: idle steps are passed over, and change nothing", async (t) => {
+  for (const rule of ["conv", "random", "ancestral"]) {
+    const reported: number[] = [];
+    const run = {
+      decoding: { rule, steps: 60_000 },
+      task: { stepwise: true, onStep: (step: number) => reported.push(step) },
+    };
+    const { result, milliseconds } = await longestHold(() => runToy(run));
+    t.true(milliseconds < 250, `${rule}: ${milliseconds} ms`);
+    t.false(result.ids[0]!.includes(toy.maskId));
+    t.true(result.decoder.sequences[0]!.finished);
+    if (rule !== "ancestral") t.deepEqual(reported, [...Array(13).keys()]);
+  }
+});
+
+test("the few highest scores are the first of all of them", (t) => {
+  const scores = fc.array(fc.oneof(fc.float(), fc.constantFrom(0, 1, Number.NaN, Number.POSITIVE_INFINITY)));
+  fc.assert(
+    fc.property(scores, fc.nat(40), (values, count) => {
+      t.deepEqual(highest(values, count), highest(values, Number.MAX_SAFE_INTEGER).slice(0, count));
+    }),
+  );
 });
