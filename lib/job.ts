@@ -151,7 +151,7 @@ export class Job {
       cancellation: this.#cancellation,
       isCancelled: () => this.#cancelled,
       stepwise: refine,
-      onStep: (step) => this.#report(step, emit),
+      onStep: (step, isIdle) => isIdle || this.#report(step, emit),
     });
   }
 

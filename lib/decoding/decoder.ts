@@ -22,7 +22,8 @@ export interface DecodeTask {
   readonly isCancelled?: () => boolean;
   /** Runs an open policy step by step too, so that every step is reported with its confidences. */
   readonly stepwise?: boolean;
-  readonly onStep?: (step: number) => void;
+  /** Is told of every step, and whether it was idle: that nothing was left to unmask before it. Plans tell of none as idle. */
+  readonly onStep?: (step: number, isIdle: boolean) => void;
   /** The token that is never drawn; without it, MASK. */
   readonly excludedId?: number;
   /** False: masks that a policy leaves stay. */
@@ -77,8 +78,8 @@ export class Decoder {
       const turns = this.#turns(step);
       for (const group of grouped(turns)) await this.#take(step, group);
       this.#finishStep();
-      onStep?.(step);
-      step += skipIdle(this.sequences);
+      onStep?.(step, false);
+      for (let idle = skipIdle(this.sequences); idle > 0 && step + 1 < maxSteps; idle--) onStep?.(++step, true);
     }
   }
 
@@ -278,7 +279,7 @@ class PlanFollower {
       const rows = rowsAt(plan, this.#done);
       if (rows.some((row) => canvas[row] === task.maskId)) break;
       this.#finish(rows, canvas);
-      task.onStep?.(this.#done);
+      task.onStep?.(this.#done, false);
       this.#done++;
     }
     if (this.stopped || this.#done === steps || !this.sequences.every((sequence) => sequence.cut >= 0)) return;
