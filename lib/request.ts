@@ -131,11 +131,19 @@ export function tokenCount(asked: number | undefined, given: number, maxPosition
 export function promptIds(prompt: Prompt, limits: Limits, name: string): number[] {
   if (typeof prompt === "string") return idsKept(encode(prompt, limits, name), prompt, name);
   if (!isList(prompt)) throw invalid(name, prompt, "a string or a list of token ids");
+  checkLength(prompt, limits, name);
   return Array.from(prompt, (id, i) => {
     checkId(id, limits, `${name}[${i}]`);
     if (id === limits.maskId) throw invalid(`${name}[${i}]`, id, "no mask token (infill takes texts with holes)");
     return id;
   });
+}
+
+/** Ids are looked at one by one: more than the model has positions for would hold the event loop, only to be refused then. */
+function checkLength({ length }: ArrayLike<unknown>, { maxPositions }: Limits, name: string): void {
+  if (length <= maxPositions) return;
+  const message = `${name} has ${length} tokens; the model has ${maxPositions} positions`;
+  throw new NoemaError("ERR_PROMPT_TOO_LONG", message, { name, tokens: length, maxPositions });
 }
 
 function encode(text: string, { tokenizer, maxPositions }: Limits, name: string): number[] {
@@ -175,6 +183,7 @@ export function infillCanvas(options: InfillOptions, limits: Limits): Canvas {
 
 function holesFromIds(ids: unknown, limits: Limits): number[] {
   if (!isList(ids)) throw invalid("ids", ids, "a list of token ids, null in the holes");
+  checkLength(ids, limits, "ids");
   return Array.from(ids as ArrayLike<number | null>, (id, i) => {
     if (id === null) return limits.maskId;
     checkId(id, limits, `ids[${i}]`);

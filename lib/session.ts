@@ -92,7 +92,7 @@ export class Session extends Handle {
   /** Decides tokens; null takes a decision back. */
   set(positions: ArrayLike<number>, ids: ArrayLike<number | null>): void {
     this.check();
-    if (!isList(positions)) throw invalid("positions", positions, "a list of positions");
+    this.#checkPositions(positions);
     if (!isList(ids) || positions.length !== ids.length)
       throw invalid("ids", ids, `${positions.length} of them, one per position`);
     const { vocabSize, maskId } = this.#limits;
@@ -167,12 +167,19 @@ export class Session extends Handle {
     if (positions === undefined) {
       return Int32Array.from([...this.#ids.keys()].filter((at) => this.#ids[at] === this.#limits.maskId));
     }
-    if (!isList(positions)) throw invalid("positions", positions, "a list of positions");
+    this.#checkPositions(positions);
     return Int32Array.from(Array.from(positions), (at, i) => {
       this.#checkPosition(at, `positions[${i}]`);
       if (i > 0 && at <= positions[i - 1]!) throw invalid(`positions[${i}]`, at, "ascending positions");
       return at;
     });
+  }
+
+  /** What is no list, or has more positions than there are, before each is looked at. */
+  #checkPositions(positions: unknown): void {
+    const most = this.#ids.length;
+    if (!isList(positions) || positions.length > most)
+      throw invalid("positions", positions, `a list of positions, at most ${most}`);
   }
 
   #checkPosition(at: number, name: string): void {

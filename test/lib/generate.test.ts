@@ -146,6 +146,7 @@ const refused: [string, unknown, string, RegExp][] = [
   ["a long prompt", { prompt: "word ".repeat(80), maxTokens: 1 }, "ERR_PROMPT_TOO_LONG", /the model has 64/],
   ["a long prompt without maxTokens", { prompt: "word ".repeat(80) }, "ERR_PROMPT_TOO_LONG", /positions/],
   ["a prompt too long to tokenise", { prompt: " ".repeat(1e7) }, "ERR_PROMPT_TOO_LONG", /at least \d+ tokens/],
+  ["more ids than positions", { prompt: new Float64Array(2e7).fill(-1) }, "ERR_PROMPT_TOO_LONG", /has 20000000 tokens/],
   ["many new tokens", { maxTokens: 1e9 }, "ERR_PROMPT_TOO_LONG", /positions/],
   ["a negative number of tokens", { maxTokens: -1 }, "ERR_INVALID_ARGUMENT", /maxTokens/],
   ["half a token", { maxTokens: 0.5 }, "ERR_INVALID_ARGUMENT", /an integer/],
@@ -199,6 +200,7 @@ const refusedInfills: [string, unknown, RegExp][] = [
   ["a huge hole", { text: "a[mask:999999]" }, /positions/],
   ["a text of the wrong type", { text: 4 }, /a string/],
   ["ids of the wrong type", { ids: "abc" }, /a list/],
+  ["more ids than positions", { ids: new Float64Array(2e7).fill(-1) }, /^ids has 20000000 tokens; the model has 64/],
   ["a prompt", { prompt: "x" }, /unknown/],
 ];
 for (const [name, options, message] of refusedInfills) {

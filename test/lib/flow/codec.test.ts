@@ -159,6 +159,12 @@ test("what is no state is refused by name", async (t) => {
   await t.throwsAsync(model.encode(TEXT, { level: -1 }), { message: /level: expected an integer from 0 to 2/ });
   await t.throwsAsync(model.encode("x".repeat(25)), { code: "ERR_PROMPT_TOO_LONG" });
   await t.throwsAsync(model.encode(" ".repeat(1e7)), { code: "ERR_PROMPT_TOO_LONG", message: /text takes at least/ });
+  const long = { code: "ERR_PROMPT_TOO_LONG", message: /has 20000000 tokens; the model has 24 positions/ };
+  const ids = new Float64Array(2e7).fill(-1);
+  await t.throwsAsync(model.encode(ids), long);
+  await t.throwsAsync(model.inspect(ids), long);
+  await t.throwsAsync(model.edit({ text: ids }), long);
+  await t.throwsAsync(async () => model.generate({ prompt: ids }), long);
   engine.dispose();
 });
 
