@@ -1,6 +1,6 @@
 /** How likely a text is to a model: its negative log-likelihood, or an upper bound on it. */
 
-import { checkNames, checkNumber, invalid, isList } from "../decoding/options.js";
+import { checkNames, checkSignal, invalid } from "../decoding/options.js";
 import { NoemaError } from "../errors.js";
 import { filledBefore } from "../patches.js";
 import { idsKept } from "../tokenizer/tokenizer.js";
@@ -17,8 +17,9 @@ import {
   type WindowBound,
   windowBounds,
 } from "./bound.js";
+import { checkedInStretches, type Encoder, encodedInStretches } from "./ids.js";
 import { BoundTotals } from "./statistics.js";
-import { type Encoder, windowsOfIds } from "./windows.js";
+import { checkContext, windowsOfIds } from "./windows.js";
 
 interface Readable {
   /** Tokens that a window may have. */
@@ -108,13 +109,16 @@ export async function score(
   options: ScoreOptions = {},
 ): Promise<Score> {
   checkNames(options, [...boundNames, "context", "length"], "score");
-  const { context = "", length, ...bound } = options;
-  const ids = idsOf(model, text, "text");
+  const { context = "", length: asked, ...bound } = options;
+  checkSignal(bound.signal);
+  const length = windowLength(model, asked);
+  const before = await idsOf(model, context, { name: "context", signal: bound.signal });
+  checkContext(before.length, length);
+  const ids = await idsOf(model, text, { name: "text", signal: bound.signal });
   if (ids.length === 0)
     throw new NoemaError("ERR_INVALID_ARGUMENT", "score: the text is empty, expected at least one token");
   const { patchSize = 1, eosTokenId } = model;
-  const given = filledBefore(idsOf(model, context, "context"), { patchSize, eosTokenId }, "the context");
-  const windows = windowsOfIds(ids, windowLength(model, length), given);
+  const windows = windowsOfIds(ids, length, filledBefore(before, { patchSize, eosTokenId }, "the context"));
   const totals = new BoundTotals();
   const { kind, form, draws, bounds } = estimates(model, windows, bound);
   for await (const window of bounds) totals.add(window);
@@ -125,16 +129,14 @@ export async function score(
   };
 }
 
-/** That an id has a row is the native side's to check; that it is one is checked here, for typed arrays would round it. */
-function idsOf(model: ScoredModel, text: string | ArrayLike<number>, name: string): ArrayLike<number> {
-  if (typeof text !== "string") {
-    if (!isList(text)) throw invalid(name, text, "a string or a list of token ids");
-    const isId = { min: 0, max: 2 ** 31 - 1, integer: true };
-    for (let i = 0; i < text.length; i++) checkNumber(text[i], isId, `${name}[${i}]`);
-    return text;
-  }
-  if (text === "") return [];
-  if (model.tokenizer) return idsKept(model.tokenizer.encode(text), text, name);
+async function idsOf(
+  model: ScoredModel,
+  text: string | ArrayLike<number>,
+  { name, signal }: { name: string; signal: AbortSignal | undefined },
+): Promise<Int32Array> {
+  if (typeof text !== "string") return checkedInStretches(text, name, signal);
+  if (model.tokenizer) return idsKept(await encodedInStretches(text, model.tokenizer, signal), text, name);
+  if (text === "") return new Int32Array(0);
   throw new NoemaError("ERR_BAD_TOKENIZER", "this model has no tokenizer: score token ids instead of text");
 }
 

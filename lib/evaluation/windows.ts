@@ -1,15 +1,10 @@
 /** Cuts text into windows of the model's length. */
 
 import { NoemaError } from "../errors.js";
+import { Stretch } from "../stretch.js";
 import { inspectTextFile, readPieces, type TextOptions } from "../training/text.js";
 import type { Window } from "./bound.js";
-
-/** What is asked of a tokenizer here. */
-export interface Encoder {
-  encode(text: string, options?: { allowDeletions?: boolean }): ArrayLike<number>;
-  /** The text that a text's ids stand for. Default: the text. */
-  standsFor?(text: string, ids: ArrayLike<number>): string;
-}
+import type { Encoder } from "./ids.js";
 
 export interface WindowOptions extends TextOptions {
   length: number;
@@ -57,9 +52,11 @@ export async function* windowsOfFiles(
 ): AsyncGenerator<Window> {
   const { prefix = 0, multipleOf = 1 } = options;
   const cutter = new Cutter(options.length, { context: prefix, multipleOf });
+  const stretch = new Stretch();
   for (const path of paths) await inspectTextFile(path);
   for (const path of paths) {
     for await (const { text, last } of readPieces(path, options)) {
+      await stretch.rest();
       count.tokens += cutter.append(encoded(text, encoder, count));
       if (last && options.eosId !== undefined) count.tokens += cutter.append([options.eosId]);
       yield* cutter.whole(options.limit);
@@ -87,16 +84,21 @@ function encoded(text: string, encoder: Encoder, count: TextCount): ArrayLike<nu
 
 /** Windows of one text. The first one starts with the context, whose tokens are given, not scored. */
 export function windowsOfIds(ids: ArrayLike<number>, length: number, context: ArrayLike<number> = []): Window[] {
-  if (context.length >= length) {
-    const message = `a context of ${context.length} tokens leaves nothing of the model's ${length} positions to score`;
-    throw new NoemaError("ERR_PROMPT_TOO_LONG", message, { context: context.length, length });
-  }
-  const cutter = new Cutter(length);
-  cutter.append(context);
-  cutter.append(ids);
-  const windows = [...cutter.whole(), ...cutter.rest()];
-  if (windows[0] && context.length > 0) windows[0].context = context.length;
-  return windows;
+  checkContext(context.length, length);
+  const all = new Int32Array(context.length + ids.length);
+  all.set(context);
+  all.set(ids, context.length);
+  return Array.from({ length: Math.ceil(all.length / length) }, (_, index) => {
+    const own = all.slice(index * length, (index + 1) * length);
+    return { index, ids: own, ...(index === 0 && context.length > 0 && { context: context.length }) };
+  });
+}
+
+/** A context of so many tokens must leave room in a window. */
+export function checkContext(context: number, length: number): void {
+  if (context < length) return;
+  const message = `a context of ${context} tokens leaves nothing of the model's ${length} positions to score`;
+  throw new NoemaError("ERR_PROMPT_TOO_LONG", message, { context, length });
 }
 
 class Cutter {

@@ -14,7 +14,7 @@ import { describe, parseObject } from "../json.js";
 export const DEFAULT_SEPARATOR = "<|endoftext|>";
 
 /** Long enough that cuts are rare, short enough that tokenising a piece holds the event loop for milliseconds. */
-const PIECE_CHARACTERS = 1 << 14;
+export const PIECE_CHARACTERS = 1 << 14;
 
 /** A line of JSON is parsed whole, so it must fit into memory: several times the longest book. */
 const JSON_CHARACTERS = 1 << 24;
@@ -197,7 +197,8 @@ function* cutLine(text: string, ended: boolean): Generator<Line> {
   yield { text: text.slice(start), ended };
 }
 
-function isLowSurrogate(text: string, at: number): boolean {
+/** Whether the character before this place ends behind it. */
+export function isLowSurrogate(text: string, at: number): boolean {
   const unit = text.charCodeAt(at);
   return unit >= 0xdc00 && unit <= 0xdfff;
 }
