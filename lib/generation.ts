@@ -1,6 +1,6 @@
 /** One run of a model, as a stream of events and as a promise of the result. */
 
-import { withPartial } from "./cancellation.js";
+import { endedBy, withPartial } from "./cancellation.js";
 import { NoemaError } from "./errors.js";
 import type { Thought } from "./posterior/thought.js";
 
@@ -87,7 +87,8 @@ export interface Work<R> {
 
 /**
  * Starts at once. Iterate it for events, await it for the result, or both; leaving the iteration early cancels the run.
- * An error of the run is thrown to whoever iterates or awaits; if nobody does, it is not reported as unhandled.
+ * An error of the run is thrown to whoever iterates or awaits; if nobody does, it is not reported as unhandled. A signal ends it with
+ * ERR_ABORTED, whose cause is the signal's reason. What was made so far is `partial`, here and on the error.
  */
 export class Generation<R = GenerationResult> implements AsyncIterable<GenerationEvent>, PromiseLike<R> {
   readonly #work: Work<R>;
@@ -116,7 +117,7 @@ export class Generation<R = GenerationResult> implements AsyncIterable<Generatio
     );
   }
 
-  /** Ends the run; it rejects with `cause`. */
+  /** Ends the run; it rejects with an error that has this `cause`: ERR_ABORTED, or of its code where it is a NoemaError. */
   cancel(cause: unknown = new NoemaError("ERR_ABORTED", "the generation was cancelled")): void {
     if (this.#over || this.#cause !== undefined) return;
     this.#cause = cause ?? new NoemaError("ERR_ABORTED", "the generation was cancelled");
@@ -161,7 +162,7 @@ export class Generation<R = GenerationResult> implements AsyncIterable<Generatio
       if (this.#cause !== undefined) throw this.#cause;
       return await this.#work.run((event) => this.#emit(event));
     } catch (error) {
-      throw withPartial(this.#cause ?? error, this.partial);
+      throw this.#cause === undefined ? withPartial(error, this.partial) : endedBy(this.#cause, this.partial);
     } finally {
       signal?.removeEventListener("abort", abort);
       this.#over = true;

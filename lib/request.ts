@@ -23,6 +23,7 @@ export interface RunOptions {
   decoding?: Decoding;
   /** Fixes the output. Default: 0. */
   seed?: Seed;
+  /** Ends the run with ERR_ABORTED: the signal's reason is the error's cause, what was made so far its `partial`. */
   signal?: AbortSignal;
 }
 

@@ -67,7 +67,8 @@ export class FlowModel extends Model<NativeFlowModel, FlowConfig> {
    * ERR_UNSUPPORTED: a prompt without prefix conditioning, an exit without a readout, a draw from a flow that has no
    * mixture, or a cut of one without a vocabulary; ERR_NOT_CONVERGED: a flow has no inverse within its plan, or what
    * sweeps found leads elsewhere, ERR_NON_FINITE: a state is no number or no token's, both with details of where (flow,
-   * sequence, firstPosition, lastPosition; of a batch also prompt); ERR_QUEUE_FULL; ERR_DISPOSED; or the signal's reason.
+   * sequence, firstPosition, lastPosition; of a batch also prompt); ERR_QUEUE_FULL; ERR_DISPOSED; ERR_ABORTED, whose
+   * cause is the signal's reason.
    */
   generate(options: FlowGenerateOptions = {}): Generation {
     return this.start(() => {

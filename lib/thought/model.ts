@@ -76,8 +76,9 @@ export class ThoughtModel extends Model<NativeThoughtModel, ThoughtConfig> {
   }
 
   /**
-   * Fits a thought to a text by the fast loop (ltm.md section 2). Where it ends early, by the signal or because the objective is no
-   * number any more (ERR_NON_FINITE, which names the step), the error's `partial` is the last good thought, if there is one.
+   * Fits a thought to a text by the fast loop (ltm.md section 2). Where it ends early, by the signal (ERR_ABORTED, whose cause is the
+   * signal's reason) or because the objective is no number any more (ERR_NON_FINITE, which names the step), the error's `partial` is the
+   * last good thought. A signal that comes before there is one rejects with its reason.
    */
   async infer(text: Prompt, options: InferOptions = {}): Promise<Thought> {
     checkNames(options, inferNames, "infer");

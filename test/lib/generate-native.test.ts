@@ -83,7 +83,7 @@ test("abort at many moments: the reason, what there is, and a model that goes on
     await generation.then(
       ({ reason: end }) => t.not(end, "abort"),
       (error) => {
-        t.is(error, reason);
+        t.is((error as Error).cause, reason);
         t.is((error as { partial: GenerationResult }).partial.reason, "abort");
       },
     );

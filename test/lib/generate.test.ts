@@ -243,7 +243,7 @@ test("a large batch is cut into sessions", async (t) => {
   t.is(log.openSessions, 0);
 });
 
-test("abort at any step: the signal's reason, with what was made so far", async (t) => {
+test("abort at any step: an error of its own, with the signal's reason and what was made so far", async (t) => {
   const rules = ["conv", "ancestral", "threshold", { rule: "conv", form: "ancestral" as const }];
   for (let step = 0; step < 14; step++) {
     for (const decoding of rules) {
@@ -257,9 +257,11 @@ test("abort at any step: the signal's reason, with what was made so far", async 
       const outcome = await generation.then(
         (result) => result,
         (error) => {
-          t.is(error, reason);
+          t.like(error, { code: "ERR_ABORTED", cause: reason });
+          t.deepEqual(Object.getOwnPropertyNames(reason), ["stack", "message"], "the caller's object stays as it is");
           const { partial } = error as { partial: GenerationResult };
           t.is(partial.reason, "abort");
+          t.deepEqual(partial, generation.partial);
           return partial;
         },
       );
@@ -278,23 +280,49 @@ test("what was made before an abort is a prefix of the whole", async (t) => {
   const { model } = await fakeModelOn({ onForward: (pass) => void (pass === 8 && controller.abort()) });
   const options = { prompt, maxTokens: 12, decoding: { blockLength: 1 }, signal: controller.signal };
   const error = await rejection<Error & { partial: GenerationResult }>(model.generate(options));
-  t.is(error.name, "AbortError");
+  t.is(error.cause, controller.signal.reason);
   t.deepEqual([...error.partial.ids], [...whole.ids.slice(0, 8)]);
 });
 
 test("a signal that was aborted before: nothing runs", async (t) => {
   const { model, log } = await fakeModelOn();
   const signal = AbortSignal.abort("a reason of any type");
-  const seen = await model.generate({ prompt, signal }).then(
-    () => "no error",
-    (reason) => reason,
-  );
-  t.is(seen, "a reason of any type");
+  const seen = await rejection<NoemaError & { partial: GenerationResult }>(model.generate({ prompt, signal }));
+  t.like(seen, { code: "ERR_ABORTED", cause: "a reason of any type" });
+  t.regex(seen.message, /: a reason of any type$/);
+  t.is(seen.partial.reason, "abort");
   t.is(log.sessions, 0);
-  await t.throwsAsync(() => model.generateBatch({ prompts: [prompt], signal: AbortSignal.abort() }), {
-    any: true,
-    name: "AbortError",
-  });
+  const batch = model.generateBatch({ prompts: [prompt], signal: AbortSignal.abort() });
+  t.is((await rejection<Error & { cause: Error }>(batch)).cause.name, "AbortError");
+});
+
+test("one signal for several calls: each error has what its own call made, and the reason has nothing", async (t) => {
+  const controller = new AbortController();
+  const { model } = await fakeModelOn({ onForward: (pass) => void (pass === 9 && controller.abort()) });
+  const { signal } = controller;
+  const options = { maxTokens: 12, decoding: { blockLength: 1 }, signal };
+  const calls = [model.generate({ prompt: "One", ...options }), model.generate({ prompt: "Two words", ...options })];
+  const errors = await Promise.all(calls.map((call) => rejection<{ cause: unknown; partial: GenerationResult }>(call)));
+  for (const [i, { cause, partial }] of errors.entries()) {
+    t.is(cause, signal.reason);
+    t.deepEqual(partial, calls[i]!.partial);
+  }
+  t.not(errors[0]!.partial.usage.promptTokens, errors[1]!.partial.usage.promptTokens);
+  t.false("partial" in signal.reason);
+});
+
+test("a cause of one's own is left as it is; one of noema's gives its code", async (t) => {
+  const { model } = await fakeModelOn();
+  for (const [cause, code] of [
+    [Object.freeze(new Error("mine")), "ERR_ABORTED"],
+    [new NoemaError("ERR_QUEUE_FULL", "no room", { most: 3 }), "ERR_QUEUE_FULL"],
+  ] as const) {
+    const generation = model.generate({ prompt, maxTokens: 12 });
+    generation.cancel(cause);
+    const error = await rejection<NoemaError>(generation);
+    t.like(error, { code, cause, details: cause instanceof NoemaError ? cause.details : {} });
+    t.false("partial" in cause);
+  }
 });
 
 test("an aborted batch tells what there is", async (t) => {
