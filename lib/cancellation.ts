@@ -39,11 +39,11 @@ export function orAborted<R>(promise: Promise<R>, signal: AbortSignal): Promise<
 
 /**
  * The error of work that was ended and leaves `partial`. Never the reason itself: that is the caller's object, and one signal may end the
- * work of several requests. Its code is that of a reason of noema's, else ERR_ABORTED.
+ * work of several requests. It says what the reason says; its code is that of a reason of noema's, else ERR_ABORTED.
  */
 export function endedBy(reason: unknown, partial: unknown): unknown {
-  const why = reason instanceof Error ? reason.message : typeof reason === "string" ? reason : "";
-  const message = `the caller's signal ended the work${why === "" ? "" : `: ${why}`}`;
+  const said = reason instanceof Error ? reason.message : reason;
+  const message = typeof said === "string" && said !== "" ? said : "the caller's signal ended the work";
   const aborted = () => new NoemaError("ERR_ABORTED", message, {}, { cause: reason });
   return withPartial(reason instanceof NoemaError ? anew(reason) : aborted(), partial);
 }

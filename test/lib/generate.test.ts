@@ -289,7 +289,7 @@ test("a signal that was aborted before: nothing runs", async (t) => {
   const signal = AbortSignal.abort("a reason of any type");
   const seen = await rejection<NoemaError & { partial: GenerationResult }>(model.generate({ prompt, signal }));
   t.like(seen, { code: "ERR_ABORTED", cause: "a reason of any type" });
-  t.regex(seen.message, /: a reason of any type$/);
+  t.is(seen.message, "a reason of any type");
   t.is(seen.partial.reason, "abort");
   t.is(log.sessions, 0);
   const batch = model.generateBatch({ prompts: [prompt], signal: AbortSignal.abort() });
