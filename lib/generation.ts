@@ -32,6 +32,8 @@ export interface RefineEvent {
   step: number;
   /** [T] prompt included. */
   ids: Int32Array;
+  /** What the result's text were if all proposals held: without the prompt, up to an end-of-text token. "" without a tokenizer. Decoded when it is read. */
+  readonly text: string;
   /** [T] 1: not decided yet. */
   mask: Uint8Array;
   /** [T] probability of the token when it was proposed; 1 for given tokens. */
@@ -51,6 +53,18 @@ export interface FinishEvent {
   timing: Timing;
   /** Positions that the rule left masked and that were filled greedily. */
   filled: number;
+}
+
+/** An event whose text is decoded when it is first read: decoding every draft would cost those who never look at it. */
+export function refineEvent(event: Omit<RefineEvent, "text">, decode: () => string): RefineEvent {
+  let text: string | undefined;
+  return {
+    ...event,
+    get text() {
+      text ??= decode();
+      return text;
+    },
+  };
 }
 
 export type GenerationEvent = CommitEvent | RefineEvent | FinishEvent;

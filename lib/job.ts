@@ -3,7 +3,13 @@
 import { Decoder } from "./decoding/decoder.js";
 import type { DecodingSettings } from "./decoding/resolve.js";
 import type { Sequence } from "./decoding/sequence.js";
-import type { GenerationEvent, GenerationResult, Timing } from "./generation.js";
+import {
+  type GenerationEvent,
+  type GenerationResult,
+  type RefineEvent,
+  refineEvent,
+  type Timing,
+} from "./generation.js";
 import type { NativeCancellation, NativeMaskedModel, NativeSession } from "./native/addon.js";
 import type { DecodeStream, Tokenizer } from "./tokenizer/tokenizer.js";
 
@@ -158,9 +164,20 @@ export class Job {
   #report(step: number, emit: Emit): void {
     this.#outlets.forEach((outlet, at) => {
       const sequence = this.#decoder!.sequences[at]!;
-      if (this.#options.refine) emit(at, refineEvent(step, sequence, this.#host.maskId));
+      if (this.#options.refine) emit(at, this.#draft(step, sequence, outlet.canvas));
       const commit = outlet.commit(sequence, false);
       if (commit) emit(at, commit);
+    });
+  }
+
+  #draft(step: number, { ids: decided, draft, confidence }: Sequence, { from, eosFrom }: Canvas): RefineEvent {
+    const { maskId, eosId, tokenizer } = this.#host;
+    const mask = Uint8Array.from(decided, (id) => (id === maskId ? 1 : 0));
+    const ids = draft.slice();
+    const stops = this.#options.settings.stopAtEos && eosFrom >= 0;
+    return refineEvent({ type: "refine", step, ids, mask, confidence: confidence.slice() }, () => {
+      const end = stops ? ids.indexOf(eosId, eosFrom) : -1;
+      return tokenizer?.decode(ids.subarray(from, end < 0 ? ids.length : end), { skipSpecialTokens: true }) ?? "";
     });
   }
 
@@ -188,12 +205,6 @@ export class Job {
       filled: sequence?.filled ?? 0,
     };
   }
-}
-
-function refineEvent(step: number, sequence: Sequence, maskId: number): GenerationEvent {
-  const { ids, draft, confidence } = sequence;
-  const mask = Uint8Array.from(ids, (id) => (id === maskId ? 1 : 0));
-  return { type: "refine", step, ids: draft.slice(), mask, confidence: confidence.slice() };
 }
 
 /** Stands in where no position is masked, so that nothing is ever asked of it. */

@@ -2,13 +2,14 @@
 
 import type { FlowConfig } from "../checkpoint/config.js";
 import { NoemaError } from "../errors.js";
-import type {
-  CommitEvent,
-  FinishReason,
-  GenerationEvent,
-  GenerationResult,
-  RefineEvent,
-  Timing,
+import {
+  type CommitEvent,
+  type FinishReason,
+  type GenerationEvent,
+  type GenerationResult,
+  type RefineEvent,
+  refineEvent,
+  type Timing,
 } from "../generation.js";
 import type {
   AncestralDraw,
@@ -157,16 +158,18 @@ export class FlowJob {
   #draft(canvas: FlowCanvas, at: number, level: number, { tokens, confidence }: FlowReading): RefineEvent {
     const { prefix, added, wanted, promptTokens } = canvas;
     const given = prefix.slice(prefix.length - promptTokens);
-    const ids = Int32Array.from([...given, ...tokens.subarray(at * added, at * added + wanted)]);
+    const own = tokens.subarray(at * added, at * added + wanted);
+    const ids = Int32Array.from([...given, ...own]);
     const sure = new Float32Array(ids.length).fill(1);
     sure.set(confidence.subarray(at * added, at * added + wanted), given.length);
     const mask = new Uint8Array(ids.length).fill(level === this.#options.exit ? 0 : 1, given.length);
     const { flows } = this.#host.config;
     const accuracy = level === 0 ? undefined : flows[level - 1]!.readoutAccuracy;
-    return {
-      ...{ type: "refine", step: flows.length - level, ids, mask, confidence: sure, level },
+    const event = {
+      ...{ type: "refine" as const, step: flows.length - level, ids, mask, confidence: sure, level },
       ...(accuracy !== undefined && { accuracy }),
     };
+    return refineEvent(event, () => this.#finish(own, canvas).text);
   }
 
   /** The tokens wanted, up to the end of the text. */

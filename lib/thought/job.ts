@@ -2,7 +2,14 @@
 
 import { blank, type Draft, fitPrompts, judge, type Writing, write } from "../decoding/drafts.js";
 import { sequenceSeed } from "../evaluation/thought-bound.js";
-import type { FinishReason, GenerationEvent, GenerationResult, RefineEvent, Timing } from "../generation.js";
+import {
+  type FinishReason,
+  type GenerationEvent,
+  type GenerationResult,
+  type RefineEvent,
+  refineEvent,
+  type Timing,
+} from "../generation.js";
 import type { NativeCancellation } from "../native/addon.js";
 import { Rng } from "../rng.js";
 import type { ThoughtHost } from "./host.js";
@@ -45,13 +52,6 @@ class Outlet {
   stop(): void {
     this.timing.total = performance.now() - this.#started;
   }
-}
-
-/** A text so far, all of it decided. */
-function canvasOf(tokens: readonly number[], step: number): RefineEvent {
-  const ids = Int32Array.from(tokens);
-  const confidence = new Float32Array(ids.length).fill(1);
-  return { type: "refine", step, ids, mask: new Uint8Array(ids.length), confidence };
 }
 
 export class ThoughtJob {
@@ -134,10 +134,20 @@ export class ThoughtJob {
   #tell(best: readonly Draft[], step: number, emit: Emit): void {
     if (!this.#manner.refine) return;
     for (const at of this.#canvases.keys()) {
-      const { prompt, tokens } = lowest(this.#own(best, at));
-      const ids = [...prompt, ...tokens];
-      emit(at, { ...canvasOf(ids, step), mask: new Uint8Array(ids.length).fill(1, prompt.length), round: step });
+      const { tokens } = lowest(this.#own(best, at));
+      emit(at, this.#draft(at, tokens, { step, round: step }));
     }
+  }
+
+  /** A canvas's prompt and these tokens, decided if no draft of another round may replace them. */
+  #draft(at: number, tokens: readonly number[], steps: Pick<RefineEvent, "step" | "round">): RefineEvent {
+    const { prompt } = this.#canvases[at]!;
+    const ids = Int32Array.from([...prompt, ...tokens]);
+    const mask = new Uint8Array(ids.length).fill(steps.round === undefined ? 0 : 1, prompt.length);
+    const confidence = new Float32Array(ids.length).fill(1);
+    const decode = () =>
+      this.#host.tokenizer?.decode(this.#ownOf(ids.subarray(prompt.length)), { skipSpecialTokens: true }) ?? "";
+    return refineEvent({ type: "refine", ids, mask, confidence, ...steps }, decode);
   }
 
   #stream(at: number, tokens: readonly number[], emit: Emit): void {
@@ -146,13 +156,14 @@ export class ThoughtJob {
     if (event) emit(at, event);
     if (!this.#manner.refine || own.length === 0) return;
     const { ids } = this.#outlets[at]!;
-    emit(at, canvasOf([...this.#canvases[at]!.prompt, ...ids], ids.length));
+    emit(at, this.#draft(at, ids, { step: ids.length }));
   }
 
   /** Without the token that ends a text. */
-  #ownOf(tokens: readonly number[]): readonly number[] {
-    const end = tokens.indexOf(this.#host.config.eosTokenId ?? -1);
-    return end < 0 ? tokens : tokens.slice(0, end);
+  #ownOf(tokens: ArrayLike<number>): readonly number[] {
+    const own = Array.from(tokens);
+    const end = own.indexOf(this.#host.config.eosTokenId ?? -1);
+    return end < 0 ? own : own.slice(0, end);
   }
 
   /** What was not streamed. */

@@ -50,6 +50,23 @@ test("generate --json: events as lines", async (t) => {
   t.true(Array.isArray(events[0].ids));
 });
 
+test("generate --refine off a terminal: every draft as a line, then the text", async (t) => {
+  const flags = ["generate", await fakeFolder(), "--prompt", "One", "--max-tokens", "6", "--decoding", "random"];
+  const { out, code } = await noema([...flags, "--refine"]);
+  t.is(code, 0);
+  const lines = out.split("\n").slice(0, -1);
+  t.is(lines.length, 7);
+  const events = (await noema([...flags, "--refine", "--json"])).out.trim().split("\n");
+  const drafts = events.map((line) => JSON.parse(line)).filter(({ type }) => type === "refine");
+  t.deepEqual(
+    lines.slice(0, 6),
+    drafts.map(({ text: draft }) => draft),
+  );
+  t.is(lines[6], lines[5]);
+  t.is(new Set(lines).size, 6);
+  t.is((await noema(flags)).out, `${lines[6]}\n`);
+});
+
 test("generate on a terminal: paints over itself, and leaves the text", async (t) => {
   const tty = { columns: 40, rows: 12 };
   const { out, error, code } = await noema(
@@ -153,6 +170,7 @@ test("painting a flow's draft: which state it is, and how often such states are 
   const event = {
     ...{ type: "refine" as const, step: 1, level: 2, ids: Int32Array.of(7, 8, 9), mask: Uint8Array.of(0, 1, 1) },
     confidence: new Float32Array(3),
+    text: "8\n9",
   };
   const draft = (accuracy?: number) => painter.draft(accuracy === undefined ? event : { ...event, accuracy });
   const worth = (accuracy?: number) => draft(accuracy).at(-1)!.text;
@@ -173,6 +191,7 @@ test("painting: given, decided before, fresh, masked", (t) => {
       type: "refine",
       step: 0,
       ids: Int32Array.of(7, 8, 9),
+      text: "8,9",
       mask: Uint8Array.from(mask),
       confidence: new Float32Array(3),
     });

@@ -1,6 +1,6 @@
 import test from "ava";
 import { NoemaError } from "../../lib/errors.js";
-import type { GenerationEvent, GenerationResult } from "../../lib/generation.js";
+import type { Generation, GenerationEvent, GenerationResult } from "../../lib/generation.js";
 import type { GenerateOptions, InfillOptions } from "../../lib/request.js";
 import { fakeConfig, fakeModelOn, rejection } from "../support/fake-addon.js";
 
@@ -69,6 +69,25 @@ test("refine events: opt-in, one per step, masks fall to none", async (t) => {
     t.is(textOf(plain), (await generation).text);
     t.true(refines.every(({ confidence }) => confidence.every((p) => p >= 0 && p <= 1)));
   }
+});
+
+test("refine events say what the text were if all proposals held", async (t) => {
+  const drafts = async (generation: Generation) =>
+    (await collect(generation)).flatMap((event) => (event.type === "refine" ? [event] : []));
+  const { model } = await fakeModelOn();
+  const whole = model.generate({ prompt, maxTokens: 12, decoding: { steps: 3 }, refine: true });
+  const given = model.tokenizer!.encode(prompt).length;
+  for (const { ids, text } of await drafts(whole))
+    t.is(text, model.tokenizer!.decode(ids.slice(given), { skipSpecialTokens: true }));
+  const [last] = (await drafts(whole)).slice(-1);
+  t.is(last!.text, (await whole).text);
+  t.is(JSON.parse(JSON.stringify(last)).text, last!.text);
+  const infill = model.infill({ text: "The cat [mask:3] home.", refine: true });
+  t.is((await drafts(infill)).at(-1)!.text, (await infill).text);
+  const ended = await fakeModelOn({ eosFrom: 9 });
+  const short = ended.model.generate({ prompt, maxTokens: 30, decoding: { steps: 1 }, refine: true });
+  t.is((await drafts(short)).at(-1)!.text, (await short).text);
+  t.is((await short).reason, "eos");
 });
 
 test("end-of-text cuts the text and is no part of it", async (t) => {

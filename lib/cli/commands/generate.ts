@@ -31,7 +31,10 @@ export function generate(program: Command, streams: Streams): void {
   addDeviceFlag(addGenerationFlags(command))
     .option("--precision <name>", "f32 or bf16: how weights are held")
     .option("--threads <n>", "0: one per core; the text does not depend on it (default: 0)")
-    .option("--refine", "with --json: every step as well; of flows without it: what each state reads as, line by line")
+    .option(
+      "--refine",
+      "every step as well: with --json as an event, else as a line before the text; a terminal shows them anyway",
+    )
     .option("--json", "print events as JSON lines")
     .addHelpText("after", example('noema generate models/tales-masked --prompt "Once upon a time" --max-tokens 64'))
     .action((folder: string, flags: GenerateFlags) =>
@@ -51,16 +54,14 @@ async function run(folder: string, { flags, signal, streams }: Context): Promise
   await using model = await engine.load(folder, loadOptions(flags));
   const terminal = streams.out as Terminal & { isTTY?: boolean };
   const isLive = terminal.isTTY === true && !flags.json;
-  const hasLines = flags.refine === true && !isLive && !flags.json && model.family === "flow";
-  const refine = isLive || hasLines || (flags.json === true && flags.refine === true);
+  const refine = isLive || flags.refine === true;
   const prompt = flags.prompt ?? (flags.infill === undefined ? await standardInput(streams) : "");
   const thought = await givenThought(model, flags);
   const { documentStart } = flags;
   const generation = startGeneration(model, flags, { prompt, refine, thought, documentStart, signal });
   if (flags.json) await printEvents(generation, streams);
   else if (isLive) await show(generation, model, { streams, signal, isInfill: flags.infill !== undefined });
-  else if (hasLines) await printDrafts(generation, model, streams);
-  else streams.out.write(`${(await generation).text}\n`);
+  else await print(generation, model, streams);
 }
 
 async function standardInput({ input }: Streams): Promise<string> {
@@ -72,11 +73,18 @@ async function printEvents(generation: Generation, { out }: Streams): Promise<vo
   for await (const event of generation) out.write(`${JSON.stringify(event, listed)}\n`);
 }
 
-/** The states above the text, each as a line, then the text. */
-async function printDrafts(generation: Generation, model: AnyModel, { out }: Streams): Promise<void> {
+/** Drafts, where there are any, each as one line, those of a flow with its state; then the text. */
+async function print(generation: Generation, model: AnyModel, { out }: Streams): Promise<void> {
   const painter = painterOf(generation, model, out);
-  for await (const event of generation)
-    if (event.type === "refine" && isDraft(event)) out.write(`${painter.line(event)}\n`);
+  for await (const event of generation) {
+    if (event.type !== "refine" || event.level === 0) continue;
+    if (event.level !== undefined) {
+      out.write(`${painter.line(event)}\n`);
+      continue;
+    }
+    const draft = model.tokenizer ? event.text : decodeWith(model, Array.from(event.ids));
+    out.write(`${draft.replace(/\s*\n\s*/g, " ")}\n`);
+  }
   out.write(`${(await generation).text}\n`);
 }
 

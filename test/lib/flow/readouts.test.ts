@@ -107,9 +107,11 @@ test("generating: drafts come coarse to fine, and a text may be read early", asy
     drafts.map(({ accuracy }) => accuracy),
     [second, first, undefined],
   );
+  t.is(drafts[2]!.text, plain.text);
   t.true(drafts.every(({ confidence }) => confidence.every((p) => p > 0 && p <= 1)));
   const early = await model.generate({ ...options, exit: 1 });
   t.deepEqual(Array.from(early.ids), Array.from(drafts[1]!.ids.subarray(3, 3 + early.ids.length)));
+  t.is(early.text, drafts[1]!.text);
   t.is(early.usage.forwards, 10);
   const [batched] = await model.generateBatch({ prompts: ["abc"], maxTokens: 10, seed: 3, exit: 1 });
   t.deepEqual(batched!.ids, early.ids);

@@ -103,8 +103,13 @@ test("a text depends on its seed alone; thinking more, again and in many ways", 
   t.deepEqual(batch[1]!.ids, alone.ids);
   const drafts: number[] = [];
   const grown: number[][] = [];
+  const texts: string[] = [];
   for await (const event of model.generate({ ...options, refine: true }))
-    if (event.type === "refine") grown.push(Array.from(event.ids));
+    if (event.type === "refine") {
+      grown.push(Array.from(event.ids));
+      texts.push(event.text);
+    }
+  t.is(texts.at(-1), alone.text);
   // How many tokens come at a time is the machine's affair.
   t.true(grown.length > 0 && grown.every((ids, i) => i === 0 || ids.length > grown[i - 1]!.length));
   t.deepEqual(grown.at(-1)!.slice(-alone.ids.length), Array.from(alone.ids));
