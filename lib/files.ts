@@ -1,6 +1,7 @@
 /** Files read with a limit and written so that a crash, a full disk or a read-only folder leaves the old file as it was. */
 
 import { randomUUID } from "node:crypto";
+import { constants } from "node:fs";
 import { type FileHandle, open, realpath, rename, rm, stat } from "node:fs/promises";
 import { basename, dirname, join, sep } from "node:path";
 import { type ErrorCode, NoemaError } from "./errors.js";
@@ -56,10 +57,31 @@ export async function fileInside(folder: string, name: string, code: ErrorCode):
   }
 }
 
-/** The whole file, refused with `code` before anything is allocated when it is longer than `limit` bytes. */
+/**
+ * Opens a file for reading; refuses with `code` what is none. Not blocking, for a named pipe would hold a thread of Node's
+ * pool until somebody writes to it; to files it means nothing.
+ */
+export async function openRegular(path: string, code: ErrorCode): Promise<FileHandle> {
+  const handle = await open(path, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0)); // Windows has none
+  try {
+    if ((await handle.stat()).isFile()) return handle;
+    throw new NoemaError(code, `${path}: not a regular file`, { path });
+  } catch (error) {
+    await handle.close();
+    throw error;
+  }
+}
+
+/** The whole file, however long; refused with `code` when it is no regular file. */
+export async function readRegular(path: string, code: ErrorCode): Promise<Buffer> {
+  await using handle = await openRegular(path, code);
+  return await handle.readFile();
+}
+
+/** The whole file, refused with `code` when it is no regular file, or before anything is allocated when it is longer than `limit` bytes. */
 export async function readLimited(path: string, limit: number, code: ErrorCode): Promise<Buffer> {
   try {
-    await using handle = await open(path, "r");
+    await using handle = await openRegular(path, code);
     const { size } = await handle.stat();
     if (size > limit) {
       throw new NoemaError(code, `${path}: ${size} bytes, expected at most ${limit}`, { path, size, limit });

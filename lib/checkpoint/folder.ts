@@ -1,10 +1,10 @@
 /** A checkpoint is a folder: config.json, the tensors, and perhaps a tokenizer. Reading one whole, and writing one. */
 
 import { randomUUID } from "node:crypto";
-import { mkdir, readFile, rename, rm } from "node:fs/promises";
+import { mkdir, rename, rm } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import { NoemaError } from "../errors.js";
-import { exists, fileInside, ioError, syncFolder, writeAll, writeDurably } from "../files.js";
+import { exists, fileInside, ioError, readRegular, syncFolder, writeAll, writeDurably } from "../files.js";
 import type { JsonObject } from "../json.js";
 import { type ConfigFile, type Family, type FamilyConfigs, type ModelConfig, readConfig } from "./config.js";
 import { type Dtype, toBf16 } from "./dtype.js";
@@ -143,7 +143,7 @@ async function stage(staging: string, { config, tensors, dtype = "F32", tokenize
   layout.parse({ path: "the config to write", values: json });
   await writeSafetensors(join(staging, WEIGHTS_FILE), plan(layout, config, tensors, dtype), { format: "pt" });
   if (tokenizer !== undefined) {
-    const bytes = await readFile(tokenizer);
+    const bytes = await readRegular(tokenizer, "ERR_BAD_TOKENIZER");
     await writeDurably(join(staging, TOKENIZER_FILE), (handle) => writeAll(handle, bytes));
   }
   const text = Buffer.from(`${JSON.stringify(json, null, 2)}\n`);
@@ -191,5 +191,7 @@ async function replaceFiles(staging: string, target: string, names: string[]): P
 }
 
 async function sameBytes(a: string, b: string): Promise<boolean> {
-  return (await exists(b)) && (await readFile(a)).equals(await readFile(b));
+  if (!(await exists(b))) return false;
+  const [ours, theirs] = [await readRegular(a, "ERR_IO"), await readRegular(b, "ERR_IO")];
+  return ours.equals(theirs);
 }

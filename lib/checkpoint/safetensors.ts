@@ -4,9 +4,9 @@
  * anything is allocated, and the byte ranges must tile the data exactly, without a gap, an overlap or a tail.
  */
 
-import { type FileHandle, open } from "node:fs/promises";
+import type { FileHandle } from "node:fs/promises";
 import { NoemaError } from "../errors.js";
-import { ioError, readExactly, writeAll, writeAtomically } from "../files.js";
+import { ioError, openRegular, readExactly, writeAll, writeAtomically } from "../files.js";
 import { describe, isObject, type JsonObject, parseObject } from "../json.js";
 import { type Dtype, dtypeBytes, fromBf16, fromF16, isDtype, unreadDtypes } from "./dtype.js";
 
@@ -45,7 +45,7 @@ export class SafetensorsFile implements AsyncDisposable {
   static async open(path: string): Promise<SafetensorsFile> {
     let handle: FileHandle | undefined;
     try {
-      handle = await open(path, "r");
+      handle = await openRegular(path, "ERR_BAD_CHECKPOINT");
       return new SafetensorsFile(path, handle, await readHeader(handle, path));
     } catch (error) {
       await handle?.close();
@@ -105,7 +105,6 @@ interface Header {
 
 async function readHeader(handle: FileHandle, path: string): Promise<Header> {
   const stats = await handle.stat();
-  if (!stats.isFile()) throw bad(path, "not a regular file");
   if (stats.size < 8) throw bad(path, `${stats.size} bytes, too short for a header`);
   const prefix = Buffer.alloc(8);
   await readExactly(handle, path, prefix, 0);

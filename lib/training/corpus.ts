@@ -7,12 +7,11 @@
  */
 
 import { createHash, type Hash, randomUUID } from "node:crypto";
-import { createReadStream } from "node:fs";
-import { type FileHandle, mkdir, open, rename, rm, stat } from "node:fs/promises";
+import { type FileHandle, mkdir, open, rename, rm } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { setImmediate } from "node:timers/promises";
 import { NoemaError } from "../errors.js";
-import { ioError, readExactly, readLimited, syncFolder, writeAll, writeDurably } from "../files.js";
+import { ioError, openRegular, readExactly, readLimited, syncFolder, writeAll, writeDurably } from "../files.js";
 import { parseObject } from "../json.js";
 import type { Tokenizer } from "../tokenizer/tokenizer.js";
 import {
@@ -94,7 +93,7 @@ export class Corpus implements AsyncDisposable {
     try {
       for (const { file } of index.shards) {
         const path = join(folder, file);
-        shards.push({ path, handle: await open(path, "r") });
+        shards.push({ path, handle: await openRegular(path, "ERR_IO") });
       }
     } catch (error) {
       for (const { handle } of shards) await handle.close();
@@ -190,9 +189,10 @@ async function readCached(folder: string, key: string): Promise<Index | undefine
 }
 
 async function isWhole(path: string, shard: Shard, dtype: Index["dtype"]): Promise<boolean> {
-  if ((await stat(path)).size !== shard.tokens * (dtype === "u16" ? 2 : 4)) return false;
+  await using handle = await openRegular(path, "ERR_IO");
+  if ((await handle.stat()).size !== shard.tokens * (dtype === "u16" ? 2 : 4)) return false;
   const hash = createHash("sha256");
-  for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20 })) hash.update(chunk);
+  for await (const chunk of handle.createReadStream({ highWaterMark: 1 << 20 })) hash.update(chunk);
   return hash.digest("hex") === shard.sha256;
 }
 

@@ -3,9 +3,9 @@
  * state does not know (a run killed between two saves wrote them), so the file always tells the story of one unbroken run.
  */
 
-import { appendFile, readFile } from "node:fs/promises";
+import { appendFile } from "node:fs/promises";
 import type { EstimateKind } from "../evaluation/bound.js";
-import { ioError, writeAll, writeAtomically } from "../files.js";
+import { ioError, readRegular, writeAll, writeAtomically } from "../files.js";
 
 export interface TrainingMetric {
   type: "step";
@@ -139,7 +139,10 @@ export class MetricsLog {
 /** The metrics of a file; a line cut short by a kill is left out. Absent file: none. */
 export async function readMetrics(path: string): Promise<Metric[]> {
   try {
-    return (await readFile(path, "utf8")).split("\n").flatMap((line) => parse(line) ?? []);
+    return (await readRegular(path, "ERR_IO"))
+      .toString()
+      .split("\n")
+      .flatMap((line) => parse(line) ?? []);
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === "ENOENT") return [];
     throw ioError("reading", path, error);

@@ -6,9 +6,8 @@
 
 import { isUtf8 } from "node:buffer";
 import { createHash } from "node:crypto";
-import { createReadStream } from "node:fs";
 import { NoemaError } from "../errors.js";
-import { ioError } from "../files.js";
+import { ioError, openRegular } from "../files.js";
 import { describe, parseObject } from "../json.js";
 
 export const DEFAULT_SEPARATOR = "<|endoftext|>";
@@ -205,7 +204,8 @@ export function isLowSurrogate(text: string, at: number): boolean {
 
 async function* readChunks(path: string): AsyncGenerator<Buffer> {
   try {
-    for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20 })) yield chunk;
+    await using handle = await openRegular(path, "ERR_BAD_CORPUS");
+    for await (const chunk of handle.createReadStream({ highWaterMark: 1 << 20 })) yield chunk;
   } catch (error) {
     throw ioError("reading", path, error);
   }
