@@ -11,11 +11,12 @@ import { ReadoutObjective } from "./flow/readouts.js";
 import { checkFlowPrompts, flowSampler } from "./flow/samples.js";
 import { configOf, firstWeights, savedWeights, type Weights } from "./initialise.js";
 import { openInputs, openTokenizer } from "./inputs.js";
+import { lockRun, type RunLock } from "./lock.js";
 import { MaskedObjective } from "./masked/objective.js";
 import { checkPrompts, textSampler } from "./masked/samples.js";
 import { MetricsLog } from "./metrics.js";
 import type { Objective } from "./objective.js";
-import { resolveOptions, type TrainOptions } from "./options.js";
+import type { TrainOptions, TrainSettings } from "./options.js";
 import { Session } from "./session.js";
 import { checkContinuation, loadState, readBuffer, type StateBuffer, type TrainingState } from "./state.js";
 import { ThoughtObjective } from "./thought/objective.js";
@@ -29,16 +30,36 @@ export interface TrainingEngine {
 export interface OpenedSession {
   session: Session;
   corpusTokens: number;
+  /** On the run's folder, until the session is disposed of. */
+  lock: RunLock;
 }
 
 interface Closable {
   close(): void | Promise<void>;
 }
 
-/** What is wrong with the options or contradicts a saved state is found before the text is read, which may take a while. */
-export async function openSession(engine: TrainingEngine, options: TrainOptions): Promise<OpenedSession> {
-  const settings = resolveOptions(options);
-  await prepareFolder(options.run);
+/** What contradicts a saved state is found before the text is read, which may take a while. `settings` are those of the options. */
+export async function openSession(
+  engine: TrainingEngine,
+  options: TrainOptions,
+  settings: TrainSettings,
+): Promise<OpenedSession> {
+  await makeFolder(options.run);
+  const lock = await lockRun(options.run);
+  try {
+    return { ...(await openLocked(engine, options, settings)), lock };
+  } catch (error) {
+    await lock.release();
+    throw error;
+  }
+}
+
+async function openLocked(
+  engine: TrainingEngine,
+  options: TrainOptions,
+  settings: TrainSettings,
+): Promise<Omit<OpenedSession, "lock">> {
+  await removeLeftovers(options.run);
   const tokenizer = await openTokenizer(options);
   const config = await configOf(options, settings, tokenizer);
   const wanted = { settings, config, tokenizer: tokenizer.sha256 };
@@ -66,10 +87,17 @@ export async function openSession(engine: TrainingEngine, options: TrainOptions)
   }
 }
 
-/** Makes the folder, and removes what a killed process was writing. */
-async function prepareFolder(run: string): Promise<void> {
+async function makeFolder(run: string): Promise<void> {
   try {
     await mkdir(run, { recursive: true });
+  } catch (error) {
+    throw ioError("making the run's folder", run, error);
+  }
+}
+
+/** Removes what a killed process was writing. */
+async function removeLeftovers(run: string): Promise<void> {
+  try {
     const leftovers = (await readdir(run)).filter((name) => /^\..*\.tmp$/.test(name));
     for (const name of leftovers) await rm(join(run, name), { recursive: true, force: true });
   } catch (error) {

@@ -2,7 +2,7 @@
 
 import { NoemaError } from "../errors.js";
 import type { HeldOutMetric, SampleMetric, TrainingMetric } from "./metrics.js";
-import type { TrainOptions } from "./options.js";
+import { resolveOptions, type TrainOptions, type TrainSettings } from "./options.js";
 import { type OpenedSession, openSession, type TrainingEngine } from "./prepare.js";
 import type { Session } from "./session.js";
 
@@ -60,7 +60,11 @@ export class Training implements AsyncIterable<TrainingEvent>, AsyncDisposable {
     const opened = this.#opened;
     this.#state = "over";
     this.#opened = undefined;
-    await opened?.session.dispose();
+    try {
+      await opened?.session.dispose();
+    } finally {
+      await opened?.lock.release();
+    }
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -92,11 +96,12 @@ export class Training implements AsyncIterable<TrainingEvent>, AsyncDisposable {
   }
 
   async *#run(): AsyncGenerator<TrainingEvent, void, void> {
+    const settings = resolveOptions(this.#options);
     const { signal } = this.#options;
     signal?.throwIfAborted();
     const again = this.#opened !== undefined;
-    const { session, corpusTokens } = await this.#open();
-    const { settings, objective } = session.parts;
+    const { session, corpusTokens } = await this.#open(settings);
+    const { objective } = session.parts;
     if (!again) {
       const { parameters } = objective;
       yield { type: "start", step: session.step, steps: settings.steps, parameters, corpusTokens };
@@ -126,8 +131,8 @@ export class Training implements AsyncIterable<TrainingEvent>, AsyncDisposable {
     }
   }
 
-  async #open(): Promise<OpenedSession> {
-    this.#opened ??= await openSession(this.#engine, this.#options);
+  async #open(settings: TrainSettings): Promise<OpenedSession> {
+    this.#opened ??= await openSession(this.#engine, this.#options, settings);
     return this.#opened;
   }
 
