@@ -1,7 +1,7 @@
 /** Which backend an engine runs on: what was asked for, checked, and what "auto" comes to. */
 
 import { existsSync } from "node:fs";
-import { checkNames, invalid } from "./decoding/options.js";
+import { checkNames, checkWord, invalid } from "./decoding/options.js";
 import { NoemaError, unknownOption } from "./errors.js";
 import type { BackendName } from "./native/addon.js";
 import { moduleOf } from "./native/device-module.js";
@@ -39,10 +39,8 @@ function suits(backend: BackendName, device: Device): boolean {
 }
 
 function checkBackend(name: unknown): BackendName {
-  const index = /^cuda:(\d+)$/.exec(String(name))?.[1];
-  if (index !== undefined) return `cuda:${checkIndex(Number(index))}`;
-  if (!backends.includes(name as (typeof backends)[number])) throw unknownOption(String(name), backends, "backend");
-  return name as BackendName;
+  const index = typeof name === "string" ? /^cuda:(\d+)$/.exec(name)?.[1] : undefined;
+  return index === undefined ? checkWord(name, backends, "backend") : `cuda:${checkIndex(Number(index))}`;
 }
 
 function checkDevice(device: unknown): Device {

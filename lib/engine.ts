@@ -4,9 +4,9 @@ import { AutoregressiveModel } from "./autoregressive-model.js";
 import { type Family, families } from "./checkpoint/config.js";
 import { type Checkpoint, ofFamily, openCheckpoint } from "./checkpoint/folder.js";
 import type { LocatedTensor } from "./checkpoint/shards.js";
-import { checkNames, checkNumber, invalid } from "./decoding/options.js";
+import { checkNames, checkNumber, checkWord, invalid } from "./decoding/options.js";
 import { automaticBackend, backendFor, type DeviceOption } from "./device.js";
-import { NoemaError, unknownOption } from "./errors.js";
+import { NoemaError } from "./errors.js";
 import { FlowModel } from "./flow/model.js";
 import { Handle } from "./handle.js";
 import { MaskedModel } from "./masked-model.js";
@@ -209,9 +209,8 @@ function precisionOf(folder: string, options: LoadOptions): Precision {
   if (typeof folder !== "string") throw invalid("folder", folder, "the path of a checkpoint folder");
   checkNames(options, ["precision", "family", "latents"], "load");
   const { precision = "f32", family } = options;
-  if (family !== undefined && !families.includes(family)) throw unknownOption(String(family), families, "family");
-  if (!precisions.includes(precision)) throw unknownOption(String(precision), precisions, "precision");
-  return precision;
+  if (family !== undefined) checkWord(family, families, "family");
+  return checkWord(precision, precisions, "precision");
 }
 
 /**

@@ -1,7 +1,9 @@
 /** Evaluating a loaded model on text files. */
 
+import { invalid } from "./decoding/options.js";
 import type { AnyModel } from "./engine.js";
 import { type EvaluateOptions, type Evaluation, evaluate as evaluateFiles } from "./evaluation/evaluate.js";
+import { Model } from "./model.js";
 
 /**
  * How well the model knows text files: nats per token, perplexity, bits per character and per byte. All are upper bounds, but
@@ -12,6 +14,7 @@ export async function evaluate(
   files: string | readonly string[],
   options?: EvaluateOptions,
 ): Promise<Evaluation> {
+  if (!(model instanceof Model)) throw invalid("model", model, "a loaded model");
   if (model.family === "flow" || model.family === "thought") return evaluateFiles(model.bounded, files, options);
   if (model.family === "autoregressive") return evaluateFiles(model.exact, files, options);
   const { native, config, tokenizer } = model;

@@ -27,13 +27,23 @@ export function parseObject(bytes: Uint8Array, what: string, code: ErrorCode): J
   return value;
 }
 
-/** A value in a message: short, and with its type where that is not obvious. */
+/** Characters of a value in a message. */
+const SHORT = 80;
+
+/** Any value in a message: short, and with its type where that is not obvious. */
 export function describe(value: unknown): string {
   if (Array.isArray(value)) return "an array";
   if (isObject(value)) return "an object";
   if (value === undefined) return "nothing";
-  const text = JSON.stringify(value) ?? String(value);
-  return text.length > 80 ? `${text.slice(0, 77)}...` : text;
+  if (typeof value === "function") return "a function";
+  const text = textOf(value);
+  return text.length > SHORT ? `${text.slice(0, SHORT - 3)}...` : text;
+}
+
+/** JSON has no words for NaN, big integers and symbols; of a text no more is quoted than may be shown. */
+function textOf(value: unknown): string {
+  if (typeof value === "string") return JSON.stringify(value.slice(0, SHORT));
+  return typeof value === "bigint" ? `${value}n` : String(value);
 }
 
 /**

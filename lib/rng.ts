@@ -4,6 +4,7 @@
  */
 
 import { NoemaError } from "./errors.js";
+import { describe } from "./json.js";
 
 /** What a stream of draws is for. Two purposes never share numbers. */
 export const RngStream = {
@@ -34,7 +35,7 @@ export function seedWords(seed: Seed): [low: number, high: number] {
   }
   throw new NoemaError(
     "ERR_INVALID_ARGUMENT",
-    `seed ${String(seed)}: expected an integer 0 .. 2^53 - 1, or a bigint 0n .. 2n ** 64n - 1n`,
+    `seed ${describe(seed)}: expected an integer 0 .. 2^53 - 1, or a bigint 0n .. 2n ** 64n - 1n`,
     { seed },
   );
 }

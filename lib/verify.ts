@@ -1,6 +1,6 @@
 /** Verifying a golden folder with the options that engines take. */
 
-import { checkNames } from "./decoding/options.js";
+import { checkFunction, checkNames, invalid } from "./decoding/options.js";
 import { checkEngine } from "./engine.js";
 import type { BackendName } from "./native/addon.js";
 import { type ArrayReport, type VerificationReport, verify as verifyFolder } from "./verification/verify.js";
@@ -15,7 +15,9 @@ export interface VerifyOptions {
 
 /** Recomputes every array of a golden folder that this version knows, and compares. */
 export async function verify(folder: string, options: VerifyOptions = {}): Promise<VerificationReport> {
+  if (typeof folder !== "string") throw invalid("folder", folder, "the path of a golden folder");
   checkNames(options, ["backend", "threads", "onArray"], "verify");
+  checkFunction(options.onArray, "onArray");
   const { onArray, ...others } = options;
   const { backend, threads } = checkEngine(others);
   return verifyFolder(folder, {

@@ -83,9 +83,14 @@ function checkOption(value: unknown, spec: OptionSpec, name: string): OptionValu
     if (typeof value === "boolean") return value;
     throw invalid(name, value, "true or false");
   }
-  if (typeof value === "string" && spec.choices.includes(value)) return value;
-  if (typeof value === "string") throw unknownOption(value, spec.choices, name);
-  throw invalid(name, value, `one of ${spec.choices.join(", ")}`);
+  return checkWord(value, spec.choices, name);
+}
+
+/** Refuses what is none of these words; a word that is near one of them is answered with it. */
+export function checkWord<W extends string>(value: unknown, words: readonly W[], name: string): W {
+  if (words.includes(value as W)) return value as W;
+  if (typeof value === "string") throw unknownOption(value, words, name);
+  throw invalid(name, value, `one of ${words.join(", ")}`);
 }
 
 /** Checks a number against its description; also used for options outside of decoding rules. */
@@ -109,19 +114,19 @@ export function isList(value: unknown): value is ArrayLike<number> {
   return Array.isArray(value) || (ArrayBuffer.isView(value) && !(value instanceof DataView));
 }
 
+export function checkFunction(value: unknown, name: string): void {
+  if (value !== undefined && typeof value !== "function") throw invalid(name, value, "a function");
+}
+
 export function checkSignal(signal: unknown): void {
   if (signal !== undefined && !(signal instanceof AbortSignal)) throw invalid("signal", signal, "an AbortSignal");
 }
 
 export function invalid(name: string, value: unknown, expected: string): NoemaError {
-  return new NoemaError("ERR_INVALID_ARGUMENT", `${name}: expected ${expected}, got ${shown(value)}`, {
+  const given = value === undefined ? "undefined" : describe(value);
+  return new NoemaError("ERR_INVALID_ARGUMENT", `${name}: expected ${expected}, got ${given}`, {
     name,
     value,
     expected,
   });
-}
-
-/** JSON has no word for NaN, and objects may refuse to become text. */
-function shown(value: unknown): string {
-  return typeof value === "string" || (typeof value === "object" && value !== null) ? describe(value) : String(value);
 }

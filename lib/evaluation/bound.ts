@@ -12,8 +12,9 @@
  * Draws are a function of (seed, window, draw, position): the estimate does not depend on how windows are batched.
  */
 
-import { checkSignal } from "../decoding/options.js";
-import { NoemaError, unknownOption } from "../errors.js";
+import { checkSignal, checkWord } from "../decoding/options.js";
+import { NoemaError } from "../errors.js";
+import { describe } from "../json.js";
 import type { LossRequest } from "../native/addon.js";
 import type { FitOptions } from "../posterior/fit.js";
 import { Rng, RngStream, type Seed, toUniform } from "../rng.js";
@@ -109,10 +110,10 @@ export const boundNames = ["form", "draws", "seed", "think", "callTokens", "sign
 export function checkBound(options: BoundOptions) {
   const settings = { ...boundDefaults, ...options };
   checkSignal(settings.signal);
-  if (!boundForms.includes(settings.form)) throw unknownOption(String(settings.form), boundForms, "form");
+  checkWord(settings.form, boundForms, "form");
   for (const name of ["draws", "callTokens"] as const) {
     if (Number.isInteger(settings[name]) && settings[name] >= 1 && settings[name] <= MOST) continue;
-    const message = `${name} is ${settings[name]}, expected an integer 1 .. ${MOST}`;
+    const message = `${name} is ${describe(settings[name])}, expected an integer 1 .. ${MOST}`;
     throw new NoemaError("ERR_INVALID_ARGUMENT", message, { option: name, value: settings[name] });
   }
   return settings;

@@ -1,7 +1,7 @@
 /** How well a model knows a corpus: nats per token with a standard error, perplexity, bits per character and per byte. */
 
-import { checkNames, checkNumber, invalid } from "../decoding/options.js";
-import { NoemaError, unknownOption } from "../errors.js";
+import { checkFunction, checkNames, checkNumber, checkWord, invalid } from "../decoding/options.js";
+import { NoemaError } from "../errors.js";
 import { boundNames, type EstimateForm, type EstimateKind, type EstimateOptions, type Window } from "./bound.js";
 import { estimates, type ScoredModel, windowLength } from "./score.js";
 import { type BoundSummary, BoundTotals } from "./statistics.js";
@@ -71,11 +71,13 @@ export async function evaluate(
   options: EvaluateOptions = {},
 ): Promise<Evaluation> {
   checkNames(options, evaluateNames, "evaluate");
+  checkFunction(options.onProgress, "onProgress");
+  const paths = filesOf(files);
   const { tokenizer } = model;
   if (!tokenizer) throw new NoemaError("ERR_BAD_TOKENIZER", "this model has no tokenizer: text cannot be evaluated");
   const cut = cutOf(model, options);
   const count = noText();
-  const windows = windowsOfFiles(typeof files === "string" ? [files] : files, tokenizer, cut, count);
+  const windows = windowsOfFiles(paths, tokenizer, cut, count);
   const totals = new BoundTotals();
   const { kind, form, draws, bounds } = estimates(model, withSignal(windows, options.signal), options);
   for await (const window of bounds) {
@@ -87,11 +89,17 @@ export async function evaluate(
   return { kind, ...perUnit(totals.summary(draws), count), draws, form, length, ...given };
 }
 
+function filesOf(files: unknown): string[] {
+  const paths = typeof files === "string" ? [files] : files;
+  if (Array.isArray(paths) && paths.length > 0 && paths.every((path) => typeof path === "string")) return paths;
+  throw invalid("files", files, "the path of a text file, or a list of paths");
+}
+
 /** How text is cut into windows, checked before a file is read. */
 function cutOf(model: ScoredModel, options: EvaluateOptions) {
   const { packing = "packed", limit, separator, prefix = 0, sameNoise = false } = options;
   const length = windowLength(model, options.length);
-  if (!packings.includes(packing)) throw unknownOption(String(packing), packings, "packing");
+  checkWord(packing, packings, "packing");
   if (limit !== undefined) checkNumber(limit, { min: 1, integer: true }, "limit");
   checkNumber(prefix, { min: 0, max: length - 1, integer: true }, "prefix");
   const { patchSize = 1, eosTokenId: eosId } = model;
@@ -100,6 +108,7 @@ function cutOf(model: ScoredModel, options: EvaluateOptions) {
   if (prefix % patchSize !== 0) throw invalid("prefix", prefix, multiple);
   if (length % multipleOf !== 0)
     throw invalid("length", length, `${multiple}, for the model has no end-of-text token to fill patches with`);
+  if (separator !== undefined && typeof separator !== "string") throw invalid("separator", separator, "a string");
   if (typeof sameNoise !== "boolean") throw invalid("sameNoise", sameNoise, "true or false");
   if (sameNoise && prefix > 0) throw invalid("sameNoise", sameNoise, "whole windows, without a prefix");
   return { length, eosId, limit, packing, prefix, multipleOf, ...(separator !== undefined && { separator }) };

@@ -2,6 +2,7 @@
 
 import { checkNames, checkSignal, invalid } from "../decoding/options.js";
 import { NoemaError } from "../errors.js";
+import { describe } from "../json.js";
 import { filledBefore } from "../patches.js";
 import { idsKept } from "../tokenizer/tokenizer.js";
 import {
@@ -144,5 +145,5 @@ async function idsOf(
 export function windowLength(model: Pick<Readable, "maxPositions">, length = model.maxPositions): number {
   if (Number.isInteger(length) && length >= 1 && length <= model.maxPositions) return length;
   const expected = `an integer 1 .. ${model.maxPositions}, the model's positions`;
-  throw new NoemaError("ERR_INVALID_ARGUMENT", `length is ${length}, expected ${expected}`, { length });
+  throw new NoemaError("ERR_INVALID_ARGUMENT", `length is ${describe(length)}, expected ${expected}`, { length });
 }

@@ -1,7 +1,7 @@
 /** A loaded flow model: generates, scores, and lets every state be looked at and edited. */
 
 import type { FlowConfig } from "../checkpoint/config.js";
-import { checkNames, checkNumber, checkSignal, invalid } from "../decoding/options.js";
+import { checkFunction, checkNames, checkNumber, checkSignal } from "../decoding/options.js";
 import { flowBounds } from "../evaluation/flow-bound.js";
 import { type Score, type ScoreOptions, score } from "../evaluation/score.js";
 import type { Generation, GenerationResult } from "../generation.js";
@@ -185,7 +185,7 @@ export class FlowModel extends Model<NativeFlowModel, FlowConfig> {
     const { batch = 1, positions = this.config.maxPositions, onMeasure, signal } = options;
     checkNumber(batch, { min: 1, max: 1024, integer: true }, "batch");
     checkNumber(positions, { min: 1, max: this.config.maxPositions, integer: true }, "positions");
-    if (onMeasure !== undefined && typeof onMeasure !== "function") throw invalid("onMeasure", onMeasure, "a function");
+    checkFunction(onMeasure, "onMeasure");
     checkSignal(signal);
     return measurePlans(this.#host, { batch, positions }, { onMeasure, signal });
   }

@@ -1,7 +1,7 @@
 /** How the flows of a stack are inverted. */
 
 import type { FlowConfig } from "../checkpoint/config.js";
-import { checkNames, checkNumber, invalid } from "../decoding/options.js";
+import { checkNames, checkNumber, checkWord, invalid } from "../decoding/options.js";
 import { unknownOption } from "../errors.js";
 import type { InversePlan } from "../native/addon.js";
 
@@ -35,7 +35,7 @@ export function checkInversion(inversion: Inversion | undefined, { flows }: Flow
 function checkPlan(plan: InversePlan, l: number): InversePlan {
   const at = `inversion[${l}]`;
   checkNames(plan, planNames, at);
-  if (!methods.includes(plan.method)) throw unknownOption(String(plan.method), methods, `${at}.method`);
+  checkWord(plan.method, methods, `${at}.method`);
   if (plan.modules !== undefined) checkNumber(plan.modules, { min: 1, max: MOST, integer: true }, `${at}.modules`);
   if (plan.sweeps !== undefined) checkNumber(plan.sweeps, { min: 0, max: MOST, integer: true }, `${at}.sweeps`);
   if (plan.tolerance !== undefined) checkNumber(plan.tolerance, { min: 0, max: LOOSEST }, `${at}.tolerance`);

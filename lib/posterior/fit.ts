@@ -2,8 +2,7 @@
 
 import type { Inference, ThoughtConfig } from "../checkpoint/config.js";
 import { fastLoopRanges } from "../checkpoint/noema-thought.js";
-import { checkNames, checkNumber, invalid } from "../decoding/options.js";
-import { unknownOption } from "../errors.js";
+import { checkNames, checkNumber, checkWord, invalid, isList } from "../decoding/options.js";
 import type { NativeFit } from "../native/addon.js";
 
 export interface FitOptions {
@@ -64,8 +63,8 @@ export function fitSettings(options: FitOptions, { inference }: Pick<ThoughtConf
   const { constantLogVariance = inference.constantLogVariance, noise = inference.noise, tolerance = 0 } = options;
   checkNumber(tolerance, { min: 0 }, "think.tolerance");
   checkNumber(logVarianceInit, fastLoopRanges.logVarianceInit, "think.logVarianceInit");
-  if (!schedules.includes(schedule)) throw unknownOption(String(schedule), schedules, "think.schedule");
-  if (!noises.includes(noise)) throw unknownOption(String(noise), noises, "think.noise");
+  checkWord(schedule, schedules, "think.schedule");
+  checkWord(noise, noises, "think.noise");
   if (typeof constantLogVariance !== "boolean")
     throw invalid("think.constantLogVariance", constantLogVariance, "true or false");
   const [firstRate, lastRate] = ratesOf(rate);
@@ -73,7 +72,7 @@ export function fitSettings(options: FitOptions, { inference }: Pick<ThoughtConf
 }
 
 function ratesOf(rate: number | readonly [number, number]): [number, number] {
-  const [first, last, ...others] = typeof rate === "number" ? [rate, rate] : Array.from(rate ?? []);
+  const [first, last, ...others] = typeof rate === "number" ? [rate, rate] : isList(rate) ? Array.from(rate) : [];
   if (last === undefined || others.length > 0) throw invalid("think.rate", rate, "a number, or the first and the last");
   checkNumber(first, fastLoopRanges.rate, "think.rate");
   checkNumber(last, fastLoopRanges.rate, "think.rate");

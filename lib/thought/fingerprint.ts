@@ -13,7 +13,7 @@ export function withLatents(checkpoint: Checkpoint, latents: number): Checkpoint
   if (config.layout !== "noema-thought")
     throw invalid("latents", latents, `none: ${folder} is a ${layout.family} model`);
   const { numLayers, numLatents } = config;
-  if (!Number.isInteger(latents / numLayers) || latents < 1 || latents > numLatents)
+  if (!Number.isInteger(latents) || latents % numLayers !== 0 || latents < 1 || latents > numLatents)
     throw invalid("latents", latents, `a multiple of the ${numLayers} layers, at most the checkpoint's ${numLatents}`);
   const first = ([name, tensor]: [string, LocatedTensor]): [string, LocatedTensor] => {
     if (!name.endsWith("latent_embedding.weight")) return [name, tensor];

@@ -2,7 +2,7 @@
 
 import { cancellable, mapPartial } from "../cancellation.js";
 import type { ThoughtConfig } from "../checkpoint/config.js";
-import { checkNames, checkNumber, checkSignal, invalid, isList } from "../decoding/options.js";
+import { checkFunction, checkNames, checkNumber, checkSignal, invalid, isList } from "../decoding/options.js";
 import { NoemaError } from "../errors.js";
 import type { EstimateOptions } from "../evaluation/bound.js";
 import { type Bounded, type Score, type ScoreOptions, score } from "../evaluation/score.js";
@@ -84,8 +84,7 @@ export class ThoughtModel extends Model<NativeThoughtModel, ThoughtConfig> {
     checkNames(options, inferNames, "infer");
     checkSignal(options.signal);
     const { think = {}, seed, onProgress, progressEvery = 4, signal } = options;
-    if (onProgress !== undefined && typeof onProgress !== "function")
-      throw invalid("onProgress", onProgress, "a function");
+    checkFunction(onProgress, "onProgress");
     checkNumber(progressEvery, { min: 1, max: 1 << 20, integer: true }, "progressEvery");
     const settings = fitSettings(think, this.config);
     const fit = { text: this.#textIds(text), seed: seedAt(seed), settings, onProgress, progressEvery };

@@ -33,7 +33,7 @@ export function checkTokenizerJson(path: string, json: JsonObject): Vocabulary {
   const ids = vocabularyIds(model, bad);
   checkMerges(model, bad);
   if (!Array.isArray(addedTokens)) throw bad(`"added_tokens": found ${describe(addedTokens)}, expected an array`);
-  const added = addedTokens.map((token) => checkAdded(token, bad));
+  const added = addedTokens.map((token, i) => checkAdded(token, `number ${i}`, bad));
   for (const { id, content } of added) {
     const other = ids.get(id);
     if (other !== undefined && other !== content)
@@ -87,9 +87,10 @@ function checkMerges({ type, vocab, merges, continuing_subword_prefix: prefix }:
   }
 }
 
-function checkAdded(token: unknown, bad: Bad): AddedToken {
+function checkAdded(token: unknown, place: string, bad: Bad): AddedToken {
   if (isObject(token) && isId(token.id) && typeof token.content === "string" && token.content !== "") {
     return { ...token, id: token.id, content: token.content, special: token.special === true };
   }
-  throw bad(`"added_tokens": found ${JSON.stringify(token)?.slice(0, 80)}, expected an object with id and content`);
+  const found = isObject(token) ? `id ${describe(token.id)} and content ${describe(token.content)}` : describe(token);
+  throw bad(`"added_tokens": ${place}: found ${found}, expected an object with id and content`);
 }

@@ -140,6 +140,7 @@ export class Tokenizer {
 
   /** A lower bound on the number of tokens, without tokenising; 0 where tokens do not spell the text. */
   leastTokens(text: string): number {
+    if (typeof text !== "string") throw invalid("text", text, "a string");
     return this.#spelledLength === undefined ? 0 : Math.ceil(this.#spelledLength(text) / this.#longest);
   }
 
@@ -284,6 +285,7 @@ export class DecodeStream {
 
   /** The text that these ids make final. */
   push(ids: ArrayLike<number>): string {
+    if (!isList(ids)) throw invalid("ids", ids, "a list of token ids");
     const before = this.#ids.length;
     for (let i = 0; i < ids.length; i++) this.#ids.push(ids[i]!);
     const text = this.#tokenizer.decode(this.#ids, this.#options);
@@ -317,7 +319,7 @@ function detached(text: string): string {
 
 function checkedId(id: unknown): number {
   if (Number.isInteger(id) && (id as number) >= 0) return id as number;
-  throw new NoemaError("ERR_INVALID_ARGUMENT", `token id ${String(id)}: expected a non-negative integer`, { id });
+  throw new NoemaError("ERR_INVALID_ARGUMENT", `token id ${describe(id)}: expected a non-negative integer`, { id });
 }
 
 /** Options that are true or false, none of them misspelt. */

@@ -2,7 +2,7 @@
 
 import { type Family, families } from "../checkpoint/config.js";
 import { checkNames, checkSignal } from "../decoding/options.js";
-import type { Decoding } from "../decoding/resolve.js";
+import { type Decoding, resolveDecoding } from "../decoding/resolve.js";
 import { NoemaError, unknownOption } from "../errors.js";
 import { describe, isObject } from "../json.js";
 import { checkFlowShape, type FlowShape } from "./flow/shape.js";
@@ -254,6 +254,7 @@ function checkOthers(options: TrainOptions): void {
   for (const name of ["heldOut", "samplePrompts", "changes"] as const)
     if (options[name] !== undefined && !isTexts(options[name])) throw wrong(name, options[name], "a list of strings");
   checkSignal(signal);
+  resolveDecoding(options.sampleDecoding);
   if (init === undefined && tokenizer === undefined)
     throw wrong("tokenizer", tokenizer, "the path of a tokenizer.json (or init, a checkpoint)");
   if (init !== undefined && shape !== undefined) throw wrong("shape", shape, "nothing, for init brings its own");
@@ -289,6 +290,7 @@ function isTexts(value: unknown): value is string[] {
 
 function isWeightedFile(value: unknown): value is WeightedFile {
   if (!isObject(value) || !isPath(value.path)) return false;
+  if (!Object.keys(value).every((name) => ["path", "weight"].includes(name))) return false;
   return value.weight === undefined || (typeof value.weight === "number" && value.weight > 0);
 }
 
@@ -301,8 +303,7 @@ function checkShape(shape: unknown): void {
 }
 
 function wrong(name: string, value: unknown, expected: string): NoemaError {
-  const given = typeof value === "number" ? String(value) : describe(value);
-  return new NoemaError("ERR_INVALID_ARGUMENT", `train: ${name} is ${given}, expected ${expected}`, {
+  return new NoemaError("ERR_INVALID_ARGUMENT", `train: ${name} is ${describe(value)}, expected ${expected}`, {
     option: name,
     value,
   });

@@ -143,7 +143,7 @@ export async function loadState(run: string): Promise<TrainingState | undefined>
 }
 
 function checkState(path: string, value: Record<string, unknown>): TrainingState {
-  if (value.format !== FORMAT) throw badState(path, `"format" is ${String(value.format)}, expected ${FORMAT}`);
+  if (value.format !== FORMAT) throw badState(path, `"format" is ${describe(value.format)}, expected ${FORMAT}`);
   for (const name of ["step", "tokens"])
     if (!Number.isSafeInteger(value[name]) || (value[name] as number) < 0)
       throw badState(path, `"${name}" must be a non-negative integer`);

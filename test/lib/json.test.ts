@@ -51,4 +51,19 @@ test("describe is short", (t) => {
   t.is(describe([1]), "an array");
   t.is(describe({}), "an object");
   t.is(describe("x".repeat(200)).length, 80);
+  t.is(describe(Number.NaN), "NaN");
+});
+
+test("describe knows every value: also those that JSON or a text cannot hold", (t) => {
+  const cyclic: unknown[] = [];
+  cyclic.push(cyclic);
+  const known: [unknown, string][] = [
+    [5n, "5n"],
+    [Symbol("s"), "Symbol(s)"],
+    [() => 1, "a function"],
+    [cyclic, "an array"],
+    [Object.create(null), "an object"],
+    [JSON.parse("[".repeat(1e5) + "]".repeat(1e5)), "an array"],
+  ];
+  for (const [value, text] of known) t.is(describe(value), text);
 });

@@ -30,6 +30,9 @@ export interface FlowShape {
 
 const names = ["latentSize", "patchSize", "channelMix", "prefixConditioning", "flows"];
 
+const stageSizes = ["numLayers", "numComponents", "mafHiddenSize", "mafFeatures"];
+const stageNames = ["kind", "direction", ...stageSizes];
+
 /** Types and names; sizes are checked where they meet the others. */
 export function checkFlowShape(flow: unknown): asserts flow is FlowShape {
   const wrong = (expected: string) => new NoemaError("ERR_INVALID_ARGUMENT", `train: flow: expected ${expected}`);
@@ -38,6 +41,18 @@ export function checkFlowShape(flow: unknown): asserts flow is FlowShape {
   if (!Array.isArray(flow.flows) || !flow.flows.every(isObject)) throw wrong('"flows": an array of objects');
   if (flow.flows.some((stage) => "readoutHiddenSize" in stage))
     throw wrong('"flows" without "readoutHiddenSize": readouts are trained after them (readouts)');
+  checkNumbers(flow, ["latentSize", "patchSize"], "flow");
+  for (const [l, stage] of flow.flows.entries()) {
+    checkNames(stage, stageNames, `flow.flows[${l}]`);
+    checkNumbers(stage, stageSizes, `flow.flows[${l}]`);
+  }
+}
+
+function checkNumbers(given: Record<string, unknown>, names: readonly string[], place: string): void {
+  for (const name of names) {
+    const value = given[name];
+    if (value !== undefined && typeof value !== "number") throw invalid(`${place}.${name}`, value, "a number");
+  }
 }
 
 /** What the run's other options say of the model. */

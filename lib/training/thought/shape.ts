@@ -1,8 +1,9 @@
 /** The latents and the fast loop that a fresh thought model is to have. */
 
 import type { Inference } from "../../checkpoint/config.js";
-import { checkNames, invalid } from "../../decoding/options.js";
-import { NoemaError, unknownOption } from "../../errors.js";
+import { fastLoopRanges } from "../../checkpoint/noema-thought.js";
+import { checkNames, checkNumber, checkWord, invalid } from "../../decoding/options.js";
+import { NoemaError } from "../../errors.js";
 import { isObject } from "../../json.js";
 import { fitSettings, paced } from "../../posterior/fit.js";
 
@@ -39,9 +40,10 @@ export function checkThoughtShape(thought: unknown): asserts thought is ThoughtS
   checkNames(thought, names, "thought");
   const { tied, preset, inference } = thought as ThoughtShape;
   if (tied !== undefined && typeof tied !== "boolean") throw invalid("thought.tied", tied, "true or false");
-  if (preset !== undefined && !thoughtPresets.includes(preset))
-    throw unknownOption(String(preset), thoughtPresets, "thought.preset");
+  if (preset !== undefined) checkWord(preset, thoughtPresets, "thought.preset");
   if (inference !== undefined) checkNames(inference, Object.keys(inferences.paper), "thought.inference");
+  const { steps } = inference ?? {};
+  if (steps !== undefined) checkNumber(steps, { ...fastLoopRanges.steps, integer: true }, "thought.inference.steps");
   const all = inferenceOf(thought);
   const { learningRate: rate, ...others } = all;
   fitSettings({ ...others, rate }, { inference: all });

@@ -315,7 +315,7 @@ test("malformed files are ERR_BAD_TOKENIZER, a missing one is ERR_IO", async (t)
     [model({ merges: [7] }), /number 0, 7, does not join/],
     [model({ merges: ["a b c"] }), /number 0, "a b c", does not join/],
     [{ ...good, added_tokens: {} }, /"added_tokens": found an object/],
-    [{ ...good, added_tokens: [{ id: 1 }] }, /"added_tokens": found \{"id":1\}/],
+    [{ ...good, added_tokens: [{ id: 1 }] }, /"added_tokens": number 0: found id 1 and content nothing/],
     [{ ...good, added_tokens: [{ id: 1, content: "c" }] }, /id 1 is both "b" and the added token "c"/],
     [{ ...good, decoder: { type: "Nonsense" } }, /Unknown Decoder type: Nonsense/],
   ];
