@@ -231,15 +231,22 @@ function completed(settings: TrainSettings): TrainSettings {
 
 function checked(name: OptionName, value: unknown): number | string {
   const rule: OptionEntry = optionTable[name];
-  if (rule.kind === "choice") {
-    if (typeof value !== "string") throw wrong(name, value, `one of ${rule.choices.join(", ")}`);
-    if (!rule.choices.includes(value)) throw unknownOption(value, rule.choices, name);
-    return value;
-  }
+  if (allows(rule, value)) return value;
+  if (rule.kind === "choice" && typeof value === "string") throw unknownOption(value, rule.choices, name);
+  throw wrong(name, value, expectedBy(rule));
+}
+
+/** Whether an option may have this value. */
+export function allows(rule: OptionEntry, value: unknown): value is number | string {
+  if (rule.kind === "choice") return rule.choices.includes(value as string);
   const fits = typeof value === "number" && value >= rule.least && value <= rule.most;
-  if (!fits || (rule.kind === "integer" && !Number.isInteger(value)))
-    throw wrong(name, value, `${rule.kind === "integer" ? "an integer" : "a number"} ${rule.least} .. ${rule.most}`);
-  return value;
+  return fits && (rule.kind === "number" || Number.isInteger(value));
+}
+
+/** What an option may be, in words. */
+export function expectedBy(rule: OptionEntry): string {
+  if (rule.kind === "choice") return `one of ${rule.choices.join(", ")}`;
+  return `${rule.kind === "integer" ? "an integer" : "a number"} ${rule.least} .. ${rule.most}`;
 }
 
 /** They may come from a JSON file, whatever their types say here. */

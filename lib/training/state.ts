@@ -14,7 +14,16 @@ import { NoemaError } from "../errors.js";
 import { exists, ioError, readLimited, syncFolder, writeAll, writeAtomically } from "../files.js";
 import { describe, isObject, parseObject } from "../json.js";
 import type { NativeTrainer, TrainerBuffer } from "../native/addon.js";
-import { changeable, fixedNames, optionTable, type TrainSettings } from "./options.js";
+import {
+  allows,
+  changeable,
+  expectedBy,
+  fixedNames,
+  type OptionEntry,
+  optionNames,
+  optionTable,
+  type TrainSettings,
+} from "./options.js";
 
 const FORMAT = 1;
 const STATE_LIMIT = 1 << 20;
@@ -153,8 +162,29 @@ function checkState(path: string, value: Record<string, unknown>): TrainingState
     if (typeof value[name] !== "string") throw badState(path, `"${name}" must be a string`);
   for (const name of ["settings", "config"])
     if (!isObject(value[name])) throw badState(path, `"${name}" must be an object`);
-  const { format: _, ...state } = value;
-  return state as unknown as TrainingState;
+  const { format: _, ...others } = value;
+  const state = others as unknown as TrainingState;
+  checkSettings(path, state.settings);
+  checkProgress(path, state);
+  return state;
+}
+
+/** Those that are there: a state from before an option existed lacks it. */
+function checkSettings(path: string, settings: TrainSettings): void {
+  for (const name of optionNames) {
+    const rule: OptionEntry = optionTable[name];
+    if (settings[name] !== undefined && !allows(rule, settings[name]))
+      throw badState(path, `"settings.${name}" is ${describe(settings[name])}, expected ${expectedBy(rule)}`);
+  }
+}
+
+/** How far the run is, held against what its settings allow. How long a step was may have been changed on the way. */
+function checkProgress(path: string, { step, tokens, settings }: TrainingState): void {
+  const { steps = optionTable.steps.default } = settings;
+  if (step > steps) throw badState(path, `"step" is ${step}, expected at most the run's ${steps} steps`);
+  const [least, most] = [optionTable.length.least, optionTable.batch.most * optionTable.length.most];
+  if (tokens < step * least || tokens > step * most)
+    throw badState(path, `"tokens" is ${tokens}, which ${step} steps cannot have seen`);
 }
 
 /** One saved tensor. */

@@ -131,6 +131,35 @@ test("a step that is no count is refused", async (t) => {
   }
 });
 
+test("progress that no run of these settings can have made is refused", async (t) => {
+  const run = await folder();
+  await saveState(run, stateAt(1), sourceAt(1), { average: true });
+  const write = (state: object) =>
+    writeFile(join(run, "state", "state.json"), JSON.stringify({ format: 1, ...stateAt(1), ...state }));
+  const impossible: [object, RegExp][] = [
+    [{ step: 1e15, tokens: 1e15 }, /"step" is 1000000000000000, expected at most the run's 1000 steps/],
+    [{ step: 1001, tokens: 1e6 }, /"step" is 1001/],
+    [{ step: 6, settings: { ...settings, steps: 5 } }, /"step" is 6, expected at most the run's 5 steps/],
+    [{ step: 10, tokens: 9 }, /"tokens" is 9, which 10 steps cannot have seen/],
+    [{ step: 0, tokens: 5 }, /"tokens" is 5, which 0 steps cannot have seen/],
+    [{ seconds: -1 }, /"seconds"/],
+    [{ settings: { ...settings, steps: 1e18 } }, /"settings.steps" is 1000000000000000000, expected an integer 1 \.\./],
+    [{ settings: { ...settings, steps: "many" } }, /"settings.steps" is "many"/],
+    [{ settings: { ...settings, schedule: "cosin" } }, /"settings.schedule" is "cosin", expected one of/],
+    [{ settings: { ...settings, ema: [[]] } }, /"settings.ema" is an array/],
+    [{ format: { toString: 1 } }, /"format" is an object, expected 1/],
+  ];
+  for (const [state, message] of impossible) {
+    await write(state);
+    await t.throwsAsync(loadState(run), { code: "ERR_BAD_STATE", message }, JSON.stringify(state));
+  }
+  const { beginnings: _, ...older } = settings;
+  for (const state of [{ step: 1000, tokens: 8e6 }, { step: 0, tokens: 0 }, { settings: older }]) {
+    await write(state);
+    t.like(await loadState(run), state, "what can be is loaded");
+  }
+});
+
 test("a place that cannot be written is ERR_IO", async (t) => {
   const run = join(await folder(), "file");
   await writeFile(run, "");
