@@ -2,8 +2,9 @@
 
 import { Command, CommanderError } from "commander";
 import { NoemaError } from "../errors.js";
+import { describe } from "../json.js";
 import { packageVersion } from "../package.js";
-import { example, type Register, type Streams } from "./command.js";
+import { example, type Register, type Streams, sayable } from "./command.js";
 import { bench } from "./commands/bench.js";
 import { doctor } from "./commands/doctor.js";
 import { registerEdit } from "./commands/edit.js";
@@ -29,7 +30,7 @@ export async function run(args: readonly string[], streams: Streams): Promise<nu
     if (error instanceof CommanderError && error.exitCode === 0) return 0;
     if (error instanceof CommanderError && error.code === "commander.help") return 2; // no command: its help was shown
     const failure = error instanceof CommanderError ? misuse(error) : asNoemaError(error);
-    streams.error.write(`${describe(failure, args.includes("--json"))}\n`);
+    streams.error.write(`${reported(failure, args.includes("--json"))}\n`);
     return error instanceof CommanderError ? 2 : 1;
   }
 }
@@ -64,10 +65,11 @@ function misuse(error: CommanderError): NoemaError {
 
 function asNoemaError(error: unknown): NoemaError {
   if (error instanceof NoemaError) return error;
-  const message = error instanceof Error ? (error.stack ?? error.message) : String(error);
+  const message = error instanceof Error ? (error.stack ?? error.message) : describe(error);
   return new NoemaError("ERR_INTERNAL", message, {}, { cause: error });
 }
 
-function describe({ code, message, details }: NoemaError, isJson: boolean): string {
-  return isJson ? JSON.stringify({ error: { code, message, details } }) : `error ${code}: ${message}`;
+function reported({ code, message, details }: NoemaError, isJson: boolean): string {
+  if (!isJson) return `error ${code}: ${message}`;
+  return JSON.stringify({ error: { code, message, details: sayable(details) } });
 }

@@ -1,8 +1,12 @@
 import { spawnSync } from "node:child_process";
+import { readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
 import test from "ava";
+import { sayable } from "../../lib/cli/command.js";
 import { createProgram } from "../../lib/cli/program.js";
 import { packageVersion } from "../../lib/package.js";
 import { noema } from "../support/command.js";
+import { writeFake } from "../support/fake-addon.js";
 import { root } from "../support/files.js";
 
 test("every command's help has one working example", async (t) => {
@@ -50,6 +54,35 @@ test("with --json an error is JSON", async (t) => {
   const { code, error } = await noema("doctor", "--json", "--other");
   t.is(code, 2);
   t.is(JSON.parse(error).error.code, "ERR_UNKNOWN_OPTION");
+});
+
+test("with --json an error is JSON, whatever its details hold", async (t) => {
+  const seed = "99999999999999999999999";
+  const folder = await writeFake();
+  const refused = async (...parameters: string[]) => {
+    const { code, error } = await noema(...parameters, "--json");
+    t.is(code, 1);
+    return JSON.parse(error).error;
+  };
+  t.like(await refused("generate", folder, "--prompt", "Once", "--seed", seed), {
+    code: "ERR_INVALID_ARGUMENT",
+    details: { seed },
+  });
+  const config = join(folder, "config.json");
+  const nested = "[".repeat(200_000) + "]".repeat(200_000);
+  await writeFile(config, (await readFile(config, "utf8")).replace(/"block_type": "\w+"/, `"block_type": ${nested}`));
+  const { code, details } = await refused("inspect", folder);
+  t.is(code, "ERR_BAD_CHECKPOINT");
+  t.is(details.key, "block_type");
+});
+
+test("error details become JSON: numbers that it lacks, cycles, depths, lists", (t) => {
+  const cyclic: Record<string, unknown> = { a: [Float32Array.of(1, 2), Number.NaN, 2n ** 70n, Symbol("s"), () => 1] };
+  cyclic["self"] = cyclic;
+  const told = JSON.parse(JSON.stringify(sayable(cyclic)));
+  t.deepEqual(told.a, [[1, 2], "NaN", String(2n ** 70n), "Symbol(s)", "a function"]);
+  t.deepEqual(told.self.self.a, told.a);
+  t.deepEqual(sayable({ toJSON: 1n, none: undefined, null: null }), { toJSON: "1", none: undefined, null: null });
 });
 
 test("too many arguments, and none at all", async (t) => {
