@@ -66,8 +66,8 @@ export interface FlowMonitors {
   /** Fourth moment over the squared second, of every state: noise that is right has 3. */
   kurtosis: number[];
   /**
-   * Least distance of two tokens' means over the sum of their deviations; with more than 2,048 tokens among every n-th
-   * of them, n = ceil(V / 2048): some other two may lie closer.
+   * Least distance of two tokens' means over the sum of their deviations; with more than 8,192 tokens among every n-th
+   * of them, n = ceil(V / 8192): some other two may lie closer.
    */
   separation: number;
 }

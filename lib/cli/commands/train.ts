@@ -20,6 +20,7 @@ import type { TrainingEvent } from "../../training/train.js";
 import { example, kebab, type Streams } from "../command.js";
 import { addDeviceFlag, type DeviceFlag, deviceOption } from "../device-flag.js";
 import { interruptible } from "../interrupt.js";
+import { monitorLines } from "../monitors.js";
 import { type Progress, startProgress } from "../progress.js";
 
 type Flags = Record<string, unknown> & DeviceFlag & { json?: boolean; threads?: string };
@@ -179,8 +180,11 @@ function describe(event: TrainingEvent): string | undefined {
       const size = `${(event.parameters / 1e6).toFixed(2)} M parameters, ${event.corpusTokens} tokens of text`;
       return `${event.step > 0 ? `going on from step ${event.step}` : "starting"}: ${size}`;
     }
-    case "held-out":
-      return `step ${event.step}: held-out ${event.bound.toFixed(4)} ± ${event.standardError.toFixed(4)} nats per token`;
+    case "held-out": {
+      const { step, bound, standardError } = event;
+      const line = `step ${step}: held-out ${bound.toFixed(4)} ± ${standardError.toFixed(4)} nats per token`;
+      return [line, ...monitorLines(event)].join("\n");
+    }
     case "sample":
       return `step ${event.step}: ${JSON.stringify(event.text)}`;
     case "finish":

@@ -2,8 +2,11 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import test from "ava";
 import { openCheckpoint } from "../../../lib/checkpoint/folder.js";
+import { monitorLines } from "../../../lib/cli/monitors.js";
 import type { FlowStage, HeldOutMetric, TrainOptions } from "../../../lib/index.js";
 import { createEngine } from "../../../lib/index.js";
+import type { NativeTrainer } from "../../../lib/native/addon.js";
+import { separation } from "../../../lib/training/flow/codebook.js";
 import { reconstructionWeight } from "../../../lib/training/flow/objective.js";
 import { flowStart } from "../../../lib/training/flow/weights.js";
 import { noema } from "../../support/command.js";
@@ -105,6 +108,34 @@ test("a stage on top: the flows below and the codebook keep their values", async
   });
 });
 
+/** A trainer whose codebook has these means, of one channel each, and deviations of 1. */
+function codebookOf(means: Float32Array): NativeTrainer {
+  const read = async (_: string, name: string) => (name === "codebook.mean" ? means : new Float32Array(means.length));
+  return { read } as unknown as NativeTrainer;
+}
+
+test("the codebook's separation is the nearest pair's, wherever it lies, and holds nobody up", async (t) => {
+  const means = Float32Array.from({ length: 4096 }, (_, token) => token);
+  means[4095] = means[2047]! + 0.25; // no stride meets both
+  let turns = 0;
+  const timer = setInterval(() => turns++, 0);
+  t.is(await separation(codebookOf(means), "parameter"), 0.125);
+  clearInterval(timer);
+  t.true(turns > 5, `${turns} turns of the event loop`);
+  t.is(await separation(codebookOf(Float32Array.of(3, 1, 7)), "parameter"), 1);
+});
+
+test("monitors in lines for people: of flows, of readouts, of nothing else", (t) => {
+  const flows = { gains: [3.5, 0.25], meanSquares: [1, 0.98, 1.016], kurtosis: [3, 2.96, 3.1], separation: 4.2 };
+  t.deepEqual(monitorLines({ flows }), [
+    "  flow 1 alone 3.5000, flow 2 takes off 0.2500; states' mean squares 1.00 0.98 1.02, kurtosis 3.0 3.0 3.1; codebook separation 4.20",
+  ]);
+  t.deepEqual(monitorLines({ readouts: { crossEntropy: [0.01, 4], accuracy: [0.999, 0.213] } }), [
+    "  readouts: state 1 99.9 % right, 0.0100 nats per token; state 2 21.3 % right, 4.0000 nats per token",
+  ]);
+  t.deepEqual(monitorLines({}), []);
+});
+
 test("how a fresh stack begins", async (t) => {
   const { options } = await fixture({ ...tinyFlow, steps: 1 });
   await trained(options);
@@ -139,6 +170,8 @@ test("on the command line, from a recipe", async (t) => {
     samplePrompts: ["ab"],
   });
   await trained({ ...options, stopAt: 1 });
+  const again = await noema("train", join(options.run, "recipe.json"), "--run", `${options.run}-again`);
+  t.regex(again.out, /^step 0: held-out .* nats per token\n {2}flow 1 alone \d.*, flow 2 takes off .*separation \d/m);
   const { code, out, error } = await noema("train", join(options.run, "recipe.json"), "--stop-at", "0", "--json");
   t.is(error, "");
   t.is(code, 0);
