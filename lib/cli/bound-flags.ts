@@ -38,7 +38,7 @@ export function boundOptions({ form, draws, seed, think, length }: BoundFlags): 
   return {
     ...(form !== undefined && { form: form as BoundForm }),
     ...(draws !== undefined && { draws: numberOf(draws, "draws") }),
-    ...(seed !== undefined && { seed: numberOf(seed, "seed") }),
+    ...(seed !== undefined && { seed: seedOf(seed) }),
     ...(think !== undefined && { think: { steps: numberOf(think, "think") } }),
     ...(length !== undefined && { length: numberOf(length, "length") }),
   };
@@ -62,4 +62,9 @@ export function numberOf(text: string, name: string): number {
   const number = Number(text);
   if (text.trim() !== "" && Number.isFinite(number)) return number;
   throw new NoemaError("ERR_INVALID_ARGUMENT", `--${name}: "${text}" is no number`, { option: name });
+}
+
+/** Up to 64 bits, so not by way of a number. */
+export function seedOf(text: string): bigint | number {
+  return /^\d+$/.test(text) ? BigInt(text) : numberOf(text, "seed");
 }

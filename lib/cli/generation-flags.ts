@@ -8,7 +8,7 @@ import type { Inversion } from "../flow/plan.js";
 import type { Generation } from "../generation.js";
 import type { Thought } from "../posterior/thought.js";
 import type { ThoughtModel } from "../thought/model.js";
-import { numberOf } from "./bound-flags.js";
+import { numberOf, seedOf } from "./bound-flags.js";
 import { addDecodingFlags, type DecodingFlags, decodingOptions } from "./decoding-flags.js";
 
 export interface GenerationFlags extends DecodingFlags {
@@ -177,9 +177,4 @@ function think(
     ...(flags.drafts !== undefined && { drafts: numberOf(flags.drafts, "drafts") }),
     ...(flags.refitEvery !== undefined && { refitEvery: numberOf(flags.refitEvery, "refit-every") }),
   });
-}
-
-/** Up to 64 bits, so not by way of a number. */
-export function seedOf(text: string): bigint | number {
-  return /^\d+$/.test(text) ? BigInt(text) : numberOf(text, "seed");
 }

@@ -10,7 +10,7 @@ import type { PlanMeasure } from "../../flow/measure.js";
 import type { FlowModel } from "../../flow/model.js";
 import { describePlan } from "../../flow/plan.js";
 import { packageRoot } from "../../package.js";
-import { type BoundFlags, loadOptions, numberOf } from "../bound-flags.js";
+import { type BoundFlags, loadOptions, numberOf, seedOf } from "../bound-flags.js";
 import { columnsOf } from "../columns.js";
 import { example, type Streams } from "../command.js";
 import { decodingOptions } from "../decoding-flags.js";
@@ -51,7 +51,10 @@ export function bench(program: Command, streams: Streams): void {
     .command("bench")
     .description("measure generation on this machine; with --ops, the native kernels instead")
     .argument("[model]", "a checkpoint folder")
-    .option("--runs <n>", "runs, of which the median counts; one more warms up (default: 5)")
+    .option(
+      "--runs <n>",
+      "runs, of which the median counts; one more warms up (default: 5); with --exits: texts (default: 8)",
+    )
     .option("--prompt <text>", "what the texts go on from (default: nothing)")
     .option("--document-start", "put an end-of-text token, which separates texts in training, before the prompt")
     .option("--threads <n>", "0: one per core (default: 0)")

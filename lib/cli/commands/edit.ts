@@ -4,7 +4,7 @@ import type { Command } from "commander";
 import { createEngine } from "../../engine.js";
 import { NoemaError } from "../../errors.js";
 import type { FlowModel } from "../../flow/model.js";
-import { numberOf } from "../bound-flags.js";
+import { numberOf, seedOf } from "../bound-flags.js";
 import { example, listed, type Streams } from "../command.js";
 import { addDeviceFlag, type DeviceFlag, deviceOption } from "../device-flag.js";
 import { runsOf } from "../painter.js";
@@ -30,7 +30,7 @@ export function registerEdit(program: Command, streams: Streams): void {
     .requiredOption("--text <text>", "the text to change")
     .option("--context <text>", "text in front that is given, and stays as it is")
     .requiredOption("--replace <old=new...>", "the first occurrence of old, of as many tokens as new")
-    .option("--level <n>", "the state to change: the flows from there down carry it on (default: the highest)")
+    .option("--level <n>", "the state to change: the flows from there down carry it on (default: 0, the text's own)")
     .option("--seed <n>", "of the encoder's noise (default: 0)");
   addDeviceFlag(command)
     .option("--threads <n>", "0: one per core (default: 0)")
@@ -48,13 +48,11 @@ async function run(folder: string, flags: EditFlags, { out, error }: Streams): P
   await using model = await engine.load(folder, { family: "flow" });
   const ids = tokensOf(model, flags.text);
   const tokens = flags.replace.flatMap((change) => replacement(model, ids, change));
-  const level = numberOf(flags.level ?? String(model.info.config.flows.length - 1), "level");
+  const level = numberOf(flags.level ?? "0", "level");
   const context = flags.context === undefined ? {} : { context: flags.context };
-  const seed = numberOf(flags.seed ?? "0", "seed");
-  const edited = await model.edit({ text: ids, ...context, tokens, level, seed });
+  const edited = await model.edit({ text: ids, ...context, tokens, level, seed: seedOf(flags.seed ?? "0") });
   if (flags.json) {
-    const { latents: _, ...told } = edited;
-    out.write(`${JSON.stringify(told, listed, 2)}\n`);
+    out.write(`${JSON.stringify(edited, listed)}\n`);
     return;
   }
   const { bold, green } = paletteOf(out);

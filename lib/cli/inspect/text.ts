@@ -5,11 +5,10 @@ import { createEngine } from "../../engine.js";
 import { NoemaError } from "../../errors.js";
 import { writeAll, writeAtomically } from "../../files.js";
 import type { Seed } from "../../rng.js";
-import { type BoundFlags, loadOptions, numberOf } from "../bound-flags.js";
+import { type BoundFlags, loadOptions, numberOf, seedOf } from "../bound-flags.js";
 import { columnsOf } from "../columns.js";
 import { listed, type Streams } from "../command.js";
 import { type DeviceFlag, deviceOption } from "../device-flag.js";
-import { seedOf } from "../generation-flags.js";
 import { states } from "./states.js";
 import { thought } from "./thought.js";
 

@@ -83,14 +83,15 @@ test("on the command line: a token that did not come is told of beside the text"
     if (ids[2] !== token && /[a-z]/.test(model.tokenizer!.decode([token]))) missed = model.tokenizer!.decode([token]);
   }
   engine.dispose();
-  const run = (level: string) => noema("edit", folder, "--text", TEXT, "--replace", `c=${missed}`, "--level", level);
-  const above = await run("1");
+  const run = (...flags: string[]) => noema("edit", folder, "--text", TEXT, "--replace", `c=${missed}`, ...flags);
+  const above = await run("--level", "1");
   t.is(above.code, 0);
   const told = ({ error }: { error: string }) => error.split("\n").filter((line) => !line.includes("end of text"));
   t.regex(told(above).join("\n"), new RegExp(`^token 2 is ".", not "${missed}": a lower --level holds on to it\n$`));
-  const lowest = await run("0");
+  const lowest = await run("--level", "0");
   t.is(lowest.out[2], missed);
   t.deepEqual(told(lowest), [""]);
+  t.deepEqual(await run(), lowest, "the API's default is the command's");
 });
 
 test("editing latents: the rows given are the state's, at every level up to base noise", async (t) => {

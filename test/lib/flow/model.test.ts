@@ -263,9 +263,11 @@ test("on the command line: a text's states, a picture of them, an edit", async (
   t.regex((await noema("inspect", folder, "--svg", svg)).error, /give --text/);
 
   const edit = (...args: string[]) => noema("edit", folder, "--text", "abcabc", ...args);
-  const { out, code } = await edit("--replace", "b=x", "--level", "0", "--json");
+  const { out, code } = await edit("--replace", "b=x", "--json", "--seed", String(2n ** 63n));
   t.is(code, 0);
-  const { text, differences } = JSON.parse(out);
+  const { text, differences, latents, ids } = JSON.parse(out);
+  t.is(ids.length, 6);
+  t.is(latents.length, 24);
   t.is(text[1], "x");
   t.like(differences[0], { at: 1, asked: true });
   t.is((await edit("--replace", "a=a")).out, "abcabc\n");
