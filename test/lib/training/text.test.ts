@@ -132,7 +132,10 @@ test("what is no text is refused with file and offset", async (t) => {
   await refused(Buffer.from("text", "utf16le"), /4 of 8 bytes .* offset 1/);
   await refused(Buffer.concat([Buffer.alloc(2 << 20, "a"), Buffer.alloc(1 << 16, 0xff)]), /65536 of .* offset 2097152/);
   await t.throwsAsync(inspectTextFile(join(await temporaryFolder(t), "none")), { code: "ERR_IO", message: /ENOENT/ });
-  await t.throwsAsync(inspectTextFile(await temporaryFolder(t)), { code: "ERR_IO", message: /EISDIR/ });
+  await t.throwsAsync(inspectTextFile(await temporaryFolder(t)), {
+    code: "ERR_BAD_CORPUS",
+    message: /not a regular file/,
+  });
 });
 
 test("a stray bad byte in a thousand passes and reads as U+FFFD", async (t) => {
