@@ -20,7 +20,6 @@ import {
   flowDrawing,
   type GenerationFlags,
   givenThought,
-  seedOf,
   startGeneration,
 } from "../generation-flags.js";
 import { interruptible } from "../interrupt.js";
