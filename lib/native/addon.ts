@@ -12,7 +12,7 @@ export type * from "./thought.js";
 export type Precision = "f32" | "bf16";
 export type BackendName = "cpu" | "reference" | "naive" | "cuda" | `cuda:${number}` | "cuda-emulated";
 
-/** A tensor in a file (mapped or read by the engine, whose checks repeat the reader's) or in memory. */
+/** A tensor in a file (read by the engine, whose checks repeat the reader's) or in memory. Either is copied. */
 export type NativeTensor =
   | { name: string; shape: number[]; dtype: "f32" | "bf16" | "f16"; path: string; offset: number }
   | { name: string; shape: number[]; dtype: "f32"; data: Float32Array };

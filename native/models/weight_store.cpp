@@ -1,33 +1,10 @@
 #include "models/weight_store.h"
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
+#include <algorithm>
 
-#include <cerrno>
-#include <cmath>
-#include <cstring>
+#include "models/views.h"
 
 namespace noema {
-
-MappedFile::~MappedFile() {
-    if (data_) munmap(const_cast<uint8_t*>(data_), size_);
-}
-
-Status MappedFile::open(const std::string& path, MappedFile& out) {
-    // Without O_NONBLOCK a named pipe would hold the engine's thread until somebody writes to it.
-    const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (file < 0) return Status::error(Code::io, "%s: %s", path.c_str(), std::strerror(errno));
-    struct stat info = {};
-    const bool regular = fstat(file, &info) == 0 && S_ISREG(info.st_mode) && info.st_size > 0;
-    void* memory = regular ? mmap(nullptr, info.st_size, PROT_READ, MAP_PRIVATE, file, 0) : MAP_FAILED;
-    ::close(file);
-    if (memory == MAP_FAILED) return Status::error(Code::io, "%s: cannot be mapped", path.c_str());
-    out.data_ = static_cast<const uint8_t*>(memory);
-    out.size_ = info.st_size;
-    return {};
-}
 
 namespace {
 
@@ -52,42 +29,55 @@ Status WeightStore::load(Engine& engine, const std::vector<TensorSpec>& specs, c
     auto store = std::make_unique<WeightStore>();
     store->both_ways_ = both_ways;
     NOEMA_TRY(store->make_room(engine, specs, precision));
+    SourceFiles files;
     for (const TensorSpec& spec : specs) {
         const TensorSource* source = find_source(sources, spec.name);
         if (!source) return malformed(spec.name, "missing");
         if (source->shape != spec.shape())
             return malformed(spec.name, "its shape does not follow from the configuration");
-        NOEMA_TRY(store->add(engine, spec, *source, precision));
+        const View shape = spec.is_matrix() ? view(nullptr, source->dtype, spec.rows, spec.columns)
+                                            : view(nullptr, source->dtype, spec.rows);
+        NOEMA_TRY(store->add(engine, spec, {files, *source, shape}, precision));
     }
     out = std::move(store);
     return {};
 }
 
-Status WeightStore::source_bytes(const TensorSource& source, size_t bytes, const uint8_t*& out) {
-    if (source.data) {
-        out = reinterpret_cast<const uint8_t*>(source.data);
-        return {};
-    }
-    MappedFile& file = files_[source.path];
-    if (!file.data()) NOEMA_TRY(MappedFile::open(source.path, file));
-    if (source.offset > file.size() || bytes > file.size() - source.offset)
-        return malformed(source.name, "its bytes lie beyond the end of the file");
-    out = file.data() + source.offset;
-    return {};
+namespace {
+
+/// Rows that stay elsewhere than they are read to: on a device, or in another dtype.
+Status place(Engine& engine, const View& rows, const View& to) {
+    if (rows.dtype == to.dtype) return engine.upload(to.data, rows.data, rows.bytes());
+    return engine.execute([&](Context& c) { return cast({.x = c.upload(rows), .y = to}, c); });
 }
 
-Status WeightStore::own(Engine& engine, const View& host, DType dtype, View& to) {
-    to = on_device(host, engine.backend().device);
+}  // namespace
+
+Status WeightStore::own(Engine& engine, const Origin& origin, DType dtype, View& to) {
+    to = on_device(origin.shape, engine.backend().device);
     to.dtype = dtype;
+    NOEMA_TRY(origin.files.check(origin.source, origin.shape.bytes()));
     buffers_.emplace_back(engine.backend(), to.bytes());
     to.data = buffers_.back().data();
     if (!to.data) return engine.no_memory(to.bytes(), "weights");
     bytes_ += to.bytes();
-    if (dtype == host.dtype) return engine.upload(to.data, host.data, host.bytes());
-    return engine.execute([&](Context& c) {
-        const View from = as_matrix(c.upload(host));
-        return cast({.x = from, .y = as_matrix(to)}, c);
-    });
+    if (to.device == Device::cpu && dtype == origin.shape.dtype)
+        return origin.files.read(origin.source, 0, to.bytes(), to.data);
+
+    // In pieces: a whole matrix besides its copy would be memory that nothing needs later.
+    constexpr int64_t kPieceBytes = int64_t{8} << 20;
+    const View from = as_matrix(origin.shape), into = as_matrix(to);
+    const int64_t R = from.shape[0], row_bytes = from.shape[1] * static_cast<int64_t>(dtype_size(from.dtype));
+    const int64_t most = std::clamp<int64_t>(kPieceBytes / row_bytes, 1, R);
+    std::vector<std::byte> piece(most * row_bytes);
+    for (int64_t first = 0; first < R; first += most) {
+        View rows = from;
+        rows.data = piece.data();
+        rows.shape[0] = std::min(most, R - first);
+        NOEMA_TRY(origin.files.read(origin.source, first * row_bytes, rows.bytes(), rows.data));
+        NOEMA_TRY(place(engine, rows, rows_of(into, first, rows.shape[0])));
+    }
+    return {};
 }
 
 namespace {
@@ -160,32 +150,14 @@ Status WeightStore::pack_weight(Engine& engine, Weight& weight, Precision precis
     return {};
 }
 
-Status WeightStore::add(Engine& engine, const TensorSpec& spec, const TensorSource& source, Precision precision) {
-    if (source.dtype != DType::f32 && source.dtype != DType::bf16 && source.dtype != DType::f16)
+Status WeightStore::add(Engine& engine, const TensorSpec& spec, const Origin& origin, Precision precision) {
+    const DType stored = origin.source.dtype;
+    if (stored != DType::f32 && stored != DType::bf16 && stored != DType::f16)
         return malformed(spec.name, "its dtype is none of f32, bf16, f16");
-    View v = spec.is_matrix() ? view(nullptr, source.dtype, spec.rows, spec.columns)
-                              : view(nullptr, source.dtype, spec.rows);
-    const uint8_t* bytes = nullptr;
-    NOEMA_TRY(source_bytes(source, v.bytes(), bytes));
-    v.data = const_cast<uint8_t*>(bytes);
-
-    // Values are read in f32. A misaligned or f16 matrix, or memory that its owner may change, is copied; for a device
-    // everything is.
+    // Element-wise ops read f32, and no op reads f16.
+    const bool wide = spec.use == TensorUse::values || stored == DType::f16;
     Weight weight;
-    const bool wide = spec.use == TensorUse::values;
-    const bool here = engine.backend().device == Device::cpu;
-    const bool aligned = !here || reinterpret_cast<uintptr_t>(bytes) % dtype_size(v.dtype) == 0;
-    const bool usable = here && !wide && v.dtype != DType::f16 && aligned && !source.data;
-    if (usable) {
-        weight.view = v;
-    } else if (aligned) {
-        NOEMA_TRY(own(engine, v, !wide && v.dtype == DType::bf16 ? DType::bf16 : DType::f32, weight.view));
-    } else {
-        View straight;
-        NOEMA_TRY(own(engine, v, v.dtype, straight));
-        weight.view = straight;
-        if (wide || v.dtype == DType::f16) NOEMA_TRY(own(engine, straight, DType::f32, weight.view));
-    }
+    NOEMA_TRY(own(engine, origin, wide ? DType::f32 : stored, weight.view));
     NOEMA_TRY(refuse_non_finite(engine, spec.name, weight.view));
     if (is_product(spec.use)) NOEMA_TRY(pack_weight(engine, weight, product_precision(spec.use, precision)));
     weights_[spec.name] = weight;

@@ -1,6 +1,8 @@
 /** The real addon under rough treatment: workers terminated, processes ended, handles disposed, all in the middle of a run. */
 
 import { spawn } from "node:child_process";
+import { cp, readFile, truncate, writeFile } from "node:fs/promises";
+import { join } from "node:path";
 import { Worker } from "node:worker_threads";
 import test from "ava";
 import { createEngine, type NoemaError } from "../../lib/index.js";
@@ -149,4 +151,20 @@ test("one seed, one text: on one thread, on three, alone and in a batch, with ev
       }
     }
   }
+});
+
+test("a loaded model is its own: files that are overwritten or shortened change nothing, and loading one that ends early is refused", async (t) => {
+  const own = `${await folder}-own`;
+  await cp(await folder, own, { recursive: true });
+  const weights = join(own, "model.safetensors");
+  await using engine = await createEngine({ threads: 2, device: "cpu" });
+  const model = await engine.load(own, { family: "masked" });
+  const text = async () => (await model.generate({ ...quick, seed: 3 })).text;
+  const expected = await text();
+  const header = (await readFile(weights)).subarray(0, 4096);
+  await writeFile(weights, Buffer.concat([header, Buffer.alloc(1 << 16, 0x3f)]));
+  t.is(await text(), expected);
+  await truncate(weights, 1000);
+  t.is(await text(), expected);
+  t.is((await t.throwsAsync<NoemaError>(engine.load(own)))?.code, "ERR_BAD_CHECKPOINT");
 });

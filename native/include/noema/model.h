@@ -40,7 +40,7 @@ struct TensorSpec {
     bool decays() const { return use != TensorUse::values; }
 };
 
-/// Where a tensor's values come from: a range of a file, which is mapped, or memory, which is copied.
+/// Where a tensor's values come from: a range of a file, or memory. Either is copied.
 struct TensorSource {
     std::string name;
     DType dtype = DType::f32;
