@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 
 #include "models/small_model.h"
@@ -26,7 +27,7 @@ class TemporaryFile {
     void shorten(int64_t bytes) const { REQUIRE(truncate(path_.c_str(), bytes) == 0); }
 
  private:
-    std::string path_ = "/tmp/noema-weights-XXXXXX";
+    std::string path_ = (std::filesystem::temp_directory_path() / "noema-weights-XXXXXX").string();
 };
 
 /// The upper halves of values that have nothing in the lower ones.
@@ -118,8 +119,8 @@ TEST_CASE("weights in files: refusals") {
         check_refused(Code::bad_checkpoint, "embed.weight: its bytes lie beyond the end of the file");
     }
     SUBCASE("no such file") {
-        for (TensorSource& source : w.sources) source.path = "/tmp/noema-no-such-file";
-        check_refused(Code::io, "/tmp/noema-no-such-file");
+        for (TensorSource& source : w.sources) source.path = file.path() + "-not";
+        check_refused(Code::io, (file.path() + "-not").c_str());
     }
     SUBCASE("a folder") {
         for (TensorSource& source : w.sources) source.path = "/tmp";
