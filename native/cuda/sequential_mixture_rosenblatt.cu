@@ -1,5 +1,6 @@
 // A token's search is one block's. With many components that is long beside everything else, and it is bound by the multiprocessor's units
-// for doubles, which 256 threads do not fill: then each position's search is a launch of its own, of blocks of 512 threads.
+// for doubles, which 256 threads do not fill: then each position's search is a launch of its own, of blocks of 384 threads, which is
+// as many as have registers enough.
 #include "common/states.h"
 #include "sequential_body.h"
 #include "wide_tokens.h"
@@ -8,7 +9,7 @@ namespace noema::cuda {
 
 namespace {
 
-constexpr int kApartThreads = 512;
+constexpr int kApartThreads = 384;
 
 template <int threads>
 __device__ __forceinline__ void search_tokens(const SequentialArguments& p, const SequentialRosenblatt& a,
