@@ -386,8 +386,9 @@ function main(flags) {
   const unknown = flags.find((flag) => !knownFlags.includes(flag));
   if (unknown) throw new SetupError(`unknown option ${unknown}; known: ${knownFlags.join(" ")}`);
   const wanted = ["noema"];
-  if (flags.includes("--test")) wanted.push("noema-test", "noema-cuda-sanitized");
-  if (flags.includes("--bench")) wanted.push("noema-bench");
+  // The benches, too: the check for GPUs is tried by a test, and runs them.
+  if (flags.includes("--test")) wanted.push("noema-test", "noema-cuda-sanitized", "noema-bench");
+  else if (flags.includes("--bench")) wanted.push("noema-bench");
   checkNode();
   withLock(() => {
     if (!flags.includes("--addon")) ensureModules();
