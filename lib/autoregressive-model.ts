@@ -9,7 +9,7 @@ import { windowLikelihoods } from "./evaluation/likelihood.js";
 import { type Exact, type Score, type ScoreOptions, score } from "./evaluation/score.js";
 import type { Generation, GenerationResult } from "./generation.js";
 import { Model, type ModelInfo } from "./model.js";
-import type { NativeAutoregressiveModel } from "./native/addon.js";
+import type { LossRequest, NativeAutoregressiveModel } from "./native/addon.js";
 
 export interface AutoregressiveModelInfo extends ModelInfo<AutoregressiveConfig> {
   family: "autoregressive";
@@ -25,7 +25,7 @@ export class AutoregressiveModel extends Model<NativeAutoregressiveModel, Autore
 
   /** A text's negative log-likelihood in nats: exact, not a bound. */
   override async score(text: string | ArrayLike<number>, options?: ScoreOptions): Promise<Score> {
-    return score(this.exact, text, options);
+    return this.request(() => score(this.scorer, text, options));
   }
 
   /** Refused with ERR_UNSUPPORTED. */
@@ -42,13 +42,14 @@ export class AutoregressiveModel extends Model<NativeAutoregressiveModel, Autore
   }
 
   /** @internal For scoring and evaluation. */
-  get exact(): Exact {
+  get scorer(): Exact {
     const { native, config } = this;
     const { maxPositions, eosTokenId, bosTokenId: bosId } = config;
-    const losses: typeof native.losses = (request) => native.losses(request);
+    const losses = (signal?: AbortSignal) => (request: LossRequest) =>
+      this.ended(signal, (cancellation) => native.losses({ ...request, cancellation }));
     return {
       ...{ maxPositions, eosTokenId, tokenizer: this.tokenizer },
-      likelihoods: (windows, options) => windowLikelihoods({ losses, bosId }, windows, options),
+      likelihoods: (windows, options) => windowLikelihoods({ losses: losses(options.signal), bosId }, windows, options),
     };
   }
 }

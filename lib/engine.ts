@@ -1,16 +1,25 @@
 /** Where models are loaded and run: a device, its threads, a queue. */
 
 import { AutoregressiveModel } from "./autoregressive-model.js";
+import { cancellable } from "./cancellation.js";
 import { type Family, families } from "./checkpoint/config.js";
 import { type Checkpoint, ofFamily, openCheckpoint } from "./checkpoint/folder.js";
 import type { LocatedTensor } from "./checkpoint/shards.js";
-import { checkNames, checkNumber, checkWord, invalid } from "./decoding/options.js";
+import { checkNames, checkNumber, checkSignal, checkWord, invalid } from "./decoding/options.js";
 import { automaticBackend, backendFor, type DeviceOption } from "./device.js";
 import { NoemaError } from "./errors.js";
 import { FlowModel } from "./flow/model.js";
 import { Handle } from "./handle.js";
 import { MaskedModel } from "./masked-model.js";
-import type { Addon, BackendName, EngineStats, NativeEngine, NativeTensor, Precision } from "./native/addon.js";
+import type {
+  Addon,
+  BackendName,
+  EngineStats,
+  NativeCancellation,
+  NativeEngine,
+  NativeTensor,
+  Precision,
+} from "./native/addon.js";
 import { moduleOf } from "./native/device-module.js";
 import { loadAddon } from "./native/load.js";
 import { type OpenAddon, openEngine } from "./native/open-engine.js";
@@ -30,7 +39,10 @@ export interface EngineOptions {
    * for a GPU "cuda". Default: NOEMA_BACKEND where it suits the device, else the device's first.
    */
   backend?: BackendName;
-  /** Generations that may run or wait; one more is answered with ERR_QUEUE_FULL at once. Default: 256. */
+  /**
+   * Requests to models and sessions that may run or wait; one more is answered with ERR_QUEUE_FULL at once, and what has begun is never
+   * refused half-way. Loading, training and evaluating take no place. Default: 256.
+   */
   queueLimit?: number;
 }
 
@@ -44,6 +56,7 @@ export interface LoadOptions {
    * model with the N that they were fitted with.
    */
   latents?: number;
+  signal?: AbortSignal;
 }
 
 interface ModelsByFamily {
@@ -113,6 +126,8 @@ export class Engine extends Handle {
   async load(folder: string, options: LoadOptions = {}): Promise<AnyModel> {
     this.check();
     const precision = precisionOf(folder, options);
+    const { signal } = options;
+    signal?.throwIfAborted();
     const found = await openCheckpoint(folder);
     if (options.family !== undefined) ofFamily(found, options.family);
     const checkpoint = options.latents === undefined ? found : withLatents(found, options.latents);
@@ -120,7 +135,9 @@ export class Engine extends Handle {
     const tokenizer = path === undefined ? undefined : await Tokenizer.load(path);
     tokenizer?.checkFits(config.vocabSize);
     this.check();
-    const model = await this.#open(checkpoint, precision, tokenizer);
+    const model = await cancellable(this.#addon, signal, (cancellation) =>
+      this.#open(checkpoint, { precision, tokenizer, cancellation }),
+    );
     if (this.disposed) {
       model.dispose();
       this.check();
@@ -128,7 +145,7 @@ export class Engine extends Handle {
     return this.adopt(model);
   }
 
-  async #open(checkpoint: Checkpoint, precision: Precision, tokenizer: Tokenizer | undefined): Promise<AnyModel> {
+  async #open(checkpoint: Checkpoint, { precision, tokenizer, cancellation }: Opening): Promise<AnyModel> {
     const tensors = Array.from(checkpoint.tensors, nativeTensor);
     const owner = {
       addon: this.#addon,
@@ -138,22 +155,30 @@ export class Engine extends Handle {
     const parts = { tokenizer, folder: checkpoint.folder, owner };
     if (checkpoint.layout.family === "flow") {
       const { config } = ofFamily(checkpoint, "flow");
-      return new FlowModel({ ...parts, config, native: await this.#native.loadFlow(config, tensors, precision) });
+      return new FlowModel({
+        ...parts,
+        config,
+        native: await this.#native.loadFlow(config, tensors, precision, cancellation),
+      });
     }
     if (checkpoint.layout.family === "autoregressive") {
       const { config } = ofFamily(checkpoint, "autoregressive");
-      const native = await this.#native.loadAutoregressive(config, tensors, precision);
+      const native = await this.#native.loadAutoregressive(config, tensors, precision, cancellation);
       return new AutoregressiveModel({ ...parts, config, native });
     }
     if (checkpoint.layout.family === "thought") {
       const own = ofFamily(checkpoint, "thought");
       const { config } = own;
       const fingerprint = await fingerprintOf(own);
-      const native = await this.#native.loadThought(config, tensors, precision);
+      const native = await this.#native.loadThought(config, tensors, precision, cancellation);
       return new ThoughtModel({ ...parts, config, native, fingerprint });
     }
     const { config } = ofFamily(checkpoint, "masked");
-    return new MaskedModel({ ...parts, config, native: await this.#native.loadMasked(config, tensors, precision) });
+    return new MaskedModel({
+      ...parts,
+      config,
+      native: await this.#native.loadMasked(config, tensors, precision, cancellation),
+    });
   }
 
   /** What loading a folder would take; reads headers only. */
@@ -175,10 +200,10 @@ export class Engine extends Handle {
     return this.#native;
   }
 
-  /** Takes a place; the answer gives it back. What has begun is never refused half-way. */
+  /** Takes a place; the answer gives it back. */
   #admit(): () => void {
     if (this.#admitted >= this.#queueLimit) {
-      const message = `${this.#admitted} generations run or wait, as many as this engine accepts`;
+      const message = `${this.#admitted} requests run or wait, as many as this engine accepts`;
       throw new NoemaError("ERR_QUEUE_FULL", message, { queueLimit: this.#queueLimit });
     }
     this.#admitted++;
@@ -192,13 +217,16 @@ export class Engine extends Handle {
   }
 }
 
+interface Opening {
+  precision: Precision;
+  tokenizer: Tokenizer | undefined;
+  cancellation: NativeCancellation;
+}
+
 interface EngineParts {
   queueLimit: number;
   about: Pick<DeviceInfo, "description" | "fallbackReason">;
 }
-
-/** Native calls besides those of generations that may wait: scoring, sessions, loading, training. */
-const otherCalls = 256;
 
 /** `openCheckpoint` lets no other element types through than these three. */
 function nativeTensor([name, { shape, dtype, path, offset }]: [string, LocatedTensor]): NativeTensor {
@@ -207,7 +235,8 @@ function nativeTensor([name, { shape, dtype, path, offset }]: [string, LocatedTe
 
 function precisionOf(folder: string, options: LoadOptions): Precision {
   if (typeof folder !== "string") throw invalid("folder", folder, "the path of a checkpoint folder");
-  checkNames(options, ["precision", "family", "latents"], "load");
+  checkNames(options, ["precision", "family", "latents", "signal"], "load");
+  checkSignal(options.signal);
   const { precision = "f32", family } = options;
   if (family !== undefined) checkWord(family, families, "family");
   return checkWord(precision, precisions, "precision");
@@ -227,11 +256,10 @@ export async function createEngine(options: EngineOptions = {}): Promise<Engine>
 /** @internal An engine on an addon that is open already. */
 export async function engineOn(
   open: OpenAddon,
-  options: Parameters<Addon["createEngine"]>[0],
+  { queueLimit, ...options }: Parameters<Addon["createEngine"]>[0] & { queueLimit: number },
   fallback: Pick<DeviceInfo, "fallbackReason"> = {},
 ): Promise<Engine> {
-  const { queueLimit } = options;
-  const { native, ...description } = await openEngine(open, { ...options, queueLimit: queueLimit + otherCalls });
+  const { native, ...description } = await openEngine(open, options);
   return new Engine(open.addon, native, { queueLimit, about: { ...description, ...fallback } });
 }
 

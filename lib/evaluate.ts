@@ -15,10 +15,5 @@ export async function evaluate(
   options?: EvaluateOptions,
 ): Promise<Evaluation> {
   if (!(model instanceof Model)) throw invalid("model", model, "a loaded model");
-  if (model.family === "flow" || model.family === "thought") return evaluateFiles(model.bounded, files, options);
-  if (model.family === "autoregressive") return evaluateFiles(model.exact, files, options);
-  const { native, config, tokenizer } = model;
-  const { maskTokenId: maskId, maxPositions, eosTokenId } = config;
-  const losses: typeof native.losses = (request) => native.losses(request);
-  return evaluateFiles({ maskId, maxPositions, eosTokenId, tokenizer, losses }, files, options);
+  return evaluateFiles(model.scorer, files, options);
 }

@@ -51,30 +51,45 @@ function textOf(value: unknown): string {
  * is a key when it follows "{", or a "," whose innermost bracket is an object's.
  */
 function duplicateKey(text: string): string | undefined {
-  const open: (Set<string> | undefined)[] = []; // the keys of each enclosing object; undefined for an array
+  const enclosing: (Set<string> | undefined)[] = [];
+  let keys: Set<string> | undefined; // of the innermost object; undefined in an array
   let expectsKey = false;
   for (let i = 0; i < text.length; i++) {
-    const character = text[i];
-    if (character === '"') {
-      const start = i;
-      i = stringEnd(text, i);
-      const keys = open.at(-1);
-      if (!expectsKey || keys === undefined) continue;
-      const key: string = JSON.parse(text.slice(start, i + 1));
-      if (keys.has(key)) return key;
-      keys.add(key);
-    } else if (character === "{" || character === "[") open.push(character === "{" ? new Set() : undefined);
-    else if (character === "}" || character === "]") open.pop();
-    else if (character !== ",") continue;
-    expectsKey = character === "{" || (character === "," && open.at(-1) !== undefined);
+    switch (text[i]) {
+      case '"': {
+        const end = stringEnd(text, i);
+        if (expectsKey && keys !== undefined) {
+          const raw = text.slice(i + 1, end);
+          const key: string = raw.includes("\\") ? JSON.parse(`"${raw}"`) : raw;
+          if (keys.has(key)) return key;
+          keys.add(key);
+        }
+        expectsKey = false;
+        i = end;
+        break;
+      }
+      case "{":
+      case "[":
+        enclosing.push(keys);
+        keys = text[i] === "{" ? new Set() : undefined;
+        expectsKey = true;
+        break;
+      case "}":
+      case "]":
+        keys = enclosing.pop();
+        break;
+      case ",":
+        expectsKey = true;
+    }
   }
   return undefined;
 }
 
-/** Where the string that starts at `start` has its closing quote. */
+/** Where the string that starts at `start` has its closing quote: the first that no odd number of backslashes stands before. */
 function stringEnd(text: string, start: number): number {
-  for (let i = start + 1; ; i++) {
-    if (text[i] === "\\") i++;
-    else if (text[i] === '"') return i;
+  for (let end = text.indexOf('"', start + 1); ; end = text.indexOf('"', end + 1)) {
+    let first = end;
+    while (text[first - 1] === "\\") first--;
+    if ((end - first) % 2 === 0) return end;
   }
 }

@@ -2,7 +2,7 @@
 
 import type { MaskedConfig } from "./checkpoint/config.js";
 import { resolveDecoding } from "./decoding/resolve.js";
-import { type Score, type ScoreOptions, score } from "./evaluation/score.js";
+import { type Corrupted, type Score, type ScoreOptions, score } from "./evaluation/score.js";
 import type { Generation, GenerationResult } from "./generation.js";
 import { type Canvas, Job, type JobHost } from "./job.js";
 import { Model, type ModelInfo } from "./model.js";
@@ -10,6 +10,7 @@ import type { NativeMaskedModel } from "./native/addon.js";
 import {
   type BatchOptions,
   batchOptions,
+  canvasesOf,
   checkKeys,
   checkPrompts,
   type GenerateOptions,
@@ -57,7 +58,7 @@ export class MaskedModel extends Model<NativeMaskedModel, MaskedConfig> {
     const { prompts, ...shared } = options;
     checkPrompts(prompts);
     const settings = resolveDecoding(options.decoding);
-    const canvases = prompts.map((prompt, i) => generateCanvas({ ...shared, prompt }, this.#limits, i));
+    const canvases = await canvasesOf(prompts, (prompt, i) => generateCanvas({ ...shared, prompt }, this.#limits, i));
     const work = new BatchWork(canvases, {
       shapeOf: ({ ids }) => `${ids.length}`,
       limit: batchLimit,
@@ -75,16 +76,24 @@ export class MaskedModel extends Model<NativeMaskedModel, MaskedConfig> {
   }
 
   override async score(text: string | ArrayLike<number>, options?: ScoreOptions): Promise<Score> {
+    return this.request(() => score(this.scorer, text, options));
+  }
+
+  /** @internal For scoring and evaluation. */
+  get scorer(): Corrupted {
     const { native, tokenizer } = this;
-    const { maskTokenId: maskId, maxPositions } = this.config;
-    return score({ maskId, maxPositions, tokenizer, losses: (request) => native.losses(request) }, text, options);
+    const { maskTokenId: maskId, maxPositions, eosTokenId } = this.config;
+    return {
+      ...{ maskId, maxPositions, eosTokenId, tokenizer },
+      losses: (request, signal) => this.ended(signal, (cancellation) => native.losses({ ...request, cancellation })),
+    };
   }
 
   /** Step-by-step access to one canvas, for decoding rules of one's own. */
   session(options: SessionOptions): Session {
     this.check();
-    const created = new Session(this.native, this.addon, this.#limits, options, (session) => this.release(session));
-    return this.adopt(created);
+    const release = (session: Session) => this.release(session);
+    return this.adopt(new Session({ native: this.native, limits: this.#limits, owner: this.owner, release }, options));
   }
 
   get #limits(): Limits {

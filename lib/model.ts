@@ -1,5 +1,6 @@
 /** What the loaded models of all families have in common: they belong to an engine and score texts, and most write them. */
 
+import { cancellable } from "./cancellation.js";
 import type { Family, ModelConfig } from "./checkpoint/config.js";
 import type { Score, ScoreOptions } from "./evaluation/score.js";
 import { Generation, type GenerationResult, type Work } from "./generation.js";
@@ -10,7 +11,7 @@ import type { Tokenizer } from "./tokenizer/tokenizer.js";
 /** @internal What a model needs of its engine. */
 export interface ModelOwner {
   readonly addon: Addon;
-  /** Takes a place among the engine's generations, or throws ERR_QUEUE_FULL. */
+  /** Takes a place among the engine's requests, or throws ERR_QUEUE_FULL. */
   admit(): () => void;
   release(model: Handle): void;
 }
@@ -83,8 +84,19 @@ export abstract class Model<N extends NativeModel, C extends ModelConfig> extend
     return this.#parts.owner.addon.createCancellation();
   }
 
-  protected get addon(): Addon {
-    return this.#parts.owner.addon;
+  /** A native call that the signal ends, whether it runs or waits. */
+  protected ended<R>(signal: AbortSignal | undefined, call: (by: NativeCancellation) => Promise<R>): Promise<R> {
+    return cancellable(this.#parts.owner.addon, signal, call);
+  }
+
+  protected get owner(): ModelOwner {
+    return this.#parts.owner;
+  }
+
+  /** Runs one request: it takes a place among the engine's for as long as it lasts. */
+  protected async request<R>(work: () => R | Promise<R>): Promise<R> {
+    this.check();
+    return admitted(this.#parts.owner, work);
   }
 
   protected override free(): void {
@@ -95,7 +107,7 @@ export abstract class Model<N extends NativeModel, C extends ModelConfig> extend
   /** Runs a work as a generation. Refusals of `make`, like every other failure, come out of the generation. */
   protected start(make: () => Work<GenerationResult>, signal: AbortSignal | undefined): Generation {
     try {
-      this.check();
+      this.check(); // before what is wrong with the options
       return this.track(make(), signal);
     } catch (error) {
       return new Generation(new Refused(error));
@@ -103,6 +115,7 @@ export abstract class Model<N extends NativeModel, C extends ModelConfig> extend
   }
 
   protected track<R>(work: Work<R>, signal: AbortSignal | undefined): Generation<R> {
+    this.check();
     const leave = this.#parts.owner.admit();
     const generation = new Generation(work, signal);
     const child = {
@@ -115,6 +128,16 @@ export abstract class Model<N extends NativeModel, C extends ModelConfig> extend
       this.release(child);
     });
     return generation;
+  }
+}
+
+/** @internal Work that takes a place among the engine's requests. */
+export async function admitted<R>(owner: Pick<ModelOwner, "admit">, work: () => R | Promise<R>): Promise<R> {
+  const leave = owner.admit();
+  try {
+    return await work();
+  } finally {
+    leave();
   }
 }
 

@@ -13,6 +13,7 @@ import type { Decoding } from "./decoding/resolve.js";
 import { NoemaError } from "./errors.js";
 import type { Canvas } from "./job.js";
 import { type Seed, seedWords } from "./rng.js";
+import { Stretch } from "./stretch.js";
 import { idsKept, type Tokenizer } from "./tokenizer/tokenizer.js";
 
 /** Text, or token ids. */
@@ -98,6 +99,20 @@ export function checkPrompts(prompts: unknown): asserts prompts is readonly Prom
   if (!Array.isArray(prompts)) throw invalid("prompts", prompts, "a list of prompts");
   const missing = [...prompts].indexOf(undefined); // spread, for holes are seen then
   if (missing >= 0) throw invalid(promptName(missing), undefined, "a string or a list of token ids");
+}
+
+/** One canvas per prompt, made in stretches: a batch may have more text than can be tokenised at once without holding the event loop. */
+export async function canvasesOf<Canvas>(
+  prompts: readonly Prompt[],
+  canvasOf: (prompt: Prompt, index: number) => Canvas,
+): Promise<Canvas[]> {
+  const stretch = new Stretch();
+  const made: Canvas[] = [];
+  for (const [index, prompt] of [...prompts].entries()) {
+    made.push(canvasOf(prompt, index));
+    await stretch.rest();
+  }
+  return made;
 }
 
 /** What a prompt is called in messages: it is the only one, or one of a batch. */

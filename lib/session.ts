@@ -1,5 +1,6 @@
 /** One canvas under the caller's control: look at positions, decide tokens, look again. For rules of one's own. */
 
+import { cancellable } from "./cancellation.js";
 import {
   checkNames,
   checkNumber,
@@ -11,7 +12,8 @@ import {
 } from "./decoding/options.js";
 import { NoemaError } from "./errors.js";
 import { disposed, Handle } from "./handle.js";
-import type { Addon, NativeMaskedModel, NativeSession, StepRequest, StepResult } from "./native/addon.js";
+import { admitted, type ModelOwner } from "./model.js";
+import type { NativeCancellation, NativeMaskedModel, NativeSession, StepRequest, StepResult } from "./native/addon.js";
 import { infillCanvas, type Limits } from "./request.js";
 import type { Seed } from "./rng.js";
 
@@ -44,27 +46,28 @@ export interface Look extends StepResult {
   positions: Int32Array;
 }
 
+/** @internal */
+export interface SessionParts {
+  readonly native: NativeMaskedModel;
+  readonly limits: Limits;
+  readonly owner: ModelOwner;
+  readonly release: (session: Session) => void;
+}
+
 const sessionOptions = ["ids", "seed", "guidance"];
 const lookOptions = ["positions", "temperature", "topK", "topP", "entropy", "margin", "top", "signal"];
 
 export class Session extends Handle {
   readonly #native: NativeSession;
-  readonly #addon: Addon;
-  readonly #limits: Limits;
+  readonly #parts: SessionParts;
   readonly #ids: Int32Array;
-  readonly #release: (session: Session) => void;
   readonly #pending = new Map<number, number>();
   #step = 0;
 
   /** @internal Use `model.session`. */
-  constructor(
-    model: NativeMaskedModel,
-    addon: Addon,
-    limits: Limits,
-    options: SessionOptions,
-    release: (session: Session) => void,
-  ) {
+  constructor(parts: SessionParts, options: SessionOptions) {
     super("session");
+    const { native: model, limits } = parts;
     checkNames(options, sessionOptions, "session");
     const { ids, seed } = infillCanvas(options, limits);
     if (ids.length === 0) throw new NoemaError("ERR_INVALID_ARGUMENT", "session: ids: expected at least one");
@@ -77,10 +80,8 @@ export class Session extends Handle {
       seeds: BigUint64Array.of(seed),
       ...(guidance ? { guidance: { scale: guidance as number, prompt } } : {}),
     });
-    this.#addon = addon;
-    this.#limits = limits;
+    this.#parts = parts;
     this.#ids = ids;
-    this.#release = release;
   }
 
   /** The ids as they stand, mask tokens where nothing is decided. */
@@ -95,7 +96,7 @@ export class Session extends Handle {
     this.#checkPositions(positions);
     if (!isList(ids) || positions.length !== ids.length)
       throw invalid("ids", ids, `${positions.length} of them, one per position`);
-    const { vocabSize, maskId } = this.#limits;
+    const { vocabSize, maskId } = this.#parts.limits;
     const checked = Array.from(positions, (at, i) => {
       this.#checkPosition(at, `positions[${i}]`);
       const id = ids[i] ?? maskId;
@@ -112,25 +113,21 @@ export class Session extends Handle {
     this.check();
     const request = this.#request(options);
     const { signal } = options;
-    signal?.throwIfAborted();
-    const cancellation = this.#addon.createCancellation();
-    const cancel = (): void => cancellation.cancel();
-    signal?.addEventListener("abort", cancel, { once: true });
+    const { owner } = this.#parts;
+    const look = (cancellation: NativeCancellation) =>
+      this.#native.step({ ...request, step: this.#step++, cancellation });
     try {
-      const seen = await this.#native.step({ ...request, step: this.#step++, cancellation });
+      const seen = await admitted(owner, () => cancellable(owner.addon, signal, look));
       this.#settle(request);
       return { positions: request.rows, ...seen };
     } catch (error) {
-      signal?.throwIfAborted();
-      throw this.disposed ? disposed("session") : error;
-    } finally {
-      signal?.removeEventListener("abort", cancel);
+      throw this.disposed && !signal?.aborted ? disposed("session") : error;
     }
   }
 
   protected override free(): void {
     this.#native.dispose();
-    this.#release(this);
+    this.#parts.release(this);
   }
 
   /** Forgets decisions that the native canvas has now; those of a look that failed are handed over again by the next. */
@@ -152,7 +149,7 @@ export class Session extends Handle {
       setIds: Int32Array.from(set, ([, id]) => id),
       rows,
       draw: { kind: t === 0 ? "argmax" : "gumbel", temperature: t as number, topK: k as number, topP: p as number },
-      excludedId: this.#limits.maskId,
+      excludedId: this.#parts.limits.maskId,
       ...(entropy ? { entropy } : {}),
       ...(margin ? { margin } : {}),
       ...(top === undefined ? {} : { top: this.#top(top) }),
@@ -160,12 +157,12 @@ export class Session extends Handle {
   }
 
   #top(top: number): number {
-    return checkNumber(top, { min: 1, max: Math.min(1024, this.#limits.vocabSize - 1), integer: true }, "top");
+    return checkNumber(top, { min: 1, max: Math.min(1024, this.#parts.limits.vocabSize - 1), integer: true }, "top");
   }
 
   #rows(positions: ArrayLike<number> | undefined): Int32Array {
     if (positions === undefined) {
-      return Int32Array.from([...this.#ids.keys()].filter((at) => this.#ids[at] === this.#limits.maskId));
+      return Int32Array.from([...this.#ids.keys()].filter((at) => this.#ids[at] === this.#parts.limits.maskId));
     }
     this.#checkPositions(positions);
     return Int32Array.from(Array.from(positions), (at, i) => {

@@ -84,7 +84,7 @@ async function* judged(
   if (model.family === "masked" || model.family === "thought")
     throw new Error(`a ${model.family} model is none of these configurations`);
   if (model.family === "autoregressive") {
-    for await (const bound of model.exact.likelihoods(windows, { signal })) yield { bound, gains: [] };
+    for await (const bound of model.scorer.likelihoods(windows, { signal })) yield { bound, gains: [] };
     return;
   }
   const { config, native } = model;

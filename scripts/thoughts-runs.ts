@@ -93,8 +93,8 @@ function boundsOf(
   const { length, draws, windows } = setup;
   const cut = { length, prefix, limit: windows || undefined, eosId: model.config.eosTokenId };
   const cutWindows = windowsOfFiles(files, model.tokenizer!, cut);
-  if (model.family === "autoregressive") return model.exact.likelihoods(cutWindows, { signal });
-  return model.bounded.bounds(cutWindows, { draws, sameNoise: prefix === 0, signal });
+  if (model.family === "autoregressive") return model.scorer.likelihoods(cutWindows, { signal });
+  return model.scorer.bounds(cutWindows, { draws, sameNoise: prefix === 0, signal });
 }
 
 function add(scored: Scored, { tokens, nats, importanceWeighted, thought }: WindowBound): void {

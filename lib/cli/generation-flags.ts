@@ -7,6 +7,7 @@ import type { FlowModel } from "../flow/model.js";
 import type { Inversion } from "../flow/plan.js";
 import type { Generation } from "../generation.js";
 import type { Thought } from "../posterior/thought.js";
+import type { Seed } from "../rng.js";
 import type { ThoughtModel } from "../thought/model.js";
 import { numberOf, seedOf } from "./bound-flags.js";
 import { addDecodingFlags, type DecodingFlags, decodingOptions } from "./decoding-flags.js";
@@ -107,7 +108,7 @@ export interface Given {
   signal: AbortSignal;
   documentStart?: boolean | undefined;
   /** Instead of the flags'. */
-  seed?: number;
+  seed?: Seed;
   /** Masked models: an end-of-text token does not end the text. */
   wholeLength?: boolean;
 }

@@ -32,7 +32,8 @@ export type EstimateKind = "upper" | "exact";
 
 /** What estimating needs of a model: a native model's losses, or a trainer's. */
 export interface Scorer {
-  losses(request: LossRequest): Promise<Float32Array>;
+  /** A loaded model's end with the signal, a trainer's go on to their end. */
+  losses(request: LossRequest, signal?: AbortSignal): Promise<Float32Array>;
   maskId: number;
 }
 
@@ -52,7 +53,7 @@ export interface BoundOptions {
   seed?: Seed;
   /** Of thought models: how every window's thought is fitted. */
   think?: FitOptions;
-  /** Upper limit on the positions of one native call: it bounds both memory and the time until a signal is noticed. */
+  /** Upper limit on the positions of one native call: it bounds memory. */
   callTokens?: number;
   signal?: AbortSignal | undefined;
 }
@@ -132,7 +133,7 @@ export async function* windowBounds(
     while (waiting.length > 0 && (final || rowsOfCall(waiting, settings.callTokens) < waiting.length)) {
       settings.signal?.throwIfAborted();
       const rows = waiting.splice(0, rowsOfCall(waiting, settings.callTokens));
-      for (const [i, loss] of (await rowLosses(scorer, rows)).entries()) {
+      for (const [i, loss] of (await rowLosses(scorer, rows, settings.signal)).entries()) {
         done.push(loss);
         if (done.length === settings.draws) yield summarise(rows[i]!.window, done.splice(0));
       }
@@ -157,7 +158,7 @@ function rowsOfCall(rows: readonly Row[], limit: number): number {
   return rows.length;
 }
 
-async function rowLosses(scorer: Scorer, rows: readonly Row[]): Promise<number[]> {
+async function rowLosses(scorer: Scorer, rows: readonly Row[], signal: AbortSignal | undefined): Promise<number[]> {
   const length = rows.reduce((longest, row) => Math.max(longest, row.ids.length), 0);
   const ids = new Int32Array(rows.length * length).fill(scorer.maskId);
   const targets = new Int32Array(rows.length * length).fill(-1);
@@ -168,7 +169,7 @@ async function rowLosses(scorer: Scorer, rows: readonly Row[]): Promise<number[]
   const padded = rows.some((row) => row.ids.length < length);
   const ends = { keyStart: new Int32Array(rows.length), keyEnd: Int32Array.from(rows, (row) => row.ids.length) };
   const shape = { batch: rows.length, length, ...(padded ? ends : {}) };
-  const losses = await scorer.losses({ ids, targets, excludedId: scorer.maskId, ...shape });
+  const losses = await scorer.losses({ ids, targets, excludedId: scorer.maskId, ...shape }, signal);
   return rows.map((row, i) => row.weight * sum(losses.subarray(i * length, (i + 1) * length)));
 }
 

@@ -32,6 +32,9 @@ interface Readable {
   readonly tokenizer?: Encoder | undefined;
 }
 
+/** A model that is bounded by its losses under corruption. */
+export interface Corrupted extends Scorer, Readable {}
+
 /** A model of a family that bounds windows in a way of its own. */
 export interface Bounded extends Readable {
   readonly form: OwnForm;
@@ -43,8 +46,8 @@ export interface Exact extends Readable {
   likelihoods(windows: Iterable<Window> | AsyncIterable<Window>, options: BoundOptions): AsyncGenerator<WindowBound>;
 }
 
-/** What scoring needs of a model: its losses under corruption, its own bounds, or its likelihoods. */
-export type ScoredModel = (Scorer & Readable) | Bounded | Exact;
+/** What scoring needs of a model. */
+export type ScoredModel = Corrupted | Bounded | Exact;
 
 /** The family's estimates, and what they are called. */
 export interface Estimates {

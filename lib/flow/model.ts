@@ -3,11 +3,11 @@
 import type { FlowConfig } from "../checkpoint/config.js";
 import { checkFunction, checkNames, checkNumber, checkSignal } from "../decoding/options.js";
 import { flowBounds } from "../evaluation/flow-bound.js";
-import { type Score, type ScoreOptions, score } from "../evaluation/score.js";
+import { type Bounded, type Score, type ScoreOptions, score } from "../evaluation/score.js";
 import type { Generation, GenerationResult } from "../generation.js";
 import { Model, type ModelInfo } from "../model.js";
-import type { NativeFlowModel } from "../native/addon.js";
-import { checkPrompts, type Prompt } from "../request.js";
+import type { FlowBatch, NativeFlowModel } from "../native/addon.js";
+import { canvasesOf, checkPrompts, type Prompt } from "../request.js";
 import { BatchWork, SingleWork } from "../works.js";
 import {
   decode,
@@ -88,7 +88,9 @@ export class FlowModel extends Model<NativeFlowModel, FlowConfig> {
     checkFlowOptions(options, flowBatchOptions, "generateBatch");
     const { prompts, ...shared } = options;
     checkPrompts(prompts);
-    const canvases = prompts.map((prompt, i) => flowCanvas({ ...shared, prompt }, this.config, this.tokenizer, i));
+    const canvases = await canvasesOf(prompts, (prompt, i) =>
+      flowCanvas({ ...shared, prompt }, this.config, this.tokenizer, i),
+    );
     const jobOptions = { ...this.#jobOptions(options), refine: false };
     const work = new BatchWork(canvases, {
       shapeOf: ({ prefix, added }) => `${prefix.length} ${added}`,
@@ -99,7 +101,7 @@ export class FlowModel extends Model<NativeFlowModel, FlowConfig> {
   }
 
   override async score(text: string | ArrayLike<number>, options?: ScoreOptions): Promise<Score> {
-    return score(this.bounded, text, options);
+    return this.request(() => score(this.scorer, text, options));
   }
 
   /**
@@ -107,8 +109,7 @@ export class FlowModel extends Model<NativeFlowModel, FlowConfig> {
    * `inspect`.
    */
   async encode(text: Prompt, options?: FlowEncodeOptions): Promise<FlowState> {
-    this.check();
-    return encode(this.#host, text, options);
+    return this.request(() => encode(this.#host, text, options));
   }
 
   /**
@@ -119,8 +120,7 @@ export class FlowModel extends Model<NativeFlowModel, FlowConfig> {
    * ERR_NOT_CONVERGED, ERR_NON_FINITE (latents that are no token's, or lead to none), ERR_DISPOSED or the signal's reason.
    */
   async decode(options: FlowDecodeOptions): Promise<FlowText> {
-    this.check();
-    return decode(this.#host, options);
+    return this.request(() => decode(this.#host, options));
   }
 
   /**
@@ -132,8 +132,7 @@ export class FlowModel extends Model<NativeFlowModel, FlowConfig> {
    * number, and where: positions count the context), ERR_DISPOSED or the signal's reason.
    */
   async inspect(text: Prompt, options?: InspectOptions): Promise<Inspection> {
-    this.check();
-    return inspect(this.#host, text, options);
+    return this.request(() => inspect(this.#host, text, options));
   }
 
   /**
@@ -144,8 +143,7 @@ export class FlowModel extends Model<NativeFlowModel, FlowConfig> {
    * signal's reason.
    */
   async measureDrafts(options?: DraftOptions): Promise<DraftMeasure[]> {
-    this.check();
-    return measureDrafts(this.#host, options);
+    return this.request(() => measureDrafts(this.#host, options));
   }
 
   /**
@@ -156,20 +154,19 @@ export class FlowModel extends Model<NativeFlowModel, FlowConfig> {
    * ERR_NOT_CONVERGED (a flow has no inverse at the change, and where), ERR_NON_FINITE, ERR_DISPOSED or the signal's reason.
    */
   async edit(options: EditOptions): Promise<Edit> {
-    this.check();
-    return edit(this.#host, options);
+    return this.request(() => edit(this.#host, options));
   }
 
   /** @internal For scoring and evaluation. */
-  get bounded() {
+  get scorer(): Bounded {
     const { native, config } = this;
     const { eosTokenId, maxPositions, patchSize } = config;
-    const encode: NativeFlowModel["encode"] = (request) => native.encode(request);
+    const encode = (signal?: AbortSignal) => (request: FlowBatch) =>
+      this.ended(signal, (cancellation) => native.encode({ ...request, cancellation }));
     return {
       ...{ maxPositions: maxPositions * patchSize, patchSize, eosTokenId, tokenizer: this.tokenizer },
-      form: "telescoped" as const,
-      bounds: (...[windows, options]: Tail<Parameters<typeof flowBounds>>) =>
-        flowBounds({ config, encode }, windows, options),
+      form: "telescoped",
+      bounds: (windows, options) => flowBounds({ config, encode: encode(options.signal) }, windows, options),
     };
   }
 
@@ -187,7 +184,7 @@ export class FlowModel extends Model<NativeFlowModel, FlowConfig> {
     checkNumber(positions, { min: 1, max: this.config.maxPositions, integer: true }, "positions");
     checkFunction(onMeasure, "onMeasure");
     checkSignal(signal);
-    return measurePlans(this.#host, { batch, positions }, { onMeasure, signal });
+    return this.request(() => measurePlans(this.#host, { batch, positions }, { onMeasure, signal }));
   }
 
   #jobOptions(options: FlowGenerateOptions | FlowBatchOptions) {
@@ -205,5 +202,3 @@ export class FlowModel extends Model<NativeFlowModel, FlowConfig> {
     return { native, config, tokenizer: this.tokenizer, createCancellation: () => this.createCancellation() };
   }
 }
-
-type Tail<T extends readonly unknown[]> = T extends [unknown, ...infer Rest] ? Rest : never;

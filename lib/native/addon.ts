@@ -26,8 +26,6 @@ export interface EngineOptions {
   backend: BackendName;
   /** 0: one per core. */
   threads: number;
-  /** Jobs that may wait; one more rejects with ERR_QUEUE_FULL. */
-  queueLimit: number;
 }
 
 export interface AddonInfo {
@@ -66,28 +64,47 @@ export interface EngineStats {
   backend: string;
   isa: string;
   threads: number;
-  /** Jobs waiting now, finished so far. */
+  /** Whether a job runs now, those waiting for it, and those finished so far: a request is one job or many, one after the other. */
+  running: boolean;
   waiting: number;
   finished: number;
   /** Bytes of weights held. */
   weightBytes: number;
+  /** Bytes of working memory held: as many as the largest job so far took. */
+  arenaBytes: number;
 }
 
 export interface NativeEngine {
   /** Resolves when the backend is open; rejects with ERR_DEVICE_UNAVAILABLE or ERR_UNKNOWN_OPTION, as all calls then do. */
   ready(): Promise<void>;
   stats(): EngineStats;
-  loadMasked(config: MaskedConfig, tensors: NativeTensor[], precision: Precision): Promise<NativeMaskedModel>;
+  loadMasked(
+    config: MaskedConfig,
+    tensors: NativeTensor[],
+    precision: Precision,
+    cancellation?: NativeCancellation,
+  ): Promise<NativeMaskedModel>;
   /** The masked family's network under a causal mask. */
   loadAutoregressive(
     config: AutoregressiveConfig,
     tensors: NativeTensor[],
     precision: Precision,
+    cancellation?: NativeCancellation,
   ): Promise<NativeAutoregressiveModel>;
   /** `precision` is that of the bodies; heads, couplings and the codebook are f32 always. */
-  loadFlow(config: FlowConfig, tensors: NativeTensor[], precision: Precision): Promise<NativeFlowModel>;
+  loadFlow(
+    config: FlowConfig,
+    tensors: NativeTensor[],
+    precision: Precision,
+    cancellation?: NativeCancellation,
+  ): Promise<NativeFlowModel>;
   /** `precision` is that of all products but those of tokens with latents, which are f32 always. */
-  loadThought(config: ThoughtConfig, tensors: NativeTensor[], precision: Precision): Promise<NativeThoughtModel>;
+  loadThought(
+    config: ThoughtConfig,
+    tensors: NativeTensor[],
+    precision: Precision,
+    cancellation?: NativeCancellation,
+  ): Promise<NativeThoughtModel>;
   dispose(): void;
 }
 

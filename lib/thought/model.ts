@@ -13,7 +13,7 @@ import type { NativeCancellation, NativeThoughtModel } from "../native/addon.js"
 import { type FitOptions, fitSettings } from "../posterior/fit.js";
 import { type FitProgress, fitOne, fromPrior } from "../posterior/infer.js";
 import { between, Thought, type ThoughtSizes } from "../posterior/thought.js";
-import { checkPrompts, type Prompt, promptIds, seedAt } from "../request.js";
+import { canvasesOf, checkPrompts, type Prompt, promptIds, seedAt } from "../request.js";
 import type { Seed } from "../rng.js";
 import { BatchWork, SingleWork } from "../works.js";
 import type { ThoughtHost } from "./host.js";
@@ -81,13 +81,17 @@ export class ThoughtModel extends Model<NativeThoughtModel, ThoughtConfig> {
    * last good thought. A signal that comes before there is one rejects with its reason.
    */
   async infer(text: Prompt, options: InferOptions = {}): Promise<Thought> {
+    return this.request(() => this.#infer(this.#textIds(text), options));
+  }
+
+  #infer(text: number[], options: InferOptions): Promise<Thought> {
     checkNames(options, inferNames, "infer");
     checkSignal(options.signal);
     const { think = {}, seed, onProgress, progressEvery = 4, signal } = options;
     checkFunction(onProgress, "onProgress");
     checkNumber(progressEvery, { min: 1, max: 1 << 20, integer: true }, "progressEvery");
     const settings = fitSettings(think, this.config);
-    const fit = { text: this.#textIds(text), seed: seedAt(seed), settings, onProgress, progressEvery };
+    const fit = { text, seed: seedAt(seed), settings, onProgress, progressEvery };
     return cancellable(this.#host, signal, (cancellation) => fitOne(this.#host, { ...fit, cancellation }));
   }
 
@@ -140,7 +144,7 @@ export class ThoughtModel extends Model<NativeThoughtModel, ThoughtConfig> {
     const manner = this.#manner(options, thoughtBatchOptions);
     const { prompts, ...shared } = options;
     checkPrompts(prompts);
-    const canvases = prompts.map((prompt, i) => thoughtCanvas({ ...shared, prompt }, this.#limits, i));
+    const canvases = await canvasesOf(prompts, (prompt, i) => thoughtCanvas({ ...shared, prompt }, this.#limits, i));
     checkPriorScale(options, canvases);
     const work = new BatchWork(canvases, {
       shapeOf: ({ prompt, wanted }) => `${prompt.length} ${wanted}`,
@@ -151,26 +155,30 @@ export class ThoughtModel extends Model<NativeThoughtModel, ThoughtConfig> {
   }
 
   override async score(text: string | ArrayLike<number>, options?: ScoreOptions): Promise<Score> {
-    return score(this.bounded, text, options);
+    return this.request(() => score(this.scorer, text, options));
   }
 
   /** A text's thought, taken apart. */
   async inspect(text: Prompt, options: InferOptions = {}): Promise<ThoughtInspection> {
-    const ids = this.#textIds(text);
-    const thought = await this.infer(ids, options);
-    return cancellable(this.#host, options.signal, (cancellation) => look(this.#host, ids, { thought, cancellation }));
+    return this.request(async () => {
+      const ids = this.#textIds(text);
+      const thought = await this.#infer(ids, options);
+      return cancellable(this.#host, options.signal, (cancellation) =>
+        look(this.#host, ids, { thought, cancellation }),
+      );
+    });
   }
 
   /** @internal For scoring and evaluation. */
-  get bounded(): Bounded {
+  get scorer(): Bounded {
     const { maxPositions, eosTokenId } = this.config;
     return {
       ...{ form: "fresh-noise", maxPositions, eosTokenId, tokenizer: this.tokenizer },
-      bounds: (windows, options) => thoughtBounds(this.#scorer(options), windows, options),
+      bounds: (windows, options) => thoughtBounds(this.#fitter(options), windows, options),
     };
   }
 
-  #scorer({ think = {}, signal }: EstimateOptions): ThoughtScorer {
+  #fitter({ think = {}, signal }: EstimateOptions): ThoughtScorer {
     const { native, config } = this;
     // What a window's fit leaves is nothing to those who asked for a score.
     const bare = (error: unknown) => Promise.reject(mapPartial(error, () => undefined));

@@ -57,7 +57,6 @@ export async function verify(folder: string, options: VerifyOptions = {}): Promi
   const { native: engine } = await openEngine(options.addon ? { addon: options.addon } : loadAddon(), {
     backend: options.backend ?? "cpu",
     threads: options.threads ?? 0,
-    queueLimit: 16,
   });
   try {
     const { backend, isa } = engine.stats();

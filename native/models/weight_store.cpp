@@ -25,12 +25,14 @@ View as_matrix(const View& v) {
 }  // namespace
 
 Status WeightStore::load(Engine& engine, const std::vector<TensorSpec>& specs, const std::vector<TensorSource>& sources,
-                         Precision precision, std::unique_ptr<WeightStore>& out, bool both_ways) {
+                         Precision precision, std::unique_ptr<WeightStore>& out, const std::atomic<bool>* cancelled,
+                         bool both_ways) {
     auto store = std::make_unique<WeightStore>();
     store->both_ways_ = both_ways;
     NOEMA_TRY(store->make_room(engine, specs, precision));
     SourceFiles files;
     for (const TensorSpec& spec : specs) {
+        if (cancelled && cancelled->load()) return Status::error(Code::aborted, "loading was cancelled");
         const TensorSource* source = find_source(sources, spec.name);
         if (!source) return malformed(spec.name, "missing");
         if (source->shape != spec.shape())

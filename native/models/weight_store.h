@@ -18,7 +18,8 @@ class WeightStore {
     /// Takes the tensors of `specs` from `sources`; each must be there once with the right shape and only finite values. `both_ways`:
     /// products are packed for gradients of their inputs, too.
     static Status load(Engine& engine, const std::vector<TensorSpec>& specs, const std::vector<TensorSource>& sources,
-                       Precision precision, std::unique_ptr<WeightStore>& out, bool both_ways = false);
+                       Precision precision, std::unique_ptr<WeightStore>& out, const std::atomic<bool>* cancelled,
+                       bool both_ways = false);
 
     Weight find(const std::string& name) const { return weights_.at(name); }
     size_t bytes() const { return bytes_; }

@@ -20,6 +20,7 @@ struct AddonData {
     Napi::FunctionReference error_class;  // NoemaError of lib/errors.ts
     Napi::FunctionReference engine, cancellation, masked_model, masked_session, masked_trainer, flow_model,
         flow_trainer, thought_model, thought_trainer;
+    std::vector<std::weak_ptr<Runtime>> runtimes;  // all that there are
 };
 
 AddonData& addon_data(Napi::Env env);

@@ -87,8 +87,7 @@ class EngineHandle : public Napi::ObjectWrap<EngineHandle> {
         const Arguments a(info, "createEngine");
         const std::string name = a.text("backend");
         const int threads = static_cast<int>(a.integer_or("threads", 0, 0, 1024));
-        const auto limit = static_cast<size_t>(a.integer_or("queueLimit", 256, 1, 1 << 20));
-        runtime_ = Runtime::create(info.Env(), name, threads, limit);
+        runtime_ = Runtime::create(info.Env(), name, threads);
     }
 
     static Napi::Value define(Napi::Env env) {
@@ -118,9 +117,11 @@ class EngineHandle : public Napi::ObjectWrap<EngineHandle> {
         out.Set("backend", runtime_->backend_name());
         out.Set("isa", chooses ? engine->backend().current_isa() : "portable");
         out.Set("threads", engine ? engine->threads() : 0);
+        out.Set("running", runtime_->running());
         out.Set("waiting", static_cast<double>(runtime_->waiting()));
         out.Set("finished", static_cast<double>(runtime_->finished()));
         out.Set("weightBytes", static_cast<double>(runtime_->weight_bytes.load()));
+        out.Set("arenaBytes", static_cast<double>(runtime_->arena_bytes()));
         return out;
     }
 
@@ -140,7 +141,7 @@ class EngineHandle : public Napi::ObjectWrap<EngineHandle> {
         return load<ThoughtModel>(info, "loadThought", read_thought_config, new_thought_model);
     }
 
-    /// (config, tensors, precision): a promise of the model.
+    /// (config, tensors, precision, cancellation?): a promise of the model.
     template <class Model, class Read, class Make>
     Napi::Value load(const Napi::CallbackInfo& info, const char* function, Read read, Make make) {
         if (info.Length() < 3)
@@ -150,18 +151,20 @@ class EngineHandle : public Napi::ObjectWrap<EngineHandle> {
         const auto tensors = read_tensors(info[1], function);
         Napi::Object options = Napi::Object::New(info.Env());
         options.Set("precision", info[2]);
-        const auto precision = static_cast<Precision>(Arguments(options, function).choice("precision", kPrecisions));
+        options.Set("cancellation", info[3]);
+        const Arguments a(options, function);
+        const auto precision = static_cast<Precision>(a.choice("precision", kPrecisions));
         auto model = std::make_shared<std::shared_ptr<Model>>();
-        const auto work = [=](Engine& engine, const std::atomic<bool>*) {
+        const auto work = [=](Engine& engine, const std::atomic<bool>* cancelled) {
             std::unique_ptr<Model> loaded;
-            NOEMA_TRY(Model::load(engine, config, tensors->sources, precision, loaded));
+            NOEMA_TRY(Model::load(engine, config, tensors->sources, precision, loaded, cancelled));
             *model = std::move(loaded);
             return Status{};
         };
         const auto result = [=, runtime = runtime_](Napi::Env env) -> Napi::Value {
             return make(env, runtime, *model);
         };
-        return runtime_->submit(info.Env(), {work, result, nullptr});
+        return runtime_->submit(info.Env(), {work, result, a.cancellation()});
     }
 
     Napi::Value dispose(const Napi::CallbackInfo& info) {

@@ -1,5 +1,6 @@
 #include "runtime.h"
 
+#include <algorithm>
 #include <new>
 #include <stdexcept>
 #include <system_error>
@@ -10,6 +11,7 @@ struct Runtime::Pending {
     Job job;
     Napi::Promise::Deferred deferred;
     Status status;
+    int64_t arena_bytes;             // the engine's after the work; -1: it has not run
     std::shared_ptr<Runtime> owner;  // a promise outlives the handles that it was asked of
 };
 
@@ -29,11 +31,18 @@ void deliver(napi_env env, napi_value, void*, void* data) {
     }
 }
 
+Status cancelled_early() {
+    return Status::error(Code::aborted, "cancelled before it started");
+}
+
 }  // namespace
 
-std::shared_ptr<Runtime> Runtime::create(Napi::Env env, const std::string& backend, int threads, size_t queue_limit) {
-    std::shared_ptr<Runtime> runtime(new Runtime(backend, threads, queue_limit));
+std::shared_ptr<Runtime> Runtime::create(Napi::Env env, const std::string& backend, int threads) {
+    std::shared_ptr<Runtime> runtime(new Runtime(backend, threads));
     runtime->start(env);
+    auto& runtimes = addon_data(env).runtimes;
+    std::erase_if(runtimes, [](const auto& other) { return other.expired(); });
+    runtimes.push_back(runtime);
     return runtime;
 }
 
@@ -87,22 +96,21 @@ size_t Runtime::waiting() const {
     return queue_.size();
 }
 
+bool Runtime::running() const {
+    const std::lock_guard<std::mutex> hold(lock_);
+    return running_ != nullptr;
+}
+
 Napi::Value Runtime::submit(Napi::Env env, Job job) {
     Napi::Promise::Deferred deferred = Napi::Promise::Deferred::New(env);
     if (!job.cancelled) job.cancelled = std::make_shared<std::atomic<bool>>(false);
-    auto pending = std::make_shared<Pending>(Pending{std::move(job), deferred, {}, shared_from_this()});
+    auto pending = std::make_shared<Pending>(Pending{std::move(job), deferred, {}, -1, shared_from_this()});
     if (stopped_) {
         deferred.Reject(make_error(env, Status::error(Code::disposed, "the engine was disposed")).Value());
         return deferred.Promise();
     }
     {
         const std::lock_guard<std::mutex> hold(lock_);
-        if (queue_.size() >= queue_limit_) {
-            const Status full =
-                Status::error(Code::queue_full, "%zu jobs are waiting, which is the limit", queue_.size());
-            deferred.Reject(make_error(env, full).Value());
-            return deferred.Promise();
-        }
         queue_.push_back(pending);
     }
     if (in_flight_++ == 0) napi_ref_threadsafe_function(env, to_javascript_);
@@ -126,6 +134,13 @@ void Runtime::open() {
 
 void Runtime::work() {
     open();
+    serve();
+    // Here, so that its memory does not wait for the last handle to be collected.
+    published_ = nullptr;
+    engine_.reset();
+}
+
+void Runtime::serve() {
     for (;;) {
         std::shared_ptr<Pending> next;
         {
@@ -137,6 +152,7 @@ void Runtime::work() {
             running_ = next;
         }
         next->status = attempt(*next);
+        if (engine_) next->arena_bytes = static_cast<int64_t>(engine_->arena_bytes());
         finished_.fetch_add(1);
         {
             const std::lock_guard<std::mutex> hold(lock_);
@@ -148,7 +164,7 @@ void Runtime::work() {
 
 // Models allocate (traces, results, tensor lists); what does not fit is the caller's error, not the process's end.
 Status Runtime::attempt(Pending& pending) {
-    if (pending.job.cancelled->load()) return Status::error(Code::aborted, "cancelled before it started");
+    if (pending.job.cancelled->load()) return cancelled_early();
     if (!opened_.ok()) return opened_;
     try {
         return pending.job.work(*engine_, pending.job.cancelled.get());
@@ -166,6 +182,7 @@ void Runtime::settle(Napi::Env env, Pending& pending) {
     // which joins that thread, must end here instead.
     const std::shared_ptr<Runtime> self = std::move(pending.owner);
     const Job job = std::move(pending.job);
+    if (pending.arena_bytes >= 0) self->account(env, pending.arena_bytes);
     if (--self->in_flight_ == 0 && self->to_javascript_) napi_unref_threadsafe_function(env, self->to_javascript_);
     if (self->stopped_ && pending.status.code == Code::aborted)
         pending.status = Status::error(Code::disposed, "the engine was disposed while this was running");
@@ -182,9 +199,31 @@ void Runtime::settle(Napi::Env env, Pending& pending) {
     }
 }
 
+// What the engine holds counts as memory of the program's, so that V8 collects in time.
+void Runtime::account(Napi::Env env, int64_t arena_bytes) {
+    const int64_t now = stopped_ ? 0 : arena_bytes;
+    Napi::MemoryManagement::AdjustExternalMemory(env, now - std::exchange(arena_bytes_, now));
+}
+
+void Runtime::withdraw_cancelled(Napi::Env env) {
+    std::deque<std::shared_ptr<Pending>> left;
+    {
+        const std::lock_guard<std::mutex> hold(lock_);
+        const auto stays = [](const auto& pending) { return !pending->job.cancelled->load(); };
+        const auto gone = std::stable_partition(queue_.begin(), queue_.end(), stays);
+        left.assign(gone, queue_.end());
+        queue_.erase(gone, queue_.end());
+    }
+    for (const auto& pending : left) {
+        pending->status = cancelled_early();
+        settle(env, *pending);
+    }
+}
+
 void Runtime::stop(Napi::Env env) {
     if (stopped_) return;
     stopped_ = true;
+    account(env, 0);
     std::deque<std::shared_ptr<Pending>> left;
     {
         const std::lock_guard<std::mutex> hold(lock_);

@@ -20,6 +20,7 @@ test("refuses a key that one object holds twice, at any depth and however it is 
     '{"a":1,"\\u0061":2}',
     '{"b":[{"c":{"a":"}","a":[]}}]}',
     '{"x":[1,{"y":"\\"a\\":"}],"a":{"a":1},"a":3}',
+    '{"\\\\":"\\\\\\"","a":1,"a":2}',
   ]) {
     t.throws(() => parse(text), twice, text);
   }

@@ -20,9 +20,7 @@ function loadModel(changes: Partial<typeof smallConfig> = {}): Promise<NativeMas
       const data = new Float32Array(shape.reduce((product, n) => product * n, 1)).fill(0.01);
       return { name, dtype: "f32" as const, shape: [...shape], data };
     });
-  return loadAddon()
-    .addon.createEngine({ backend: "cpu", threads: 1, queueLimit: 8 })
-    .loadMasked(config, tensors, "f32");
+  return loadAddon().addon.createEngine({ backend: "cpu", threads: 1 }).loadMasked(config, tensors, "f32");
 }
 
 const batchOf = (length: number) => ({ ids: new Int32Array(length), batch: 1, length });

@@ -84,7 +84,7 @@ test("without a module no child is started, and the remedy is named", async (t) 
 
 test("an engine opens only what a child could open", async (t) => {
   const fake = fakeAddon();
-  const options = { backend: "cuda", threads: 0, queueLimit: 4 } as const;
+  const options = { backend: "cuda", threads: 0 } as const;
   const open = (body: string) => openEngine({ addon: fake.addon, path: addon(body) }, options);
   const { native, description } = await open(`return { usable: true, description: "a toy" };`);
   t.is(description, "a toy");

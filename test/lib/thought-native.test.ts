@@ -31,7 +31,7 @@ function load(): Promise<NativeThoughtModel> {
   const tensors = noemaThought.tensors(config).map(({ canonical: name, shape }, row) => {
     return { name, dtype: "f32" as const, shape, data: smallWeights(shape, row) };
   });
-  return addon.createEngine({ backend: "cpu", threads: 1, queueLimit: 8 }).loadThought(config, tensors, "f32");
+  return addon.createEngine({ backend: "cpu", threads: 1 }).loadThought(config, tensors, "f32");
 }
 
 /** Two sequences of 8 positions. */

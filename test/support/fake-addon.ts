@@ -104,7 +104,16 @@ export function fakeAddon(options: FakeOptions = {}): { addon: Addon; log: FakeL
 
 function fakeEngine(options: FakeOptions, log: FakeLog, backend: string): NativeEngine {
   return {
-    stats: () => ({ backend, isa: "toy", threads: 1, waiting: 0, finished: log.forwards, weightBytes: 0 }),
+    stats: () => ({
+      backend,
+      isa: "toy",
+      threads: 1,
+      running: false,
+      waiting: 0,
+      finished: log.forwards,
+      weightBytes: 0,
+      arenaBytes: 0,
+    }),
     ready: async () => {
       if (options.unavailable) throw new NoemaError("ERR_DEVICE_UNAVAILABLE", options.unavailable);
     },

@@ -10,6 +10,7 @@ import type { PlanMeasure } from "../../flow/measure.js";
 import type { FlowModel } from "../../flow/model.js";
 import { describePlan } from "../../flow/plan.js";
 import { packageRoot } from "../../package.js";
+import { seedAt } from "../../request.js";
 import { type BoundFlags, loadOptions, numberOf, seedOf } from "../bound-flags.js";
 import { columnsOf } from "../columns.js";
 import { example, type Streams } from "../command.js";
@@ -103,9 +104,10 @@ async function measure(model: AnyModel, flags: BenchFlags, signal: AbortSignal):
   const { prompt = "", documentStart } = flags;
   const given = { prompt, documentStart, refine: false, wholeLength: true, thought, signal };
   const runs: { tokens: number; passes: number; milliseconds: number }[] = [];
-  for (let seed = 0; seed <= count; seed++) {
-    const { usage, timing } = await startGeneration(model, flags, { ...given, seed });
-    if (seed > 0) runs.push({ tokens: usage.completionTokens, passes: usage.forwards, milliseconds: timing.total });
+  const first = flags.seed === undefined ? 0 : seedOf(flags.seed);
+  for (let run = 0; run <= count; run++) {
+    const { usage, timing } = await startGeneration(model, flags, { ...given, seed: seedAt(first, run) });
+    if (run > 0) runs.push({ tokens: usage.completionTokens, passes: usage.forwards, milliseconds: timing.total });
   }
   runs.sort((a, b) => a.milliseconds / a.tokens - b.milliseconds / b.tokens);
   const { tokens, passes, milliseconds: median } = runs[Math.floor(count / 2)]!;

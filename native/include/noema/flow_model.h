@@ -151,7 +151,8 @@ struct FlowWeights;
 class FlowModel {
  public:
     static Status load(Engine& engine, const FlowConfig& config, const std::vector<TensorSource>& tensors,
-                       Precision precision, std::unique_ptr<FlowModel>& out);
+                       Precision precision, std::unique_ptr<FlowModel>& out,
+                       const std::atomic<bool>* cancelled = nullptr);
     ~FlowModel();
 
     const FlowConfig& config() const { return config_; }
@@ -182,7 +183,8 @@ class FlowModel {
 
  private:
     FlowModel() = default;
-    Status adopt(Engine& engine, const std::vector<TensorSource>& tensors);
+    Status adopt(Engine& engine, const std::vector<TensorSource>& tensors,
+                 const std::atomic<bool>* cancelled = nullptr);
 
     FlowConfig config_;
     Precision precision_ = Precision::f32;

@@ -45,7 +45,8 @@ class MaskedModel {
  public:
     /// Checks every tensor against the configuration, converts and packs. `precision` is that of the products.
     static Status load(Engine& engine, const MaskedConfig& config, const std::vector<TensorSource>& tensors,
-                       Precision precision, std::unique_ptr<MaskedModel>& out);
+                       Precision precision, std::unique_ptr<MaskedModel>& out,
+                       const std::atomic<bool>* cancelled = nullptr);
     ~MaskedModel();
 
     const MaskedConfig& config() const { return config_; }
@@ -75,7 +76,8 @@ class MaskedModel {
 
  private:
     MaskedModel() = default;
-    Status adopt(Engine& engine, const std::vector<TensorSource>& tensors);
+    Status adopt(Engine& engine, const std::vector<TensorSource>& tensors,
+                 const std::atomic<bool>* cancelled = nullptr);
 
     MaskedConfig config_;
     Precision precision_ = Precision::f32;

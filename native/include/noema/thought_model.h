@@ -150,7 +150,8 @@ struct ThoughtWeights;
 class ThoughtModel {
  public:
     static Status load(Engine& engine, const ThoughtConfig& config, const std::vector<TensorSource>& tensors,
-                       Precision precision, std::unique_ptr<ThoughtModel>& out);
+                       Precision precision, std::unique_ptr<ThoughtModel>& out,
+                       const std::atomic<bool>* cancelled = nullptr);
     ~ThoughtModel();
 
     const ThoughtConfig& config() const { return config_; }
@@ -185,7 +186,8 @@ class ThoughtModel {
 
  private:
     ThoughtModel() = default;
-    Status adopt(Engine& engine, const std::vector<TensorSource>& tensors);
+    Status adopt(Engine& engine, const std::vector<TensorSource>& tensors,
+                 const std::atomic<bool>* cancelled = nullptr);
     Status read_head(const View& hidden, const Outputs& out, Context& context) const;
 
     ThoughtConfig config_;

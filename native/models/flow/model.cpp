@@ -19,20 +19,20 @@ bool is_log_sigma(const TensorSpec& spec) {
 FlowModel::~FlowModel() = default;
 
 Status FlowModel::load(Engine& engine, const FlowConfig& config, const std::vector<TensorSource>& tensors,
-                       Precision precision, std::unique_ptr<FlowModel>& out) {
+                       Precision precision, std::unique_ptr<FlowModel>& out, const std::atomic<bool>* cancelled) {
     NOEMA_TRY(config.validate());
     std::unique_ptr<FlowModel> model(new FlowModel);
     model->config_ = config;
     model->precision_ = precision;
-    NOEMA_TRY(model->adopt(engine, tensors));
+    NOEMA_TRY(model->adopt(engine, tensors, cancelled));
     out = std::move(model);
     return {};
 }
 
-Status FlowModel::adopt(Engine& engine, const std::vector<TensorSource>& tensors) {
+Status FlowModel::adopt(Engine& engine, const std::vector<TensorSource>& tensors, const std::atomic<bool>* cancelled) {
     std::unique_ptr<WeightStore> store;
     const std::vector<TensorSpec> specs = flow_tensors(config_);
-    NOEMA_TRY(WeightStore::load(engine, specs, tensors, precision_, store));
+    NOEMA_TRY(WeightStore::load(engine, specs, tensors, precision_, store, cancelled));
     for (const TensorSpec& spec : specs)
         if (is_log_sigma(spec)) NOEMA_TRY(check_log_sigma(engine, spec.name, store->find(spec.name).view));
     weights_ = std::make_unique<FlowWeights>(

@@ -7,19 +7,20 @@ namespace noema {
 MaskedModel::~MaskedModel() = default;
 
 Status MaskedModel::load(Engine& engine, const MaskedConfig& config, const std::vector<TensorSource>& tensors,
-                         Precision precision, std::unique_ptr<MaskedModel>& out) {
+                         Precision precision, std::unique_ptr<MaskedModel>& out, const std::atomic<bool>* cancelled) {
     NOEMA_TRY(config.validate());
     std::unique_ptr<MaskedModel> model(new MaskedModel);
     model->config_ = config;
     model->precision_ = precision;
-    NOEMA_TRY(model->adopt(engine, tensors));
+    NOEMA_TRY(model->adopt(engine, tensors, cancelled));
     out = std::move(model);
     return {};
 }
 
-Status MaskedModel::adopt(Engine& engine, const std::vector<TensorSource>& tensors) {
+Status MaskedModel::adopt(Engine& engine, const std::vector<TensorSource>& tensors,
+                          const std::atomic<bool>* cancelled) {
     std::unique_ptr<WeightStore> store;
-    NOEMA_TRY(WeightStore::load(engine, masked_tensors(config_), tensors, precision_, store));
+    NOEMA_TRY(WeightStore::load(engine, masked_tensors(config_), tensors, precision_, store, cancelled));
     weights_ = std::make_unique<MaskedWeights>(
         bind_weights(config_, [&](const std::string& name) { return store->find(name); }));
     store_ = std::move(store);

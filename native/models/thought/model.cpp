@@ -6,21 +6,22 @@ namespace noema {
 ThoughtModel::~ThoughtModel() = default;
 
 Status ThoughtModel::load(Engine& engine, const ThoughtConfig& config, const std::vector<TensorSource>& tensors,
-                          Precision precision, std::unique_ptr<ThoughtModel>& out) {
+                          Precision precision, std::unique_ptr<ThoughtModel>& out, const std::atomic<bool>* cancelled) {
     NOEMA_TRY(config.validate());
     std::unique_ptr<ThoughtModel> model(new ThoughtModel);
     model->config_ = config;
     model->precision_ = precision;
-    NOEMA_TRY(model->adopt(engine, tensors));
+    NOEMA_TRY(model->adopt(engine, tensors, cancelled));
     out = std::move(model);
     return {};
 }
 
-Status ThoughtModel::adopt(Engine& engine, const std::vector<TensorSource>& tensors) {
+Status ThoughtModel::adopt(Engine& engine, const std::vector<TensorSource>& tensors,
+                           const std::atomic<bool>* cancelled) {
     std::unique_ptr<WeightStore> store;
     // The fast loop goes back through them many times.
     const bool both_ways = true;
-    NOEMA_TRY(WeightStore::load(engine, thought_tensors(config_), tensors, precision_, store, both_ways));
+    NOEMA_TRY(WeightStore::load(engine, thought_tensors(config_), tensors, precision_, store, cancelled, both_ways));
     weights_ = std::make_unique<ThoughtWeights>(
         bind_weights(config_, [&](const std::string& name) { return store->find(name); }));
     store_ = std::move(store);

@@ -1,4 +1,4 @@
-/** Two tokens per position: every call of a flow's interface, with an end-of-text token to fill patches and without. */
+/** Two tokens per position, their channels mixed: every call of a flow's interface, with an end-of-text token to fill patches and without. */
 
 import { cp, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -14,24 +14,32 @@ const EOS = 0;
 const ODD = [37, 38, 39, 37, 38];
 const WHOLE = [...ODD, EOS];
 
-/** Folders of a stack with readouts that was trained for a moment, and of the same without its end-of-text token. */
-async function trainedFolders(): Promise<{ ends: string; endless: string }> {
-  const { options } = await fixture({ ...tinyFlow, flow: { ...tinyFlow.flow!, patchSize: 2 } });
+/** Folders of a stack with readouts that was trained for a moment, and of the same without its end-of-text token or its mixing. */
+async function trainedFolders(): Promise<{ ends: string; endless: string; unmixed: string }> {
+  const { options } = await fixture({ ...tinyFlow, flow: { ...tinyFlow.flow!, patchSize: 2, channelMix: true } });
   await trained(options);
   const { shape: _, tokenizer: __, flow: ___, ...rest } = options;
   const ends = `${options.run}-readouts`;
   await trained({ ...rest, run: ends, init: options.run, readouts: 16, steps: 10 });
-  const endless = join(await scratch(), "endless");
-  await cp(ends, endless, { recursive: true });
-  const { eos_token_id, ...config } = JSON.parse(await readFile(join(ends, "config.json"), "utf8"));
-  if (eos_token_id !== EOS) throw new Error(`the tiny run's end of text is ${eos_token_id}`);
-  await writeFile(join(endless, "config.json"), JSON.stringify(config));
-  return { ends, endless };
+  const config = JSON.parse(await readFile(join(ends, "config.json"), "utf8"));
+  const { eos_token_id, channel_mix } = config;
+  if (eos_token_id !== EOS || channel_mix !== true) throw new Error(`the tiny run has ${eos_token_id}, ${channel_mix}`);
+  const changed = async (name: string, changes: object) => {
+    const folder = join(await scratch(), name);
+    await cp(ends, folder, { recursive: true });
+    await writeFile(join(folder, "config.json"), JSON.stringify({ ...config, ...changes }));
+    return folder;
+  };
+  return {
+    ends,
+    endless: await changed("endless", { eos_token_id: undefined }),
+    unmixed: await changed("unmixed", { channel_mix: false }),
+  };
 }
 
 let folders: ReturnType<typeof trainedFolders> | undefined;
 
-async function open(which: "ends" | "endless"): Promise<{ engine: Engine; model: FlowModel }> {
+async function open(which: "ends" | "endless" | "unmixed"): Promise<{ engine: Engine; model: FlowModel }> {
   folders ??= trainedFolders();
   const folder = (await folders)[which];
   const engine = await createEngine({ threads: 1 });
@@ -170,6 +178,30 @@ test("without an end-of-text token, whole patches go through as they do with one
     const [{ ids }, { ids: ended }] = [await model.generate(options), await other.model.generate(options)];
     t.is(ids.length, 5);
     t.deepEqual(ids.slice(0, ended.length), ended);
+  }
+  engine.dispose();
+  other.engine.dispose();
+});
+
+test("mixed channels are part of the model: without it reads other states, and its texts come back all the same", async (t) => {
+  const [{ engine, model }, other] = await Promise.all([open("ends"), open("unmixed")]);
+  const [mixed, unmixed] = [await model.inspect(WHOLE, { seed: 4 }), await other.model.inspect(WHOLE, { seed: 4 })];
+  const stateOf = (found: typeof mixed, level: number) => found.levels.find((one) => one.level === level)!.latents;
+  t.deepEqual(stateOf(unmixed, 0), stateOf(mixed, 0));
+  const half = 4; // the even channels, then the odd ones
+  const order = (i: number) => 8 * Math.floor(i / 8) + ((i % 8) % half) * 2 + Math.floor((i % 8) / half);
+  const first = stateOf(unmixed, 1);
+  t.deepEqual(
+    stateOf(mixed, 1),
+    first.map((_, i) => first[order(i)]!),
+  );
+  t.notDeepEqual(stateOf(unmixed, 2), stateOf(mixed, 2));
+  for (const m of [model, other.model]) {
+    const { latents, level } = await m.encode(WHOLE, { seed: 4 });
+    t.deepEqual(
+      (await m.decode({ latents, level })).ids,
+      (await m.inspect(WHOLE, { seed: 4 })).levels[0]!.reading!.ids,
+    );
   }
   engine.dispose();
   other.engine.dispose();

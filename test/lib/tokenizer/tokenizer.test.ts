@@ -101,7 +101,7 @@ test("wrong arguments and misspelt options are refused", (t) => {
     [() => tales.decode(5 as never), /^ids: expected a list of token ids, got 5/],
     [() => tales.decode([1], null as never), /^decode options: expected an object/],
     [() => tales.idOf(5 as never), /^token: expected a string/],
-    [() => tales.tokenOf("constructor" as never), /^token id constructor: expected a non-negative integer/],
+    [() => tales.tokenOf("constructor" as never), /^token id "constructor": expected a non-negative integer/],
     [() => tales.tokenOf(-1), /^token id -1/],
   ];
   for (const [call, message] of wrong) t.throws(call, { code: "ERR_INVALID_ARGUMENT", message });
