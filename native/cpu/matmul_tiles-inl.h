@@ -21,6 +21,7 @@ struct TileKernel {
     Tiles tiles;
     const BlockProduct& p;
     int64_t configured = -1;
+    int64_t beyond = 0;  // from a panel to the one that is read after it
 
     static constexpr int64_t kPitch = row_pitch(Packing::bf16_pairs);
 
@@ -85,10 +86,12 @@ struct TileKernel {
         if constexpr (P > 1) finish<1>(row, panel + 1), finish<3>(row + kTileLines, panel + 1);
     }
 
-    // Few rows stream the panels once: two tiles ahead of use, the next lines of the same panel are fetched.
+    // Few rows stream the panels once: lines are fetched two tiles ahead of their use, at a panel's end those of the panel that is
+    // read after it (which nothing else asks for in time: of 256 columns a panel has no more than eight tiles).
     template <int T>
     void streamed_columns(int64_t panel, int64_t step) {
-        const std::byte* ahead = columns_at(panel, step + 2 * kTileSteps);
+        const int64_t then = step + 2 * kTileSteps;
+        const std::byte* ahead = then < p.steps ? columns_at(panel, then) : columns_at(panel, then - p.steps) + beyond;
         for (int64_t line = 0; line < kTileSteps; ++line) __builtin_prefetch(ahead + line * kStepBytes);
         columns<T>(panel, step);
     }
@@ -134,6 +137,7 @@ struct TileKernel {
             for (int64_t n = 0; n < p.panels;) {
                 int64_t panels = most;
                 while (panels > p.panels - n) panels /= 2;
+                beyond = fetch_distance(p, n, panels);
                 rows_block(m, count, n, panels);
                 n += panels;
             }

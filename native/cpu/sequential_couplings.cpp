@@ -27,8 +27,7 @@ class Uncoupling {
     /// What is given is taken to the worker's own memory, goes through the coupling there, and what was found goes to where it belongs.
     void run() {
         const size_t bytes = sizeof(double) * static_cast<size_t>(s_.width());
-        for (int64_t r = 0; r < R_; ++r)
-            std::memcpy(x_.found + r * s_.width(), place(t_.p.forward ? t_.p.h : t_.p.u, r), bytes);
+        for (int64_t r = 0; r < R_; ++r) std::memcpy(x_.found + r * s_.width(), place(t_.p.u, r), bytes);
         std::memset(x_.failed, 0, sizeof(int32_t) * static_cast<size_t>(R_));
         switch (head_.kind) {
             case CouplingKind::affine: affine(); break;
@@ -50,11 +49,7 @@ class Uncoupling {
     void affine() const {
         const View parameters = view(const_cast<float*>(made(0)), DType::f32, R_, s_.made);
         const View rows = view(x_.found, DType::f64, R_, s_.c);
-        if (t_.p.forward)
-            affine_entry().run({.h = rows, .parameters = parameters, .u = rows, .grid = t_.p.grid}, Stream(), {});
-        else
-            affine_inverse_entry().run({.u = rows, .parameters = parameters, .h = rows, .grid = t_.p.grid}, Stream(),
-                                       {});
+        affine_inverse_entry().run({.u = rows, .parameters = parameters, .h = rows, .grid = t_.p.grid}, Stream(), {});
     }
 
     void mixture_cdf() const {
@@ -64,26 +59,15 @@ class Uncoupling {
             if (i > 0) add_features(i - 1);
             make_parameters(i);
             const View scalar = part(x_.found, R_, c, i, 1);
-            if (t_.p.forward) {
-                keep_scalar(i);
-                mixture_cdf_entry().run({.h = scalar, .parameters = parameters, .u = scalar, .grid = t_.p.grid},
-                                        Stream(), search());
-                continue;
-            }
             mixture_cdf_inverse_entry().run({.u = scalar,
                                              .parameters = parameters,
                                              .h = scalar,
                                              .failed = view(x_.of_scalar, DType::i32, R_),
                                              .grid = t_.p.grid},
                                             Stream(), search());
-            keep_scalar(i);
+            for (int64_t r = 0; r < R_; ++r) x_.narrow[r * c + i] = static_cast<float>(x_.found[r * c + i]);
             for (int64_t r = 0; r < R_; ++r) x_.failed[r] += x_.of_scalar[r];
         }
-    }
-
-    /// As the head reads it.
-    void keep_scalar(int64_t i) const {
-        for (int64_t r = 0; r < R_; ++r) x_.narrow[r * s_.c + i] = static_cast<float>(x_.found[r * s_.c + i]);
     }
 
     void mixture_rosenblatt() const {
@@ -91,23 +75,14 @@ class Uncoupling {
         const View tokens = view(x_.found, DType::f64, R_, table.d);
         const View logits = view(const_cast<float*>(made(0)), DType::f32, R_, table.K);
         const WideMemory memory{reinterpret_cast<double*>(x_.search), table.K, table.d};
-        if (t_.p.forward)
-            pass_wide_tokens({.z = tokens,
-                              .logits = logits,
-                              .mean = head_.mean,
-                              .log_sigma = head_.log_sigma,
-                              .u = tokens,
-                              .grid = t_.p.grid},
-                             table, memory, 0, R_);
-        else
-            invert_tokens({.u = tokens,
-                           .logits = logits,
-                           .mean = head_.mean,
-                           .log_sigma = head_.log_sigma,
-                           .z = tokens,
-                           .failed = view(x_.failed, DType::i32, R_),
-                           .grid = t_.p.grid},
-                          table, memory, 0, R_);
+        invert_tokens({.u = tokens,
+                       .logits = logits,
+                       .mean = head_.mean,
+                       .log_sigma = head_.log_sigma,
+                       .z = tokens,
+                       .failed = view(x_.failed, DType::i32, R_),
+                       .grid = t_.p.grid},
+                      table, memory, 0, R_);
     }
 
     /// Of scalar j alone: a head of two channels, of which the first counts.
@@ -168,8 +143,7 @@ class Uncoupling {
         const int64_t b = (t_.units.first + r) / s_.units;
         const View &fixed = t_.p.fixed, &failed = t_.p.failed;
         if (fixed && fixed.at<uint8_t>(b)[t_.n * fixed.stride[1]]) return;
-        std::memcpy(place(t_.p.forward ? t_.p.u : t_.p.h, r), x_.found + r * s_.width(),
-                    sizeof(double) * static_cast<size_t>(s_.width()));
+        std::memcpy(place(t_.p.h, r), x_.found + r * s_.width(), sizeof(double) * static_cast<size_t>(s_.width()));
         std::atomic_ref(*failed.at<int32_t>(b, t_.n)).fetch_add(x_.failed[r], std::memory_order_relaxed);
     }
 

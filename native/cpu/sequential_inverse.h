@@ -160,7 +160,7 @@ struct CouplingScratch {
     static size_t bytes_of_search(const SequentialInverse& p);
 };
 
-/// h[b,n], or forward u[b,n], for a share of all sequences' units, from what the head made [B,made]; their failures are added to failed[b,n].
+/// h[b,n] for a share of all sequences' units, from what the head made [B,made]; their failures are added to failed[b,n].
 struct CouplingTask {
     const SequentialInverse& p;
     const float* made;

@@ -56,7 +56,7 @@ struct SequentialArguments {
     RopeFrequencies rope;
     float epsilon, scale;       // scale: of scores, in powers of two
     int position, first, last;  // positions [first, last) of N in this launch
-    bool forward;
+    bool forward;               // of sequential_sweep alone
     SequentialShared shared;
     Teams attention, mlp;
 

@@ -94,7 +94,7 @@ SequentialArguments arguments_of(const SequentialInverse& p) {
     a.u = p.u.as<double>(), a.h = p.h.as<double>();
     a.fixed = p.fixed.as<uint8_t>(), a.failed = p.failed.as<int32_t>();
     for (int i = 0; i < 2; ++i) a.fixed_stride[i] = p.fixed.stride[i], a.failed_stride[i] = p.failed.stride[i];
-    a.grid = p.grid, a.forward = p.forward, a.epsilon = p.epsilon;
+    a.grid = p.grid, a.epsilon = p.epsilon;
     a.rope = RopeFrequencies::of(p.rope_theta, std::max(a.D / 2, 1));
     a.scale = static_cast<float>(1.44269504088896341 / std::sqrt(static_cast<double>(a.D)));
     return a;

@@ -197,6 +197,7 @@ int64_t made_at_once(const SequentialArguments& a) {
 /// Without addresses of its memory; blocks: of couplings.
 SequentialLaunch plan(const SequentialSweep& p, const Stream& stream) {
     SequentialLaunch l{.arguments = arguments_of(p.flow), .tensor = p.flow.precision == Precision::bf16};
+    l.arguments.forward = p.forward;
     l.shared_bytes = fit_shared(p.flow, l.arguments, rows_of(l.arguments), stream);
     l.blocks = as_int(std::min(made_at_once(l.arguments),
                                static_cast<int64_t>(kBlocksEach) * queue_of(stream).device.multiprocessors));

@@ -26,8 +26,10 @@ class Checks {
         door_.real("start", p_.start, {s_.c});
         return all();
     }
-    FrontDoor& sweep(const View& before) {
-        door_.real("before", before, {s_.B, s_.N, s_.c}).that(before.contiguous(), "before", "must be contiguous");
+    FrontDoor& sweep(const View& before, bool forward) {
+        door_.real("before", before, {s_.B, s_.N, s_.c})
+            .that(before.contiguous(), "before", "must be contiguous")
+            .that(!forward || !p_.fixed, "fixed", "has no meaning with forward");
         return all();
     }
 
@@ -51,7 +53,6 @@ class Checks {
             .that(p_.h.contiguous(), "h", "must be contiguous")
             .that(s_.c > 0, "u", "must have channels")
             .optional_typed("fixed", p_.fixed, DType::u8, {s_.B, s_.N})
-            .that(!p_.forward || !p_.fixed, "fixed", "has no meaning with forward")
             .that(is_grid(p_.grid), "grid", kGridExpected);
         View counts = p_.failed;  // a last axis of one element: the others may have any strides
         counts.rank = p_.failed.rank + 1;
@@ -124,7 +125,7 @@ Status sequential_inverse(const SequentialInverse& p, Context& context) {
     return Checks("sequential_inverse", p, context).inverse().call(&OpTable::sequential_inverse, p);
 }
 Status sequential_sweep(const SequentialSweep& p, Context& context) {
-    return Checks("sequential_sweep", p.flow, context).sweep(p.before).call(&OpTable::sequential_sweep, p);
+    return Checks("sequential_sweep", p.flow, context).sweep(p.before, p.forward).call(&OpTable::sequential_sweep, p);
 }
 
 }  // namespace noema

@@ -1,4 +1,4 @@
-// sequential_inverse of an affine flow against plain loops in double, and what it refuses. With the other couplings it is compared with
+// sequential_inverse of an affine flow against plain loops in double, sequential_sweep there and back, and what they refuse. With the other couplings it is compared with
 // the composition of its ops in test/models/flow_sequential.cpp.
 #include <cmath>
 #include <cstdlib>
@@ -69,8 +69,10 @@ class Packer {
 };
 
 using Change = std::function<void(SequentialInverse&, InverseBlock&)>;
+using Call = std::function<Status(SequentialInverse&, const Tensors&, Context&)>;
 
-OpCase inverse_case(Precision precision = Precision::f32, const Change& change = {}, const Sizes& s = {}) {
+OpCase inverse_case(Precision precision = Precision::f32, const Change& change = {}, const Sizes& s = {},
+                    const Call& call = {}) {
     return {"sequential_inverse", fields(s), [=](const Tensors& t, Context& context) {
                 Packer pack(context);
                 std::vector<InverseBlock> blocks;
@@ -97,7 +99,7 @@ OpCase inverse_case(Precision precision = Precision::f32, const Change& change =
                                     .H = s.H,
                                     .precision = precision};
                 if (change) change(p, blocks[1]);
-                return sequential_inverse(p, context);
+                return call ? call(p, t, context) : sequential_inverse(p, context);
             }};
 }
 
@@ -296,46 +298,63 @@ namespace {
 
 constexpr double kGrid = 0x1p-20;
 
-/// h that is found again from the noise that it leads to. run(op, tensors): on whatever.
-template <class Run>
-void check_there_and_back(Precision precision, const Run& run) {
-    OpCase there = inverse_case(precision, [](SequentialInverse& p, InverseBlock&) {
+/// The same flow forward: u, under the name of h, of what is given under the name of u.
+OpCase forward_case(Precision precision, const Change& change = {}) {
+    const Sizes s;
+    OpCase op = inverse_case(precision, {}, s, [=](SequentialInverse& p, const Tensors& t, Context& context) {
         std::swap(p.u, p.h);
-        p.fixed = {}, p.forward = true;
+        p.fixed = {};
+        if (change) change(p, const_cast<InverseBlock&>(*p.blocks));
+        return sequential_sweep({.flow = p, .before = t["before"], .forward = true}, context);
     });
-    OpCase back = inverse_case(precision, [](SequentialInverse& p, InverseBlock&) { p.fixed = {}, p.grid = kGrid; });
-    // h has the name u while it is given.
-    Row h = make_tensors(there.fields, there.title, false, false).values("u");
-    for (double& x : h) x = std::nearbyint(x / kGrid) * kGrid;
-    there.fields[6].fill.values = h;
-    Tensors noise = make_tensors(there.fields, there.title, false, false);
-    REQUIRE(run(there, noise).ok());
-    back.fields[6].fill.values = noise.values("h");
-    Tensors found = make_tensors(back.fields, back.title, false, false);
-    REQUIRE(run(back, found).ok());
-    CHECK(found.values("h") == h);
+    op.fields.push_back(contiguous(input("before", {s.B, s.N, s.c})));
+    return op;
+}
+
+Field& field(OpCase& op, const std::string& name) {
+    return *std::find_if(op.fields.begin(), op.fields.end(), [&](const Field& f) { return f.name == name; });
+}
+
+/// h [B,N,c] one position late, behind the start.
+Row late(const Row& h, const Row& start) {
+    const Sizes s;
+    Row before;
+    for (int64_t b = 0; b < s.B; ++b) {
+        before.insert(before.end(), start.begin(), start.end());
+        before.insert(before.end(), h.begin() + b * s.N * s.c, h.begin() + ((b + 1) * s.N - 1) * s.c);
+    }
+    return before;
 }
 
 }  // namespace
 
-TEST_CASE("sequential_inverse forward gives the noise that leads back, to the bit") {
-    for (const Precision precision : {Precision::f32, Precision::bf16}) {
-        EachIsa each;
-        for (const std::string& isa : each.names) {
-            INFO(isa);
-            EachIsa::use(isa);
-            int threads = 2;
-            check_there_and_back(precision, [&](const OpCase& op, const Tensors& t) {
-                ThreadTeam team(threads++);
-                return run_on(op, t, "cpu", team);
-            });
-        }
+TEST_CASE("sequential_sweep, forward, gives the noise that leads back, to the bit") {
+    for (const Precision precision : {Precision::f32, Precision::bf16})
         for (const std::string& device : devices()) {
             INFO(device);
-            check_there_and_back(
-                precision, [&](const OpCase& op, Tensors& t) { return run_on_device(op, t, device_engine(device)); });
+            OpCase there = forward_case(precision);
+            OpCase back = inverse_case(precision, [](auto& p, auto&) { p.fixed = {}, p.grid = kGrid; });
+            const Tensors given = make_tensors(there.fields, there.title, false, false);
+            Row h = given.values("u");
+            for (double& x : h) x = std::nearbyint(x / kGrid) * kGrid;
+            field(there, "u").fill.values = h;
+            field(there, "before").fill.values = late(h, given.values("start"));
+            Tensors noise = make_tensors(there.fields, there.title, false, false);
+            REQUIRE(run_on_device(there, noise, device_engine(device)).ok());
+            field(back, "u").fill.values = noise.values("h");
+            Tensors found = make_tensors(back.fields, back.title, false, false);
+            REQUIRE(run_on_device(back, found, device_engine(device)).ok());
+            CHECK(found.values("h") == h);
         }
-    }
+}
+
+TEST_CASE("sequential_sweep refuses") {
+    const auto refuses = [](const std::string& mentions, const Change& change) {
+        check_refused(forward_case(Precision::f32, change), Code::invalid_argument, mentions);
+    };
+    refuses("fixed has no meaning with forward", [](auto& p, auto&) { p.fixed = p.failed, p.fixed.dtype = DType::u8; });
+    refuses("before has shape", [](auto& p, auto&) { p.u.shape[1] = p.h.shape[1] = 4; });
+    refuses("q is not packed", [](auto& p, auto&) { p.precision = Precision::bf16; });
 }
 
 TEST_CASE("sequential_inverse refuses") {

@@ -1,4 +1,4 @@
-// The sequential inverse, and its steps the other way, by one op; a sweep by another.
+// The sequential inverse by one op; a sweep, and its steps the other way, by another.
 #include "models/flow/stage_inverse.h"
 
 namespace noema {
@@ -88,7 +88,7 @@ Status StageInverse::run_fused(const Task& t) {
     p.u = by_sequence(t.u, s_.B), p.h = by_sequence(t.h, s_.B);
     p.fixed = t.fixed, p.failed = failures(t.failed, {0, 1});
     p.failed.shape[1] = s_.N, p.failed.stride[1] = s_.B * coupling_.searches();  // every position is a module
-    p.forward = t.forward, p.grid = t.grid;
+    p.grid = t.grid;
     p.position = s_.m;
     return sequential_inverse(p, c_);
 }
@@ -102,9 +102,9 @@ Status StageInverse::sweep_fused(const Task& t, const Module& m, const View& u, 
     SequentialInverse p = fused(blocks);
     p.u = by_sequence(u, s_.B), p.h = by_sequence(h, s_.B);
     p.failed = failures(t.failed, m);
-    p.forward = t.forward, p.grid = t.grid;
+    p.grid = t.grid;
     p.position = s_.m + m.first;
-    return sequential_sweep({.flow = p, .before = by_sequence(before, s_.B)}, c_);
+    return sequential_sweep({.flow = p, .before = by_sequence(before, s_.B), .forward = t.forward}, c_);
 }
 
 }  // namespace noema

@@ -66,8 +66,7 @@ struct SequentialInverse {
     View h;                // [B,N,c] f64 out, contiguous (in where fixed)
     View fixed;            // [B,N] u8, optional
     View failed;           // [B,N] i32 out, any strides: scalars whose search did not converge
-    bool forward = false;  // u from h, by the very same steps; without `fixed`
-    double grid = 0;       // of h; forward: of u
+    double grid = 0;       // of h
     int64_t position = 0;  // RoPE position of n = 0: the number of prefix positions
     int64_t H = 0;         // heads
     double rope_theta = 10000.0;

@@ -10,7 +10,8 @@ namespace noema {
 struct SequentialSweep {
     /// Its positions are these; `start` is not read. Caches are written at flow.position and behind, all before any is read.
     SequentialInverse flow;
-    View before;  // [B,N,c] f32, contiguous: h one position late, as the body reads it
+    View before;           // [B,N,c] f32, contiguous: h one position late, as the body reads it
+    bool forward = false;  // u from h; without flow.fixed; the grid is u's
 };
 
 }  // namespace noema
