@@ -89,6 +89,7 @@ export abstract class Model<N extends NativeModel, C extends ModelConfig> extend
     return cancellable(this.#parts.owner.addon, signal, call);
   }
 
+  /** @internal */
   protected get owner(): ModelOwner {
     return this.#parts.owner;
   }
