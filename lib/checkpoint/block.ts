@@ -1,6 +1,6 @@
-/** The transformer block of noema's own layouts: pre-norm, RoPE, SwiGLU, no biases. */
+/** The transformer block under Llama's names, which noema's own layouts and Dream's have: pre-norm, RoPE, SwiGLU. */
 
-import { badValue, type ConfigFile, integer } from "./config.js";
+import { badValue, type ConfigFile, integer, optionalInteger } from "./config.js";
 import type { TensorSpec } from "./layout.js";
 
 /** Generous, yet products of any two stay exact. */
@@ -12,6 +12,13 @@ export function headCount(config: ConfigFile, hiddenSize: number): number {
   if (hiddenSize % (2 * numHeads) === 0) return numHeads;
   const expected = `a number that cuts hidden_size = ${hiddenSize} into heads of even width`;
   throw badValue(config, "num_attention_heads", expected);
+}
+
+/** Heads of keys and values, as many as of queries where nothing is said. */
+export function keyHeadCount(config: ConfigFile, numHeads: number): number {
+  const numKvHeads = optionalInteger(config, "num_key_value_heads", { min: 1, max: numHeads }) ?? numHeads;
+  if (numHeads % numKvHeads === 0) return numKvHeads;
+  throw badValue(config, "num_key_value_heads", `a divisor of num_attention_heads = ${numHeads}`);
 }
 
 export interface BlockSizes {

@@ -25,9 +25,15 @@ interface TransformerConfig {
 
 /** A masked-diffusion transformer, whatever the layout that it was stored in. */
 export interface MaskedConfig extends TransformerConfig {
-  layout: "llada";
+  layout: "llada" | "dream" | "mdlm";
   maskTokenId: number;
   padTokenId?: number;
+  /** Queries, keys and values have biases. */
+  qkvBias?: true;
+  /** A position's output predicts the token of the next one. */
+  shifted?: true;
+  /** Width of the vector that modulates a DiT's blocks; left out: a Llama's. */
+  conditionSize?: number;
 }
 
 /** The same blocks under a causal mask: a language model that goes from left to right, what the others are measured against. */

@@ -1,23 +1,9 @@
 /** noema's own layout for autoregressive transformers: Llama's names. */
 
 import type { JsonObject } from "../json.js";
-import { blockTensors, headCount, WIDTH } from "./block.js";
-import {
-  type AutoregressiveConfig,
-  badValue,
-  boolean,
-  type ConfigFile,
-  integer,
-  number,
-  optionalInteger,
-} from "./config.js";
+import { blockTensors, headCount, keyHeadCount, WIDTH } from "./block.js";
+import { type AutoregressiveConfig, boolean, type ConfigFile, integer, number, optionalInteger } from "./config.js";
 import type { Layout, TensorSpec } from "./layout.js";
-
-function keyHeadCount(config: ConfigFile, numHeads: number): number {
-  const numKvHeads = optionalInteger(config, "num_key_value_heads", { min: 1, max: numHeads }) ?? numHeads;
-  if (numHeads % numKvHeads === 0) return numKvHeads;
-  throw badValue(config, "num_key_value_heads", `a divisor of num_attention_heads = ${numHeads}`);
-}
 
 function parse(config: ConfigFile): AutoregressiveConfig {
   const vocabSize = integer(config, "vocab_size", { min: 2, max: 1 << 24 });

@@ -3,14 +3,18 @@
 import { NoemaError } from "../errors.js";
 import { describe } from "../json.js";
 import type { AutoregressiveConfig, ConfigFile, FlowConfig, MaskedConfig, ThoughtConfig } from "./config.js";
+import { dream } from "./dream.js";
 import type { Layout } from "./layout.js";
 import { llada } from "./llada.js";
+import { mdlm } from "./mdlm.js";
 import { noemaAutoregressive } from "./noema-autoregressive.js";
 import { noemaFlow } from "./noema-flow.js";
 import { noemaThought } from "./noema-thought.js";
 
 export const layouts: readonly Layout[] = [
   llada, //
+  dream,
+  mdlm,
   noemaFlow,
   noemaAutoregressive,
   noemaThought,
@@ -19,6 +23,8 @@ export const layouts: readonly Layout[] = [
 /** Which kind of config each describes. */
 interface LayoutsByName {
   llada: Layout<MaskedConfig>;
+  dream: Layout<MaskedConfig>;
+  mdlm: Layout<MaskedConfig>;
   "noema-flow": Layout<FlowConfig>;
   "noema-autoregressive": Layout<AutoregressiveConfig>;
   "noema-thought": Layout<ThoughtConfig>;

@@ -5,6 +5,7 @@
 
 import { RngStream } from "../rng.js";
 import type { Moment, PolicyDefinition } from "./policy.js";
+import { timeAt } from "./schedule.js";
 
 export const ancestral: PolicyDefinition = {
   name: "ancestral",
@@ -24,7 +25,5 @@ export const ancestral: PolicyDefinition = {
 
 /** 1 - s/t for times from 1 to epsilon in equal steps; the last step unmasks everything. */
 function unmaskingChance({ index, of }: Moment, epsilon: number): number {
-  if (index >= of - 1) return 1;
-  const time = (i: number): number => 1 - ((1 - epsilon) * i) / of;
-  return 1 - time(index + 1) / time(index);
+  return index >= of - 1 ? 1 : 1 - timeAt(index + 1, of, epsilon) / timeAt(index, of, epsilon);
 }

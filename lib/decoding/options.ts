@@ -44,6 +44,12 @@ export const sharedOptions = {
     max: MOST_STEPS,
     what: "forward passes; without it, one per tokensPerStep tokens",
   },
+  schedule: {
+    kind: "choice",
+    choices: ["even", "time"],
+    default: "even",
+    what: "even: every step makes as many tokens; time: the share of what is masked that time has gone on by (Dream)",
+  },
   tokensPerStep: { kind: "number", integer: true, min: 1, what: "tokens made per forward pass (instead of steps); 1" },
   temperature: { kind: "number", min: 0, max: 100, what: "0: the likeliest token; 1: the model's own distribution" },
   topK: { kind: "number", integer: true, min: 0, default: 0, what: "draw from the K likeliest tokens; 0: all" },
@@ -59,6 +65,8 @@ export const sharedOptions = {
   guidance: { kind: "number", min: 0, max: 100, default: 0, what: "classifier-free guidance scale; 0: none" },
   stopAtEos: { kind: "flag", default: true, what: "cut the text at the first end-of-text token" },
 } as const satisfies OptionSpecs;
+
+export type Schedule = (typeof sharedOptions)["schedule"]["choices"][number];
 
 /** Fills in defaults and refuses what does not exist or does not fit. `where` names the options in messages. */
 export function parseOptions(

@@ -2,7 +2,7 @@
 
 import { unknownOption } from "../errors.js";
 import type { Draw } from "../native/addon.js";
-import { invalid, parseOptions, sharedOptions } from "./options.js";
+import { invalid, parseOptions, type Schedule, sharedOptions } from "./options.js";
 import type { OwnOptions, Policy, PolicyDefinition } from "./policy.js";
 import { policies } from "./registry.js";
 
@@ -12,6 +12,7 @@ export interface DecodingOptions {
   rule?: string;
   steps?: number;
   tokensPerStep?: number;
+  schedule?: Schedule;
   temperature?: number;
   topK?: number;
   topP?: number;
@@ -44,6 +45,7 @@ export interface DecodingSettings {
   /** At most one of the two is set. */
   readonly steps?: number;
   readonly tokensPerStep?: number;
+  readonly schedule: Schedule;
   readonly blockLength?: number;
   readonly guidance: number;
   readonly stopAtEos: boolean;
@@ -93,6 +95,7 @@ function settingsOf(definition: PolicyDefinition, options: OwnOptions): Decoding
     rule: definition.name,
     policy,
     draw,
+    schedule: options["schedule"] as Schedule,
     guidance: options["guidance"] as number,
     stopAtEos: options["stopAtEos"] as boolean,
     ...(steps === undefined ? {} : { steps: steps as number }),

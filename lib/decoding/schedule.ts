@@ -17,6 +17,20 @@ export function shareAt(total: number, parts: number, i: number): number {
   return base + (i < total - base * parts ? 1 : 0);
 }
 
+/** The time at which step `i` of `of` begins, of times from 1 to epsilon in equal steps. */
+export function timeAt(i: number, of: number, epsilon: number): number {
+  return 1 - ((1 - epsilon) * i) / of;
+}
+
+/** Dream's number of tokens for step `i`: of what is masked, the share 1 - s/t from time t to s < t; all that is left in the last step. */
+export function timeShareAt(left: number, steps: number, i: number): number {
+  if (i >= steps - 1) return left;
+  return Math.floor(left * (1 - timeAt(i + 1, steps, EPSILON) / timeAt(i, steps, EPSILON)));
+}
+
+/** The time of the last step in the published code. */
+const EPSILON = 1e-3;
+
 export function share(total: number, parts: number): number[] {
   return Array.from({ length: parts }, (_, i) => shareAt(total, parts, i));
 }

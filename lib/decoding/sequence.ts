@@ -3,7 +3,7 @@
 import { Rng } from "../rng.js";
 import type { Moment } from "./policy.js";
 import type { DecodingSettings } from "./resolve.js";
-import { type Block, blocksOf, shareAt } from "./schedule.js";
+import { type Block, blocksOf, shareAt, timeShareAt } from "./schedule.js";
 
 export interface SequenceStart {
   /** [T] fixed tokens, and the mask token elsewhere. */
@@ -67,18 +67,25 @@ export class Sequence {
 
   /** What the policy may look at in this step of the generation. */
   moment(step: number): Moment {
-    const { end, size, steps } = this.#blocks[this.#block]!;
+    const { end, steps } = this.#blocks[this.#block]!;
     const positions = this.masked.filter((at) => at < end);
     return {
       rng: this.#rng,
       step,
       index: this.#index,
       of: this.#adaptive ? 0 : steps,
-      count: this.#index < steps ? shareAt(size, steps, this.#index) : positions.length,
+      count: this.#index < steps ? this.#share(positions.length) : positions.length,
       positions,
       length: this.ids.length,
       known: this.ids.length - this.masked.length,
     };
+  }
+
+  /** How many of the block's masks this step is to unmask. */
+  #share(left: number): number {
+    const { size, steps } = this.#blocks[this.#block]!;
+    const even = this.#rules.settings.schedule === "even";
+    return even ? shareAt(size, steps, this.#index) : timeShareAt(left, steps, this.#index);
   }
 
   /** Notes what a pass proposed. */

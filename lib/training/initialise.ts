@@ -176,7 +176,7 @@ const STANDARD_DEVIATION = 0.02;
 
 /**
  * Normal with standard deviation 0.02; what adds to the residual stream is scaled by 1 / sqrt(2 L), so that 2 L additions
- * leave its variance as it was; norms are 1. Flows have rules of their own for what is not a transformer's.
+ * leave its variance as it was; norms are 1, biases 0. Flows have rules of their own for what is not a transformer's.
  */
 export function freshWeights(config: ModelConfig, seed: Seed): Weights[] {
   const rng = new Rng(seed);
@@ -190,6 +190,7 @@ export function freshWeights(config: ModelConfig, seed: Seed): Weights[] {
 }
 
 function transformerStart(shape: readonly number[], name: string, { numLayers }: { numLayers: number }): Start {
+  if (name.endsWith(".bias")) return () => 0;
   if (shape.length === 1) return () => 1;
   const residual = name.endsWith(".o.weight") || name.endsWith(".down.weight");
   return residual ? STANDARD_DEVIATION / Math.sqrt(2 * numLayers) : STANDARD_DEVIATION;

@@ -37,14 +37,34 @@ async function* traceGroup(golden: Golden, loaded: MaskedCase, group: string): O
   const start = startOf(golden, group, parameters, loaded.config.maskTokenId);
   yield* inputs(golden, [`${group}.prompt`, `${group}.u`]);
   const open: OpenSession = (options) => loaded.native.session(options);
-  const follow = parameters["fn"] === "Fast-dLLM generate" ? fastTrace : fixedTrace;
-  yield values(`${group}.trace`, await follow(open, start, parameters));
+  yield values(`${group}.trace`, await traceBy(parameters)(open, start, parameters));
+}
+
+type Trace = (open: OpenSession, start: Start, parameters: JsonObject) => Promise<number[]>;
+
+function traceBy({ fn, alg }: JsonObject): Trace {
+  if (alg !== undefined) return dreamTrace;
+  return fn === "Fast-dLLM generate" ? fastTrace : fixedTrace;
+}
+
+/** Dream's names of rules, and ours. */
+const dreamRules = new Map([
+  ["entropy", "entropy"],
+  ["topk_margin", "margin"],
+  ["maskgit_plus", "low-confidence"],
+]);
+
+function reasonToSkipDream({ alg, module, temperature = 0, alg_temp }: JsonObject): string | undefined {
+  if (String(module).includes("generation_utils_block")) return "caches are not in this version";
+  if (temperature !== 0 || (alg_temp ?? 0) !== 0) return "a temperature draws from torch's generator";
+  return dreamRules.has(String(alg)) ? undefined : `"${String(alg)}" is not in this version`;
 }
 
 const remaskings = ["low_confidence", undefined, null];
 
 function reasonToSkip(parameters: JsonObject): string | undefined {
-  const { fn, temperature = 0, remasking, factor } = parameters;
+  const { fn, alg, temperature = 0, remasking, factor } = parameters;
+  if (alg !== undefined) return reasonToSkipDream(parameters);
   if (fn === "Fast-dLLM generate_with_prefix_cache" || fn === "Fast-dLLM generate_with_dual_cache") {
     return "caches are not in this version";
   }
@@ -69,15 +89,22 @@ export function startOf(golden: Golden, group: string, parameters: JsonObject, m
   return { batch, length, prompt: given, ids, maskId: numberOf(parameters, "mask_id", maskId), ...padding };
 }
 
-/** "left_pad_row1": 3 writes pad_id over the first three tokens of row 1 and hides them. */
+/** Rows with padding, and how much: "left_pad_row1": 3, or in words. */
+function leftPads(parameters: JsonObject): [row: number, count: number][] {
+  const words = /row (\d+): first (\d+) prompt ids replaced by pad/.exec(String(parameters["note"]));
+  if (words) return [[Number(words[1]), Number(words[2])]];
+  return Object.keys(parameters).flatMap((name) => {
+    const row = /^left_pad_row(\d+)$/.exec(name);
+    return row ? [[Number(row[1]), numberOf(parameters, name)]] : [];
+  });
+}
+
+/** Writes pad_id over the first tokens of such rows and hides them. */
 function padLeft(ids: Int32Array, length: number, parameters: JsonObject): { keyStart?: Int32Array } {
   const keyStart = new Int32Array(ids.length / length);
-  for (const name of Object.keys(parameters)) {
-    const row = /^left_pad_row(\d+)$/.exec(name);
-    if (!row) continue;
-    const b = Number(row[1]);
-    keyStart[b] = numberOf(parameters, name);
-    ids.fill(numberOf(parameters, "pad_id"), b * length, b * length + keyStart[b]!);
+  for (const [b, count] of leftPads(parameters)) {
+    keyStart[b] = count;
+    ids.fill(numberOf(parameters, "pad_id"), b * length, b * length + count);
   }
   return keyStart.some((first) => first > 0) ? { keyStart } : {};
 }
@@ -127,6 +154,15 @@ export async function follow(
   } finally {
     session.dispose();
   }
+}
+
+/** Dream's decoder without caches. */
+async function dreamTrace(open: OpenSession, start: Start, parameters: JsonObject): Promise<number[]> {
+  const trace: number[] = [];
+  const rule = dreamRules.get(String(parameters["alg"]))!;
+  const options: DecodingOptions = { rule, steps: numberOf(parameters, "steps"), schedule: "time" };
+  await follow(open, start, parameters, options, { excludedId: -1 }, (canvas) => trace.push(...canvas));
+  return trace;
 }
 
 /** LLaDA's own decoder and Conv's confidence form; nothing bars MASK from the argmax there. */

@@ -1,4 +1,4 @@
-/** Logits, hidden states, losses and gradients of a checkpoint. */
+/** Logits, hidden states, losses and gradients of a checkpoint in LLaDA's or Dream's layout. */
 
 import type { Batch } from "../native/addon.js";
 import type { Golden } from "./golden.js";
@@ -19,9 +19,9 @@ function batchOf(golden: Golden, name: string): Batch {
 }
 
 /** Everything named after `input_ids` with the same prefix. */
-async function* forwardArrays(golden: Golden, { native }: MaskedCase, prefix: string): Outcomes {
+async function* forwardArrays(golden: Golden, { native, config }: MaskedCase, prefix: string): Outcomes {
   const batch = batchOf(golden, `${prefix}input_ids`);
-  yield* inputs(golden, [`${prefix}input_ids`, `${prefix}attention_mask`]);
+  yield* inputs(golden, [`${prefix}input_ids`, `${prefix}attention_mask`, `${prefix}position_ids`]);
   const wanted = [...golden.arrays.keys()].filter((name) => name.startsWith(`${prefix}hidden.`));
   const mask = golden.has(`${prefix}attention_mask`) ? golden.ids(`${prefix}attention_mask`) : undefined;
   const ranges = mask ? keyRanges(mask, batch) : {};
@@ -31,11 +31,22 @@ async function* forwardArrays(golden: Golden, { native }: MaskedCase, prefix: st
     return;
   }
   const { logits, hidden } = await native.forward({ ...batch, ...ranges, logits: true, hidden: wanted.length > 0 });
-  if (golden.has(`${prefix}logits`)) yield values(`${prefix}logits`, logits!);
+  // Where a query at padding sees nothing, the published code's numbers mean nothing.
+  const visible = config.layout === "dream" ? mask : undefined;
+  const skip = visible && logits!.map((_, i) => 1 - visible[Math.floor(i / config.vocabSize)]!);
+  yield values(`${prefix}logits`, logits!, skip);
+  yield values(`${prefix}logits_shifted`, shifted(logits!, batch));
   for (const name of wanted) {
     const states = hidden![hiddenIndex(name.slice(`${prefix}hidden.`.length), hidden!.length)];
     if (states) yield values(name, states);
   }
+}
+
+/** The prediction for each position where outputs predict the next one; the first keeps its own. */
+function shifted(logits: Float32Array, { batch, length }: Batch): Float32Array {
+  const V = logits.length / (batch * length);
+  const rowOf = (row: number): number => (row % length === 0 ? row : row - 1);
+  return logits.map((_, i) => logits[rowOf(Math.floor(i / V)) * V + (i % V)]!);
 }
 
 /** Native order: the embedding, the stream after each block, the final norm. */

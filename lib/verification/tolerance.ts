@@ -78,6 +78,7 @@ function fits(name: string, pattern: string): boolean {
 export function parseTolerance(text: string): Tolerance | undefined {
   const clauses = text
     .replace(/\(.*?\)/g, "")
+    .replace(/ at [a-z ]+/g, "")
     .split(/[,;]/)
     .map((part) => parseClause(part.trim()))
     .filter((part) => part !== undefined);

@@ -12,6 +12,7 @@ import { convTraces } from "./conv-traces.js";
 import { decodingTraces } from "./decoding-traces.js";
 import { flowArrays } from "./flow-arrays.js";
 import { Golden } from "./golden.js";
+import { mdlmArrays } from "./mdlm-arrays.js";
 import { modelArrays } from "./model-arrays.js";
 import type { LoadedCase, Outcome, Recipe } from "./recipe.js";
 import { thoughtArrays } from "./thought-arrays.js";
@@ -50,7 +51,15 @@ export interface VerifyOptions {
   addon?: Addon;
 }
 
-const recipes: readonly Recipe[] = [modelArrays, flowArrays, thoughtArrays, decodingTraces, convTraces, convOp];
+const recipes: readonly Recipe[] = [
+  modelArrays,
+  mdlmArrays,
+  flowArrays,
+  thoughtArrays,
+  decodingTraces,
+  convTraces,
+  convOp,
+];
 
 export async function verify(folder: string, options: VerifyOptions = {}): Promise<VerificationReport> {
   const golden = await Golden.open(folder);

@@ -40,6 +40,9 @@ MaskedConfig read_grouped_config(const Arguments& a) {
 MaskedConfig read_masked_config(const Arguments& a) {
     MaskedConfig c = read_grouped_config(a);
     c.mask_token_id = a.integer("maskTokenId", 0, kMost);
+    c.qkv_bias = a.boolean_or("qkvBias", false);
+    c.shifted = a.boolean_or("shifted", false);
+    c.condition_size = a.integer_or("conditionSize", 0, 1, kMost);
     return c;
 }
 

@@ -24,8 +24,29 @@ inline MaskedConfig small_config(bool tied = true) {
     return c;
 }
 
+/// Dream's kind: biases, and outputs that predict the next position.
+inline MaskedConfig small_dream(bool tied = false) {
+    MaskedConfig c = small_config(tied);
+    c.qkv_bias = c.shifted = true;
+    return c;
+}
+
+/// MDLM's kind.
+inline MaskedConfig small_dit() {
+    MaskedConfig c = small_config(false);
+    c.num_kv_heads = c.num_heads;
+    c.intermediate_size = 4 * c.hidden_size;
+    c.condition_size = 20;
+    return c;
+}
+
+inline bool is_bias(const TensorSpec& spec) {
+    return spec.name.size() > 5 && spec.name.compare(spec.name.size() - 5, 5, ".bias") == 0;
+}
+
 inline Weights random_weights(const MaskedConfig& config) {
     return random_weights(masked_tensors(config), [](const TensorSpec& spec) -> Spread {
+        if (is_bias(spec)) return {0.2f, 0.0f};
         return spec.is_matrix() ? Spread{0.15f, 0.0f} : Spread{0.1f, 1.0f};
     });
 }

@@ -8,7 +8,7 @@
 
 namespace noema {
 
-/// A masked diffusion network in LLaDA's layout (masked-diffusion.md section 2).
+/// A masked diffusion network: LLaDA's, or with the switches below Dream's or MDLM's (masked-diffusion.md section 2).
 struct MaskedConfig {
     int64_t vocab_size = 0;   // V, rows of the embedding
     int64_t hidden_size = 0;  // C
@@ -18,12 +18,16 @@ struct MaskedConfig {
     int64_t intermediate_size = 0;  // F
     int64_t max_positions = 0;
     double rope_theta = 10000.0;
-    float rms_norm_eps = 1e-5f;
-    int64_t mask_token_id = 0;  // of no meaning when causal
+    float rms_norm_eps = 1e-5f;  // of layer norms where the network has those
+    int64_t mask_token_id = 0;   // of no meaning when causal
     bool tied_embeddings = false;
-    bool causal = false;  // a position sees itself and what precedes it
+    bool causal = false;         // a position sees itself and what precedes it
+    bool qkv_bias = false;       // queries, keys and values have biases
+    bool shifted = false;        // a position's output predicts the token of the next one
+    int64_t condition_size = 0;  // K of a DiT, whose blocks are modulated by a vector; 0: a Llama
 
     int64_t head_width() const { return hidden_size / num_heads; }
+    bool is_dit() const { return condition_size > 0; }
     Status validate() const;
 };
 
@@ -56,12 +60,12 @@ class MaskedModel {
     int64_t parameters() const;
 
     /// hidden [B*T, C]: the final norm's output. `trace`, when given, receives num_layers + 2 arrays of B*T*C values:
-    /// embedding, each block's residual stream, final norm.
+    /// embedding, each block's residual stream, final norm; and of a DiT its condition.
     Status forward(Engine& engine, const MaskedBatch& batch, float* hidden, std::vector<std::vector<float>>* trace,
                    const std::atomic<bool>* cancelled) const;
-    /// logits [B*T, V].
+    /// logits [B*T, V], of the outputs as they are: of a shifted network row i predicts position i + 1.
     Status logits(Engine& engine, const MaskedBatch& batch, float* logits, const std::atomic<bool>* cancelled) const;
-    /// losses [B*T]: -log p of targets, 0 where the target is negative.
+    /// losses [B*T]: -log p of each position's target, 0 where the target is negative.
     Status losses(Engine& engine, const MaskedBatch& batch, const int32_t* targets, int64_t excluded_id, float* losses,
                   const std::atomic<bool>* cancelled) const;
 

@@ -46,11 +46,11 @@ namespace {
 /// What enters the blocks: lifted prefix means, then lifted inputs.
 Status lift(const FlowShape& s, const StageWeights& w, const View& shifted, const View& prefix, const View& body,
             Context& c) {
-    if (!s.m) return biased_product(w.input, shifted, body, c);
+    if (!s.m) return exact_linear(w.input, shifted, body, c);
     ArenaScope scope(*c.arena);
     const View rows = c.arena->tensor(DType::f32, s.rows(), s.C());
     const View lifted = c.arena->tensor(DType::f32, s.B * s.m, s.C());
-    NOEMA_TRY(biased_product(w.input, shifted, rows, c));
+    NOEMA_TRY(exact_linear(w.input, shifted, rows, c));
     NOEMA_TRY(linear(w.context, prefix, lifted, {}, Precision::f32, c));
     NOEMA_TRY(reorder({.x = by_sequence(lifted, s.B), .y = part_of_body(s, body, 0, s.m)}, c));
     return reorder({.x = by_sequence(rows, s.B), .y = part_of_body(s, body, s.m, s.N)}, c);
@@ -111,7 +111,7 @@ Status lift_backward(const FlowShape& s, const StageWeights& w, const StageActiv
         if (d.prefix) NOEMA_TRY(linear_input_gradient(w.context, d_lifted, d.prefix, true, Precision::f32, c));
     }
     // rows = shifted Wᵀ + b
-    NOEMA_TRY(biased_product_backward(a.shifted, d_rows, g.input, c));
+    NOEMA_TRY(exact_linear_backward(a.shifted, d_rows, g.input, c));
     return linear_input_gradient(w.input.weight, d_rows, d.shifted, false, Precision::f32, c);
 }
 

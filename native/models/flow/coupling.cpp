@@ -38,15 +38,13 @@ Parameters make_parameters(const Coupling& k, const View& g, Arena& arena) {
     return p;
 }
 
-Status biased_product(const BiasedWeight& w, const View& x, const View& y, Context& c) {
-    Matmul p = weight_product(w.weight, x, y, Precision::f32);
-    p.bias = w.bias;
-    return matmul(p, c);
+Status exact_linear(const BiasedWeight& w, const View& x, const View& y, Context& c) {
+    return biased_linear(w, x, y, Precision::f32, c);
 }
 
 Status parameters_forward(const Coupling& k, const View& g, const View& h, const Parameters& p, Context& c) {
     if (k.stage.kind == FlowKind::mixture_cdf) return maf_forward(k, g, h, p, c);
-    return biased_product(k.weights.head, g, p.all, c);
+    return exact_linear(k.weights.head, g, p.all, c);
 }
 
 View as_components(const Coupling& k, const View& all) {

@@ -27,9 +27,9 @@ View as_tokens(const Coupling& coupling, const View& rows);
 /// Calls f(first, count) for as many rows at a time as parameters are made for.
 Status each_chunk(const Coupling& coupling, int64_t R, const std::function<Status(int64_t first, int64_t count)>& f);
 
-/// y = x Wᵀ + b in f32, whatever the bodies' precision: latents and parameters are not rounded. And its weights' gradients.
-Status biased_product(const BiasedWeight& weight, const View& x, const View& y, Context& c);
-Status biased_product_backward(const View& x, const View& d_y, const BiasedGradient& gradient, Context& c);
+/// A linear layer in f32, whatever the bodies' precision: latents and parameters are not rounded. And its weights' gradients.
+Status exact_linear(const BiasedWeight& weight, const View& x, const View& y, Context& c);
+Status exact_linear_backward(const View& x, const View& d_y, const BiasedGradient& gradient, Context& c);
 
 // --- the grouped autoregressive head of mixture_cdf: scalar i sees g and the scalars before it -----------------------
 

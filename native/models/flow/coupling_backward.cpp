@@ -57,9 +57,8 @@ CouplingGradients some_of(const Coupling& k, const CouplingGradients& d, int64_t
 
 }  // namespace
 
-Status biased_product_backward(const View& x, const View& d_y, const BiasedGradient& g, Context& c) {
-    NOEMA_TRY(linear_weight_gradient(d_y, x, g.weight, Precision::f32, c));
-    return reduce({.x = d_y, .y = g.bias, .axis = ReduceAxis::rows, .accumulate = true}, c);
+Status exact_linear_backward(const View& x, const View& d_y, const BiasedGradient& g, Context& c) {
+    return biased_linear_gradients(d_y, x, g, Precision::f32, c);
 }
 
 Status couple_backward(const Coupling& k, const View& g, const View& h, const StageGradients& gradients,
@@ -77,7 +76,7 @@ Status couple_backward(const Coupling& k, const View& g, const View& h, const St
         // parameters = head(g), or the grouped head of g and h
         if (k.stage.kind == FlowKind::mixture_cdf)
             return maf_backward(k, some_g, some_h, p, gradients, {p.all, d.g, d.h}, c);
-        NOEMA_TRY(biased_product_backward(some_g, p.all, gradients.head, c));
+        NOEMA_TRY(exact_linear_backward(some_g, p.all, gradients.head, c));
         return linear_input_gradient(k.weights.head.weight, p.all, d.g, false, Precision::f32, c);
     });
 }

@@ -39,8 +39,8 @@ Status add_features(const Coupling& k, const Group& i, const Parameters& p, Cont
 /// parameters_i = out_i hidden_i + bias_i
 Status put_out(const Coupling& k, const Group& i, const Parameters& p, Context& c) {
     const View bias = rows_of(k.weights.maf_out.bias, i.first_parameter, i.width);
-    return biased_product({out_of(k, i), bias}, columns_of(p.hidden, i.first_hidden, i.M),
-                          columns_of(p.all, i.first_parameter, i.width), c);
+    return exact_linear({out_of(k, i), bias}, columns_of(p.hidden, i.first_hidden, i.M),
+                        columns_of(p.all, i.first_parameter, i.width), c);
 }
 
 Status make_features(const Coupling& k, const View& h, const View& y, Context& c) {
@@ -56,7 +56,7 @@ Status make_features(const Coupling& k, const View& h, const View& y, Context& c
 
 Status maf_forward(const Coupling& k, const View& g, const View& h, const Parameters& p, Context& c) {
     const int64_t n = k.config.channels();
-    NOEMA_TRY(biased_product(k.weights.maf_context, g, p.sums, c));
+    NOEMA_TRY(exact_linear(k.weights.maf_context, g, p.sums, c));
     NOEMA_TRY(make_features(k, h, p.features, c));
     for (int64_t i = 1; i < n; ++i) NOEMA_TRY(add_features(k, Group(k, i), p, c));
     NOEMA_TRY(gelu({.x = p.sums, .y = p.hidden}, c));
@@ -84,7 +84,7 @@ Status maf_scalars(const Coupling& k, const View& g, const ScalarWay& through, C
     const Parameters p = make_parameters(k, g, *c.arena);
     const View h = c.arena->tensor(DType::f32, R, n);
     NOEMA_TRY(c.clear(h));
-    NOEMA_TRY(biased_product(k.weights.maf_context, g, p.sums, c));
+    NOEMA_TRY(exact_linear(k.weights.maf_context, g, p.sums, c));
     for (int64_t i = 0; i < n; ++i) {
         const Group group(k, i);
         if (i > 0) NOEMA_TRY(add_scalar(k, i - 1, h, p, c));
@@ -111,7 +111,7 @@ Status put_out_backward(const Coupling& k, const Group& i, const Parameters& p, 
     const View d_own = columns_of(d.parameters, i.first_parameter, i.width);
     const BiasedGradient gradient{rows_of(g.maf_out.weight, i.first_parameter, i.width),
                                   rows_of(g.maf_out.bias, i.first_parameter, i.width)};
-    NOEMA_TRY(biased_product_backward(columns_of(p.hidden, i.first_hidden, i.M), d_own, gradient, c));
+    NOEMA_TRY(exact_linear_backward(columns_of(p.hidden, i.first_hidden, i.M), d_own, gradient, c));
     return linear_input_gradient(out_of(k, i), d_own, columns_of(d_hidden, i.first_hidden, i.M), false, Precision::f32,
                                  c);
 }
@@ -153,7 +153,7 @@ Status maf_backward(const Coupling& k, const View& g, const View& h, const Param
                                     c));
 
     // sums = context g + bias
-    NOEMA_TRY(biased_product_backward(g, d_sums, gradients.maf_context, c));
+    NOEMA_TRY(exact_linear_backward(g, d_sums, gradients.maf_context, c));
     return linear_input_gradient(k.weights.maf_context.weight, d_sums, d.g, false, Precision::f32, c);
 }
 

@@ -20,7 +20,7 @@ class Readout {
     }
 
     Status forward(const View& h) const {
-        NOEMA_TRY(biased_product(w_.readout, h, sums_, c_));
+        NOEMA_TRY(exact_linear(w_.readout, h, sums_, c_));
         return gelu({.x = sums_, .y = hidden_}, c_);
     }
 
@@ -44,7 +44,7 @@ class Readout {
         p.d_weight = gradients->readout_output;
         NOEMA_TRY(cross_entropy(p, c_));
         NOEMA_TRY(gelu_backward({.x = sums_, .d_y = d_hidden, .d_x = d_hidden}, c_));
-        return biased_product_backward(h, d_hidden, gradients->readout, c_);
+        return exact_linear_backward(h, d_hidden, gradients->readout, c_);
     }
 
  private:

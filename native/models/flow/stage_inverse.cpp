@@ -74,7 +74,7 @@ Status StageInverse::lift(const Task& t, const Module& m, const View& x) {
     ArenaScope scope(*c_.arena);
     const View before = tensor(s_.B * m.count, s_.c());
     NOEMA_TRY(shift(t, m, before));
-    return biased_product(w_.input, before, x, c_);
+    return exact_linear(w_.input, before, x, c_);
 }
 
 /// The module's positions of h as the sweeps see them: [B,count*c].

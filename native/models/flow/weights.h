@@ -6,15 +6,6 @@
 
 namespace noema {
 
-/// A linear layer with a bias.
-struct BiasedWeight {
-    Weight weight;  // [N,K]
-    View bias;      // [N]
-};
-struct BiasedGradient {
-    View weight, bias;
-};
-
 /// One flow. W: Weight or View; L: BiasedWeight or BiasedGradient; Block: BlockWeights or BlockGradients.
 template <class W, class L, class Block>
 struct StageRoles {

@@ -27,7 +27,18 @@ void each_block_role(const std::string& prefix, Blocks& blocks, const Matrix& ma
     }
 }
 
-/// The same of what reads latents.
+/// The biases of blocks that have them.
+template <class Blocks, class Vector>
+void each_bias_role(Blocks& blocks, const Vector& vector) {
+    for (size_t i = 0; i < blocks.size(); ++i) {
+        const std::string name = "layers." + std::to_string(i) + ".";
+        vector(name + "q.bias", blocks[i].q_bias);
+        vector(name + "k.bias", blocks[i].k_bias);
+        vector(name + "v.bias", blocks[i].v_bias);
+    }
+}
+
+/// The tensors of what reads latents.
 template <class Blocks, class Matrix, class Vector>
 void each_cross_role(Blocks& blocks, const Matrix& matrix, const Vector& vector) {
     for (size_t i = 0; i < blocks.size(); ++i) {
@@ -60,6 +71,15 @@ inline void add_block_tensors(const std::string& prefix, const BlockSizes& s, st
         matrices.push_back({name + "down.weight", s.C, s.F, product});
         vectors.push_back({name + "attention_norm.weight", s.C});
         vectors.push_back({name + "mlp_norm.weight", s.C});
+    }
+}
+
+inline void add_bias_tensors(const BlockSizes& s, std::vector<TensorSpec>& vectors) {
+    for (int64_t i = 0; i < s.layers; ++i) {
+        const std::string name = "layers." + std::to_string(i) + ".";
+        vectors.push_back({name + "q.bias", s.C});
+        vectors.push_back({name + "k.bias", s.kv});
+        vectors.push_back({name + "v.bias", s.kv});
     }
 }
 

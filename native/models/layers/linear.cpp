@@ -15,6 +15,19 @@ Status linear(const Weight& weight, const View& x, const View& y, const View& re
     return matmul(p, context);
 }
 
+Status biased_linear(const BiasedWeight& weight, const View& x, const View& y, Precision precision, Context& context) {
+    Matmul p = weight_product(weight.weight, x, y, precision);
+    p.bias = weight.bias;
+    return matmul(p, context);
+}
+
+Status biased_linear_gradients(const View& d_y, const View& x, const BiasedGradient& gradient, Precision precision,
+                               Context& context) {
+    NOEMA_TRY(linear_weight_gradient(d_y, x, gradient.weight, precision, context));
+    if (!gradient.bias) return {};
+    return reduce({.x = d_y, .y = gradient.bias, .axis = ReduceAxis::rows, .accumulate = true}, context);
+}
+
 Status linear_input_gradient(const Weight& weight, const View& d_y, const View& d_x, bool accumulate,
                              Precision precision, Context& context) {
     Matmul p{.a = d_y, .b = weight.view, .c = d_x, .precision = precision, .accumulate = accumulate};

@@ -9,9 +9,9 @@ Status rotate(const BlockShape& s, const View& x, bool inverse, Context& c) {
 }
 
 Status project_qkv(const BlockShape& s, const BlockWeights& w, const BlockActivations& a, const View& n1, Context& c) {
-    NOEMA_TRY(linear(w.q, n1, as_rows(a.q), {}, s.precision, c));
-    NOEMA_TRY(linear(w.k, n1, as_rows(a.k), {}, s.precision, c));
-    NOEMA_TRY(linear(w.v, n1, as_rows(a.v), {}, s.precision, c));
+    NOEMA_TRY(biased_linear({w.q, w.q_bias}, n1, as_rows(a.q), s.precision, c));
+    NOEMA_TRY(biased_linear({w.k, w.k_bias}, n1, as_rows(a.k), s.precision, c));
+    NOEMA_TRY(biased_linear({w.v, w.v_bias}, n1, as_rows(a.v), s.precision, c));
     NOEMA_TRY(rotate(s, a.q, false, c));
     return rotate(s, a.k, false, c);
 }

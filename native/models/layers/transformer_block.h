@@ -33,14 +33,24 @@ struct CrossRoles {
     View place;  // [M,C] added to the latents, to tell them apart
 };
 
+/// A linear layer with a bias, which may be absent.
+struct BiasedWeight {
+    Weight weight;  // [N,K]
+    View bias;      // [N]
+};
+struct BiasedGradient {
+    View weight, bias;
+};
+
 struct BlockWeights {
-    View attention_norm;  // [C]
-    Weight q;             // [H*D, C]
-    Weight k, v;          // [Hkv*D, C]
-    Weight o;             // [C, H*D]
-    View mlp_norm;        // [C]
-    Weight gate, up;      // [F, C]
-    Weight down;          // [C, F]
+    View attention_norm;          // [C]
+    Weight q;                     // [H*D, C]
+    Weight k, v;                  // [Hkv*D, C]
+    View q_bias, k_bias, v_bias;  // [H*D], [Hkv*D]; only of blocks that have them
+    Weight o;                     // [C, H*D]
+    View mlp_norm;                // [C]
+    Weight gate, up;              // [F, C]
+    Weight down;                  // [C, F]
     CrossRoles<Weight> cross;
 };
 
@@ -53,7 +63,7 @@ struct Latents {
 /// Where gradients of the weights are added; same shapes. Those that are empty are not formed: with none of them backward computes the
 /// gradients of its inputs alone.
 struct BlockGradients {
-    View attention_norm, q, k, v, o, mlp_norm, gate, up, down;
+    View attention_norm, q, k, v, q_bias, k_bias, v_bias, o, mlp_norm, gate, up, down;
     CrossRoles<View> cross;
     Latents latents;  // assigned
 };
@@ -180,5 +190,10 @@ Status linear_input_gradient(const Weight& weight, const View& d_y, const View& 
                              Precision precision, Context& context);
 Status linear_weight_gradient(const View& d_y, const View& x, const View& d_weight, Precision precision,
                               Context& context);
+
+/// y = x Wᵀ + b, and the gradients of the two.
+Status biased_linear(const BiasedWeight& weight, const View& x, const View& y, Precision precision, Context& context);
+Status biased_linear_gradients(const View& d_y, const View& x, const BiasedGradient& gradient, Precision precision,
+                               Context& context);
 
 }  // namespace noema

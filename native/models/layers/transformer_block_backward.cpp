@@ -79,11 +79,11 @@ Status attention_part_backward(const BlockPass& p, const View& d_x, Context& c) 
     NOEMA_TRY(rope({.x = d_q, .y = d_q, .theta = s.rope_theta, .inverse = true}, c));
     NOEMA_TRY(rope({.x = d_k, .y = d_k, .theta = s.rope_theta, .inverse = true}, c));
 
-    // q = Wq n, k = Wk n, v = Wv n; n is computed again.
+    // q = Wq n + bq, k = Wk n + bk, v = Wv n + bv; n is computed again.
     if (g.q || g.k || g.v) NOEMA_TRY(rms_norm({.x = a.x, .weight = w.attention_norm, .y = n, .epsilon = s.epsilon}, c));
-    NOEMA_TRY(linear_weight_gradient(as_rows(d_q), n, g.q, s.precision, c));
-    NOEMA_TRY(linear_weight_gradient(as_rows(d_k), n, g.k, s.precision, c));
-    NOEMA_TRY(linear_weight_gradient(as_rows(d_v), n, g.v, s.precision, c));
+    NOEMA_TRY(biased_linear_gradients(as_rows(d_q), n, {g.q, g.q_bias}, s.precision, c));
+    NOEMA_TRY(biased_linear_gradients(as_rows(d_k), n, {g.k, g.k_bias}, s.precision, c));
+    NOEMA_TRY(biased_linear_gradients(as_rows(d_v), n, {g.v, g.v_bias}, s.precision, c));
     NOEMA_TRY(linear_input_gradient(w.q, as_rows(d_q), d_n, false, s.precision, c));
     NOEMA_TRY(linear_input_gradient(w.k, as_rows(d_k), d_n, true, s.precision, c));
     NOEMA_TRY(linear_input_gradient(w.v, as_rows(d_v), d_n, true, s.precision, c));

@@ -1,41 +1,41 @@
-// forward.cpp for training, then the same lines from bottom to top.
-#include "models/masked/weights.h"
+// The gradients of a batch: forward, then the same lines from bottom to top. What lies between embedding and head is a Trunk.
+#include "models/masked/trunk.h"
 
 namespace noema {
 
 namespace {
 
-struct Kept {
-    std::vector<BlockActivations> blocks;
-    View last;     // [R,C] the last block's output
-    View inv_rms;  // [R] of the final norm
-    View hidden;   // [R,C] the final norm's output
-};
+/// The trunk's outputs by the position that they predict: as they are, or in a shifted network gathered from the positions before.
+class Predictions {
+ public:
+    View hidden, d_hidden;  // [R,C] for the head
+    View d_output;          // [R,C] for the trunk
 
-Kept keep(const BlockShape& shape, int64_t layers, Arena& arena) {
-    Kept k;
-    for (int64_t i = 0; i < layers; ++i) k.blocks.push_back(keep_activations(shape, arena));
-    k.last = arena.tensor(DType::f32, shape.rows(), shape.C);
-    k.inv_rms = arena.tensor(DType::f32, shape.rows());
-    k.hidden = arena.tensor(DType::f32, shape.rows(), shape.C);
-    return k;
-}
-
-Status cancelled_during(const char* what) {
-    return Status::error(Code::aborted, "the %s pass was cancelled", what);
-}
-
-Status forward_keeping(const MaskedConfig& config, const MaskedWeights& w, const View& ids, const BlockShape& shape,
-                       const Kept& k, Context& c) {
-    NOEMA_TRY(embedding({.ids = ids, .table = w.embed.view, .y = k.blocks[0].x}, c));
-    for (size_t i = 0; i < w.blocks.size(); ++i) {
-        if (c.stream.is_cancelled()) return cancelled_during("forward");
-        const View& out = i + 1 < w.blocks.size() ? k.blocks[i + 1].x : k.last;
-        NOEMA_TRY(block_forward_keeping(shape, w.blocks[i], k.blocks[i], out, c));
+    Predictions(const MaskedConfig& config, const MaskedBatch& batch, const View& output, Context& c)
+        : output_(output) {
+        const int64_t R = output.shape[0];
+        const auto rows = [&] { return c.arena->tensor(DType::f32, R, output.shape[1]); };
+        hidden = output, d_hidden = d_output = rows();
+        if (!config.shifted) return;
+        for (int64_t r = 0; r < R; ++r) sources_.push_back(predicting_row(config, batch, r));
+        source_view_ = c.upload(view(sources_.data(), DType::i32, R));
+        hidden = rows(), d_output = rows();
     }
-    return rms_norm(
-        {.x = k.last, .weight = w.norm, .y = k.hidden, .inv_rms = k.inv_rms, .epsilon = config.rms_norm_eps}, c);
-}
+    Status forward(Context& c) const {
+        if (sources_.empty()) return {};
+        return embedding({.ids = source_view_, .table = output_, .y = hidden}, c);
+    }
+    Status backward(Context& c) const {
+        if (sources_.empty()) return {};
+        NOEMA_TRY(c.clear(d_output));
+        return embedding_backward({.ids = source_view_, .d_y = d_hidden, .d_table = d_output}, c);
+    }
+
+ private:
+    View output_;
+    std::vector<int32_t> sources_;
+    View source_view_;
+};
 
 }  // namespace
 
@@ -45,32 +45,34 @@ Status masked_gradients(const MaskedConfig& config, const MaskedWeights& w, cons
     const BatchViews views = upload_batch(batch, c);
     const BlockShape shape = block_shape(config, batch, views.mask, precision);
     const int64_t R = shape.rows(), C = shape.C;
-    const Kept k = keep(shape, config.num_layers, *c.arena);
-    NOEMA_TRY(forward_keeping(config, w, views.ids, shape, k, c));
+    const TrunkParts parts{config, w, g, shape};
+    const std::unique_ptr<Trunk> trunk = config.is_dit() ? dit_trunk(parts, *c.arena) : llama_trunk(parts, *c.arena);
+    const Predictions predictions(config, batch, trunk->output, c);
+
+    // x = embed[ids]
+    NOEMA_TRY(embedding({.ids = views.ids, .table = w.embed.view, .y = trunk->input}, c));
+    NOEMA_TRY(trunk->forward(c));
+    NOEMA_TRY(predictions.forward(c));
 
     // loss = sum row_weight * cross_entropy(head hidden)
-    const View d_hidden = c.arena->tensor(DType::f32, R, C), d_x = c.arena->tensor(DType::f32, R, C);
-    const View loss = c.arena->tensor(DType::f32, R);
-    NOEMA_TRY(cross_entropy({.hidden = k.hidden,
+    const View loss = c.arena->tensor(DType::f32, R), d_x = c.arena->tensor(DType::f32, R, C);
+    NOEMA_TRY(cross_entropy({.hidden = predictions.hidden,
                              .weight = w.head,
+                             .bias = w.head_bias,
                              .targets = c.upload(view(const_cast<int32_t*>(objective.targets), DType::i32, R)),
                              .row_weight = c.upload(view(const_cast<float*>(objective.row_weights), DType::f32, R)),
                              .loss = loss,
-                             .d_hidden = d_hidden,
+                             .d_hidden = predictions.d_hidden,
                              .d_weight = g.head,
+                             .d_bias = g.head_bias,
                              .excluded_id = objective.excluded_id,
                              .precision = precision},
                             c));
     c.fetch(loss, objective.losses);
 
-    // hidden = rms_norm(last)
-    NOEMA_TRY(rms_norm_backward(
-        {.x = k.last, .weight = w.norm, .inv_rms = k.inv_rms, .d_y = d_hidden, .d_x = d_x, .d_weight = g.norm}, c));
-
-    for (size_t i = w.blocks.size(); i-- > 0;) {
-        if (c.stream.is_cancelled()) return cancelled_during("backward");
-        NOEMA_TRY(block_backward(shape, w.blocks[i], k.blocks[i], g.blocks[i], d_x, c));
-    }
+    // hidden = the outputs that predict
+    NOEMA_TRY(predictions.backward(c));
+    NOEMA_TRY(trunk->backward(predictions.d_output, d_x, c));
 
     // x = embed[ids]
     return embedding_backward({.ids = views.ids, .d_y = d_x, .d_table = g.embed}, c);

@@ -32,9 +32,10 @@ View view_of(const std::vector<T>& values, DType dtype) {
 
 }  // namespace
 
-/// One step's arrays on the host: what the ops are told of R rows, and what they say.
+/// One step's arrays on the host: what the ops are told of R rows, and what they say. `sources` are the rows of the hidden states that
+/// predict them.
 struct DecodeSession::Rows {
-    std::vector<int32_t> rows, positions, steps;
+    std::vector<int32_t> rows, sources, positions, steps;
     std::vector<int64_t> seeds;
     std::vector<uint8_t> masked;  // [B*T], for neighbourhoods
     std::vector<float> guidance;  // [2*C]: w, then -w
@@ -46,7 +47,7 @@ struct DecodeSession::Rows {
 
 /// The same where ops can read them.
 struct DecodeSession::RowViews {
-    View rows, positions, steps, seeds, masked, tokens, logit;
+    View rows, sources, positions, steps, seeds, masked, tokens, logit;
     RowStatsOutputs out;
 };
 
@@ -57,6 +58,7 @@ DecodeSession::Rows DecodeSession::rows_of(const DecodeStep& request, bool recor
     r.rows = request.rows;
     if (recorded && !convolutional) r.rows.resize(recorded_rows(static_cast<int64_t>(R)), request.rows[0]);
     for (const int32_t row : r.rows) {
+        r.sources.push_back(predicting_row(model_->config(), batch(), row));
         r.positions.push_back(static_cast<int32_t>(row % options_.T));
         r.seeds.push_back(static_cast<int64_t>(options_.seeds[row / options_.T]));
         r.steps.push_back(static_cast<int32_t>(request.step));
@@ -85,6 +87,7 @@ DecodeSession::RowViews DecodeSession::upload_rows(const DecodeStep& request, co
     const int64_t R = r.size(), top = top_of(request);
     RowViews v;
     v.rows = c.upload(view_of(r.rows, DType::i32));
+    v.sources = c.upload(view_of(r.sources, DType::i32));
     v.positions = c.upload(view_of(r.positions, DType::i32));
     v.steps = c.upload(view_of(r.steps, DType::i32));
     v.seeds = c.upload(view_of(r.seeds, DType::i64));
@@ -220,21 +223,23 @@ Status DecodeSession::draw_tokens(const DecodeStep& request, const View& hidden_
                                   Context& c) const {
     const TokenDraw& d = request.draw;
     RowStatsOutputs out = v.out;
-    const Weight& head = model_->weights().head;
+    const MaskedWeights& w = model_->weights();
     if (d.kind == DrawKind::argmax || request.convolution.neighbourhood.kernel > 0) {
         out.argmax = v.tokens;
         out.max_logit = v.logit;
         return row_stats({.hidden = hidden_states,
-                          .rows = v.rows,
-                          .weight = head,
+                          .rows = v.sources,
+                          .weight = w.head,
+                          .bias = w.head_bias,
                           .out = out,
                           .excluded_id = d.excluded_id,
                           .precision = model_->precision()},
                          c);
     }
     return sample({.hidden = hidden_states,
-                   .rows = v.rows,
-                   .weight = head,
+                   .rows = v.sources,
+                   .weight = w.head,
+                   .bias = w.head_bias,
                    .seeds = v.seeds,
                    .positions = v.positions,
                    .steps = v.steps,

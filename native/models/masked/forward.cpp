@@ -45,36 +45,74 @@ Status check_batch(const MaskedConfig& c, const MaskedBatch& b) {
     return {};
 }
 
-Status masked_forward(const MaskedConfig& config, const MaskedWeights& w, const MaskedBatch& batch, Precision precision,
-                      const View& hidden, Context& c, const std::function<void(const View&)>& observe) {
-    const BatchViews views = upload_batch(batch, c);
-    const BlockShape shape = block_shape(config, batch, views.mask, precision);
-    const auto seen = [&](const View& v) {
-        if (observe) observe(v);
-    };
-    NOEMA_TRY(embedding({.ids = views.ids, .table = w.embed.view, .y = hidden}, c));
-    seen(hidden);
-    for (const BlockWeights& block : w.blocks) {
-        if (c.stream.is_cancelled()) return Status::error(Code::aborted, "the forward pass was cancelled");
-        NOEMA_TRY(block_forward(shape, block, hidden, c));
-        seen(hidden);
-    }
-    NOEMA_TRY(rms_norm({.x = hidden, .weight = w.norm, .y = hidden, .epsilon = config.rms_norm_eps}, c));
-    seen(hidden);
-    return {};
+int32_t predicting_row(const MaskedConfig& config, const MaskedBatch& batch, int64_t row) {
+    const int64_t first = batch.key_start ? batch.key_start[row / batch.T] : 0;
+    return static_cast<int32_t>(config.shifted && row % batch.T > first ? row - 1 : row);
 }
 
 namespace {
 
-/// The rows whose target is a token, and their targets.
+using Observer = std::function<void(const View&)>;
+
+Status check_cancelled(const Context& c) {
+    return c.stream.is_cancelled() ? Status::error(Code::aborted, "the forward pass was cancelled") : Status{};
+}
+
+/// From the embedding, x [R,C], to the final norm, in place.
+Status llama_forward(const BlockShape& s, const MaskedWeights& w, const View& x, const Observer& seen, Context& c) {
+    for (const BlockWeights& block : w.blocks) {
+        NOEMA_TRY(check_cancelled(c));
+        NOEMA_TRY(block_forward(s, block, x, c));
+        seen(x);
+    }
+    NOEMA_TRY(rms_norm({.x = x, .weight = w.norm, .y = x, .epsilon = s.epsilon}, c));
+    seen(x);
+    return {};
+}
+
+Status dit_forward(const BlockShape& s, const MaskedWeights& w, const View& x, const Observer& seen, Context& c) {
+    ArenaScope scope(*c.arena);
+    Condition condition;
+    NOEMA_TRY(make_condition(w.dit, condition, c));
+    for (const DitBlockWeights& block : w.dit.blocks) {
+        NOEMA_TRY(check_cancelled(c));
+        NOEMA_TRY(dit_block_forward(s, block, condition.vector, x, c));
+        seen(x);
+    }
+    const View modulation = c.arena->tensor(DType::f32, 1, 2 * s.C);
+    NOEMA_TRY(modulation_of(w.dit.modulation, condition.vector, modulation, c));
+    LayerNorm norm = modulated_norm(s, x, w.norm, modulation, 0);
+    norm.y = x;
+    NOEMA_TRY(layer_norm(norm, c));
+    seen(x);
+    seen(condition.vector);
+    return {};
+}
+
+}  // namespace
+
+Status masked_forward(const MaskedConfig& config, const MaskedWeights& w, const MaskedBatch& batch, Precision precision,
+                      const View& hidden, Context& c, const std::function<void(const View&)>& observe) {
+    const BatchViews views = upload_batch(batch, c);
+    const BlockShape shape = block_shape(config, batch, views.mask, precision);
+    const Observer seen = observe ? observe : [](const View&) {};
+    NOEMA_TRY(embedding({.ids = views.ids, .table = w.embed.view, .y = hidden}, c));
+    seen(hidden);
+    return config.is_dit() ? dit_forward(shape, w, hidden, seen, c) : llama_forward(shape, w, hidden, seen, c);
+}
+
+namespace {
+
+/// The rows whose target is a token, their targets, and the rows that predict them.
 struct Scored {
-    std::vector<int32_t> rows, targets;
+    std::vector<int32_t> rows, targets, sources;
     std::vector<float> losses;
 
-    Scored(const int32_t* all, int64_t R) {
-        for (int64_t r = 0; r < R; ++r) {
+    Scored(const MaskedConfig& config, const MaskedBatch& batch, const int32_t* all) {
+        for (int64_t r = 0; r < batch.B * batch.T; ++r) {
             if (all[r] < 0) continue;
             rows.push_back(static_cast<int32_t>(r));
+            sources.push_back(predicting_row(config, batch, r));
             targets.push_back(all[r]);
         }
         losses.resize(rows.size());
@@ -88,15 +126,16 @@ Status masked_losses(Engine& engine, const MaskedConfig& config, const MaskedWei
                      const int32_t* targets, int64_t excluded_id, Precision precision, float* losses,
                      const std::atomic<bool>* cancelled) {
     const int64_t R = batch.B * batch.T, C = config.hidden_size;
-    Scored scored(targets, R);
+    Scored scored(config, batch, targets);
     const auto body = [&](Context& c) {
         const View hidden = c.arena->tensor(DType::f32, R, C), chosen = c.arena->tensor(DType::f32, scored.size(), C);
         const View loss = c.arena->tensor(DType::f32, scored.size());
         NOEMA_TRY(masked_forward(config, w, batch, precision, hidden, c));
-        const View rows = c.upload(view(scored.rows.data(), DType::i32, scored.size()));
-        NOEMA_TRY(embedding({.ids = rows, .table = hidden, .y = chosen}, c));
+        const View sources = c.upload(view(scored.sources.data(), DType::i32, scored.size()));
+        NOEMA_TRY(embedding({.ids = sources, .table = hidden, .y = chosen}, c));
         NOEMA_TRY(cross_entropy({.hidden = chosen,
                                  .weight = w.head,
+                                 .bias = w.head_bias,
                                  .targets = c.upload(view(scored.targets.data(), DType::i32, scored.size())),
                                  .loss = loss,
                                  .excluded_id = excluded_id,

@@ -37,7 +37,10 @@ Status MaskedModel::forward(Engine& engine, const MaskedBatch& batch, float* hid
                             std::vector<std::vector<float>>* trace, const std::atomic<bool>* cancelled) const {
     NOEMA_TRY(check_batch(config_, batch));
     const int64_t R = batch.B * batch.T, C = config_.hidden_size;
-    if (trace) trace->assign(config_.num_layers + 2, std::vector<float>(R * C));
+    if (trace) {
+        trace->assign(config_.num_layers + 2, std::vector<float>(R * C));
+        if (config_.is_dit()) trace->emplace_back(config_.condition_size);
+    }
     return engine.execute(
         [&](Context& c) {
             const View out = c.arena->tensor(DType::f32, R, C);
@@ -60,7 +63,7 @@ Status MaskedModel::logits(Engine& engine, const MaskedBatch& batch, float* logi
             const View hidden = c.arena->tensor(DType::f32, R, config_.hidden_size);
             const View out = c.arena->tensor(DType::f32, R, config_.vocab_size);
             NOEMA_TRY(masked_forward(config_, *weights_, batch, precision_, hidden, c));
-            NOEMA_TRY(linear(weights_->head, hidden, out, {}, precision_, c));
+            NOEMA_TRY(biased_linear({weights_->head, weights_->head_bias}, hidden, out, precision_, c));
             c.fetch(out, logits);
             return Status{};
         },

@@ -4,12 +4,19 @@
 #include <functional>
 
 #include "models/layers/block_roles.h"
-#include "noema/masked_model.h"
+#include "models/masked/dit.h"
 
 namespace noema {
 
-struct MaskedWeights : LanguageModelWeights {};
-struct MaskedGradients : LanguageModelGradients {};
+/// A DiT has its blocks in `dit`, the others in `blocks`.
+struct MaskedWeights : LanguageModelWeights {
+    DitWeights dit;
+    View head_bias;  // [V], of a DiT
+};
+struct MaskedGradients : LanguageModelGradients {
+    DitGradients dit;
+    View head_bias;
+};
 
 /// Fills the roles by looking every canonical name up.
 MaskedWeights bind_weights(const MaskedConfig& config, const std::function<Weight(const std::string&)>& find);
@@ -25,11 +32,15 @@ struct BatchViews {
 };
 BatchViews upload_batch(const MaskedBatch& batch, Context& context);
 
+/// The row of the hidden states whose output is the prediction for a row of the canvas: its own, or, in a shifted network, the one before
+/// (the sequence's first visible position, which has none, is predicted by its own).
+int32_t predicting_row(const MaskedConfig& config, const MaskedBatch& batch, int64_t row);
+
 /// Refuses ids outside the vocabulary, impossible sizes and key ranges, before any work.
 Status check_batch(const MaskedConfig& config, const MaskedBatch& batch);
 
-/// One forward pass to the final norm: hidden [B*T, C]. `observe`, when set, sees the embedding, every block's residual stream
-/// and the final norm.
+/// One forward pass to the final norm: hidden [B*T, C]. `observe`, when set, sees the embedding, every block's residual stream, the final
+/// norm, and the condition of a DiT.
 Status masked_forward(const MaskedConfig& config, const MaskedWeights& weights, const MaskedBatch& batch,
                       Precision precision, const View& hidden, Context& context,
                       const std::function<void(const View&)>& observe = {});

@@ -175,7 +175,7 @@ test("names within the files and within noema are unique, and the head goes when
 test("the registry names what it knows", (t) => {
   t.is(new Set(layouts.map(({ name }) => name)).size, layouts.length);
   t.is(findLayout({ path: "c", values: published }), llada);
-  for (const values of [{ model_type: "Dream" }, {}]) {
+  for (const values of [{ model_type: "qwen2" }, {}]) {
     t.throws(() => findLayout({ path: "c", values }), {
       code: "ERR_UNSUPPORTED",
       message: /^c: no layout reads .*known: llada/,

@@ -5,6 +5,7 @@ import { Decoder, type DecodeTask } from "../../../lib/decoding/decoder.js";
 import { highest } from "../../../lib/decoding/rank.js";
 import { policies } from "../../../lib/decoding/registry.js";
 import { resolveDecoding } from "../../../lib/decoding/resolve.js";
+import { timeShareAt } from "../../../lib/decoding/schedule.js";
 import type { NativeSession, PlanRequest } from "../../../lib/native/addon.js";
 import { Rng } from "../../../lib/rng.js";
 import { LogitsCancellation } from "../../../lib/verification/logits-session.js";
@@ -93,6 +94,25 @@ test("the schedule's counts are kept: the remainder goes to the first steps", as
     await stepping;
     t.deepEqual(counts, [3, 3, 3, 2, 2], rule);
   }
+});
+
+test("the schedule of time: the share that time goes on by, what is left in the last step", (t) => {
+  // 24 masks, 8 steps: 24 (1 - s/t) = 2.997 and so on, each rounded down.
+  let left = 24;
+  const counts = Array.from({ length: 8 }, (_, i) => {
+    const count = timeShareAt(left, 8, i);
+    left -= count;
+    return count;
+  });
+  t.deepEqual(counts, [2, 3, 3, 3, 3, 3, 3, 4]);
+  t.is(timeShareAt(5, 1, 0), 5);
+  t.throws(() => resolveDecoding({ schedule: "times" as "time" }), { code: "ERR_UNKNOWN_OPTION", message: /"time"/ });
+});
+
+test("entropy with the schedule of time: every step makes as many tokens as the schedule says", async (t) => {
+  const { decoder, ids } = await runToy({ decoding: { rule: "entropy", schedule: "time", steps: 4 }, holes: 13 });
+  t.false(ids[0]!.includes(toy.maskId));
+  t.is(decoder.sequences[0]!.passes, 4);
 });
 
 /** runToy, with a reader of the number of masks for its step hook. */

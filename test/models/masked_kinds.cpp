@@ -1,0 +1,243 @@
+// The masked family's other networks: Dream's (biases, outputs that predict the next position) and MDLM's (a DiT). Values are judged by the
+// golden checkpoints; here is what those do not say: gradients of Dream's, batches, threads, devices, training.
+#include <algorithm>
+#include <cmath>
+#include <string>
+
+#include "models/small_model.h"
+#include "native/harness.h"
+
+using namespace noema;
+using namespace noema::test;
+
+namespace {
+
+constexpr int64_t B = 2, T = 29, R = B * T;
+
+struct Kind {
+    const char* name;
+    MaskedConfig config;
+};
+
+std::vector<Kind> kinds() {
+    return {{"dream", small_dream()}, {"dream, tied", small_dream(true)}, {"dit", small_dit()}};
+}
+
+/// A corrupted text: every third token is known, the first one of the first sequence is not.
+struct Corrupted {
+    std::vector<int32_t> targets, ids;
+    std::vector<float> weights;
+
+    explicit Corrupted(const MaskedConfig& c)
+        : targets(random_ids(R, c.mask_token_id)), ids(R, static_cast<int32_t>(c.mask_token_id)), weights(R, 1.0f / R) {
+        for (int64_t r = 1; r < R; r += 3) {
+            ids[r] = targets[r];
+            targets[r] = -1;
+            weights[r] = 0;
+        }
+    }
+    MaskedBatch batch() const { return {.ids = ids.data(), .B = B, .T = T}; }
+};
+
+std::unique_ptr<MaskedTrainer> trainer_of(Engine& engine, const MaskedConfig& config, Precision precision) {
+    std::unique_ptr<MaskedTrainer> trainer;
+    REQUIRE(MaskedTrainer::create(engine, load(engine, config, precision), false, trainer).ok());
+    return trainer;
+}
+
+double accumulate(Engine& engine, const MaskedConfig& config, MaskedTrainer& trainer, const Corrupted& text) {
+    std::vector<float> losses(R);
+    double sum = 0;
+    const MaskedObjective objective{.targets = text.targets.data(),
+                                    .row_weights = text.weights.data(),
+                                    .excluded_id = config.mask_token_id,
+                                    .losses = losses.data()};
+    const Status status = trainer.accumulate(engine, text.batch(), objective, sum, nullptr);
+    REQUIRE_MESSAGE(status.ok(), status.text);
+    return sum;
+}
+
+/// Losses of ten AdamW steps on one fixed batch.
+std::vector<double> trajectory(Engine& engine, const MaskedConfig& config, Precision precision) {
+    const auto trainer = trainer_of(engine, config, precision);
+    const Corrupted text(config);
+    std::vector<double> losses;
+    float norm = 0;
+    for (int step = 1; step <= 10; ++step) {
+        losses.push_back(accumulate(engine, config, *trainer, text));
+        REQUIRE(trainer->step(engine, {.rate = 3e-3f, .max_norm = 1, .step = step}, norm).ok());
+    }
+    return losses;
+}
+
+void check_close(const std::vector<double>& a, const std::vector<double>& b, double share) {
+    REQUIRE(a.size() == b.size());
+    for (size_t i = 0; i < a.size(); ++i) CHECK(std::fabs(a[i] - b[i]) <= share * std::fabs(b[i]));
+}
+
+std::vector<float> losses_of(Engine& engine, const MaskedModel& model, const MaskedBatch& batch,
+                             const int32_t* targets) {
+    std::vector<float> losses(batch.B * batch.T);
+    const Status status = model.losses(engine, batch, targets, model.config().mask_token_id, losses.data(), nullptr);
+    REQUIRE_MESSAGE(status.ok(), status.text);
+    return losses;
+}
+
+/// -log p of a target in a row of logits, without the mask token.
+double loss_in(const float* logits, const MaskedConfig& config, int32_t target) {
+    double sum = 0, most = -INFINITY;
+    for (int64_t v = 0; v < config.vocab_size; ++v)
+        if (v != config.mask_token_id) most = std::max(most, static_cast<double>(logits[v]));
+    for (int64_t v = 0; v < config.vocab_size; ++v)
+        if (v != config.mask_token_id) sum += std::exp(logits[v] - most);
+    return most + std::log(sum) - logits[target];
+}
+
+}  // namespace
+
+TEST_CASE("masked kinds: gradients are the differences of losses, in a random direction of every tensor") {
+    for (const Kind& kind : kinds()) {
+        Engine engine(*find_backend("reference"), 1);
+        const auto trainer = trainer_of(engine, kind.config, Precision::f32);
+        const Corrupted text(kind.config);
+        accumulate(engine, kind.config, *trainer, text);
+        uint32_t row = 1000;
+        for (const TensorSpec& spec : masked_tensors(kind.config)) {
+            INFO(kind.name, ", tensor ", spec.name);
+            std::vector<float> gradient(spec.size()), values(spec.size()), direction(spec.size());
+            REQUIRE(trainer->read(engine, TrainerBuffer::gradient, spec.name, gradient.data()).ok());
+            REQUIRE(trainer->read(engine, TrainerBuffer::parameter, spec.name, values.data()).ok());
+            for (size_t i = 0; i < direction.size(); ++i) direction[i] = normal(row, static_cast<uint32_t>(i));
+            ++row;
+            double slope = 0, square = 0;
+            for (size_t i = 0; i < direction.size(); ++i) {
+                slope += static_cast<double>(gradient[i]) * direction[i];
+                square += static_cast<double>(gradient[i]) * gradient[i];
+            }
+            CHECK(
+                (square > 0 || spec.name.find("k.bias") != std::string::npos));  // a key's bias moves all scores alike
+            const auto loss_at = [&](float step) {
+                std::vector<float> moved = values;
+                for (size_t i = 0; i < moved.size(); ++i) moved[i] += step * direction[i];
+                REQUIRE(trainer->write(engine, TrainerBuffer::parameter, spec.name, moved.data()).ok());
+                std::vector<float> losses(R);
+                const Status status = trainer->losses(engine, text.batch(), text.targets.data(),
+                                                      kind.config.mask_token_id, false, losses.data(), nullptr);
+                REQUIRE_MESSAGE(status.ok(), status.text);
+                double sum = 0;
+                for (int64_t r = 0; r < R; ++r) sum += static_cast<double>(text.weights[r]) * losses[r];
+                return sum;
+            };
+            // The losses are f32: a wider step would bend, a narrower one drown in their rounding.
+            const double difference = (loss_at(2e-3f) - loss_at(-2e-3f)) / 4e-3;
+            REQUIRE(trainer->write(engine, TrainerBuffer::parameter, spec.name, values.data()).ok());
+            CHECK_MESSAGE(std::fabs(difference - slope) <= 5e-3 * std::sqrt(square) + 5e-5, difference, " ", slope);
+        }
+    }
+}
+
+TEST_CASE("masked kinds: training learns, alike on any number of threads and near the reference, and on devices") {
+    for (const Kind& kind : kinds()) {
+        INFO(kind.name);
+        Engine one(*find_backend("cpu"), 1), three(*find_backend("cpu"), 3), reference(*find_backend("reference"), 1);
+        const std::vector<double> truth = trajectory(reference, kind.config, Precision::f32);
+        CHECK(truth.back() < truth.front() - 0.5);
+        for (const Precision precision : {Precision::f32, Precision::bf16}) {
+            const double share = precision == Precision::f32 ? 1e-4 : 2e-2;
+            const std::vector<double> cpu = trajectory(one, kind.config, precision);
+            CHECK(cpu == trajectory(three, kind.config, precision));
+            check_close(cpu, truth, share);
+            for (const std::string& name : devices()) {
+                INFO("device ", name);
+                check_close(trajectory(device_engine(name), kind.config, precision), truth, share);
+            }
+        }
+    }
+}
+
+TEST_CASE("masked kinds: a sequence's losses do not depend on its batch, its padding or the threads") {
+    for (const Kind& kind : kinds()) {
+        INFO(kind.name);
+        Engine one(*find_backend("cpu"), 1), three(*find_backend("cpu"), 3);
+        const auto model = load(one, kind.config, Precision::f32);
+        const Corrupted text(kind.config);
+        const std::vector<int32_t> starts{0, 7}, ends{T, T - 4};
+        MaskedBatch together = text.batch();
+        together.key_start = starts.data(), together.key_end = ends.data();
+        std::vector<int32_t> targets = text.targets;
+        for (int64_t t = 0; t < T; ++t)
+            if (t < starts[1] || t >= ends[1]) targets[T + t] = -1;
+        targets[T + starts[1]] = 5;  // a first position, too, whatever it is predicted from
+        const std::vector<float> all = losses_of(three, *model, together, targets.data());
+        const int64_t length = ends[1] - starts[1];
+        const MaskedBatch alone{.ids = text.ids.data() + T + starts[1], .B = 1, .T = length};
+        const std::vector<float> own = losses_of(one, *model, alone, targets.data() + T + starts[1]);
+        for (int64_t t = 0; t < length; ++t) CHECK(std::fabs(own[t] - all[T + starts[1] + t]) < 1e-4);
+    }
+}
+
+TEST_CASE(
+    "masked kinds: each position is predicted by the output before it where outputs are shifted, else by its own") {
+    for (const Kind& kind : kinds()) {
+        INFO(kind.name);
+        Engine engine(*find_backend("cpu"), 2);
+        const auto model = load(engine, kind.config, Precision::f32);
+        const Corrupted text(kind.config);
+        const std::vector<float> logits = logits_of(engine, *model, text.batch());
+        const std::vector<float> losses = losses_of(engine, *model, text.batch(), text.targets.data());
+        for (int64_t r = 0; r < R; ++r) {
+            if (text.targets[r] < 0) continue;
+            const int64_t from = kind.config.shifted && r % T > 0 ? r - 1 : r;
+            const double expected =
+                loss_in(logits.data() + from * kind.config.vocab_size, kind.config, text.targets[r]);
+            CHECK(std::fabs(losses[r] - expected) < 1e-4);
+        }
+    }
+}
+
+TEST_CASE("masked kinds: a session's tokens and confidences are those of the logits") {
+    for (const Kind& kind : kinds()) {
+        INFO(kind.name);
+        std::vector<std::string> names = devices();
+        names.insert(names.begin(), {"cpu", "reference"});
+        for (const std::string& name : names) {
+            INFO("backend ", name);
+            Engine engine(*find_backend(name.c_str()), 2);
+            const auto model = load(engine, kind.config, Precision::f32);
+            const Corrupted text(kind.config);
+            const std::vector<float> logits = logits_of(engine, *model, text.batch());
+            std::shared_ptr<DecodeSession> session;
+            DecodeSession::Options options{.B = B, .T = T};
+            options.ids = text.ids;
+            options.seeds = {1, 2};
+            REQUIRE(DecodeSession::create(model, std::move(options), session).ok());
+            DecodeStep request;
+            for (int64_t r = 0; r < R; ++r)
+                if (text.targets[r] >= 0) request.rows.push_back(static_cast<int32_t>(r));
+            request.draw.excluded_id = kind.config.mask_token_id;
+            DecodeResult result;
+            REQUIRE(session->step(engine, request, result, nullptr).ok());
+            for (size_t i = 0; i < request.rows.size(); ++i) {
+                const int64_t r = request.rows[i], from = kind.config.shifted && r % T > 0 ? r - 1 : r;
+                const float* row = logits.data() + from * kind.config.vocab_size;
+                CHECK(result.tokens[i] == std::max_element(row, row + kind.config.mask_token_id) - row);
+                CHECK(std::fabs(result.confidence[i] - std::exp(-loss_in(row, kind.config, result.tokens[i]))) < 1e-4);
+            }
+        }
+    }
+}
+
+TEST_CASE("masked kinds: what a DiT does not have is refused") {
+    const auto refused = [](const std::function<void(MaskedConfig&)>& change, Code code) {
+        MaskedConfig c = small_dit();
+        change(c);
+        CHECK(c.validate().code == code);
+    };
+    refused([](MaskedConfig& c) { c.num_kv_heads = 2; }, Code::unsupported);
+    refused([](MaskedConfig& c) { c.tied_embeddings = true; }, Code::unsupported);
+    refused([](MaskedConfig& c) { c.causal = true; }, Code::unsupported);
+    refused([](MaskedConfig& c) { c.qkv_bias = true; }, Code::unsupported);
+    refused([](MaskedConfig& c) { c.condition_size = 1 << 15; }, Code::bad_checkpoint);
+    refused([](MaskedConfig& c) { c.condition_size = -1; }, Code::bad_checkpoint);
+    CHECK(small_dit().validate().ok());
+}
