@@ -254,6 +254,32 @@ export interface AccumulateResult {
   tokenLoss: Float32Array;
 }
 
+/**
+ * Rejective fine-tuning: scale times the sum over sequences of -log sigmoid(betaW W - betaL L - gamma) - betaA W, where W and L are the sums of
+ * log p of the sequence's winners and losers over their denominators.
+ */
+export interface PairsRequest extends Batch {
+  /** [B*T]; -1: not scored. */
+  winners: Int32Array;
+  losers: Int32Array;
+  /** [B], above 0. */
+  winnerDenominators: Float32Array;
+  loserDenominators: Float32Array;
+  betaW: number;
+  betaL: number;
+  betaA: number;
+  gamma: number;
+  scale: number;
+  excludedId: number;
+  cancellation?: NativeCancellation;
+}
+export interface PairsResult {
+  loss: number;
+  /** [B] W and L. */
+  winners: Float64Array;
+  losers: Float64Array;
+}
+
 export interface OptimiserStep {
   rate: number;
   beta1: number;
@@ -291,6 +317,8 @@ export interface NativeTrainer {
 export interface NativeMaskedTrainer extends NativeTrainer {
   /** Adds gradients. Rejects with ERR_NON_FINITE when the loss is not finite (gradients are then as before the call's start or worse: call discard()). */
   accumulate(request: AccumulateRequest): Promise<AccumulateResult>;
+  /** Adds gradients of the pairs' loss; rejects as accumulate does. */
+  accumulatePairs(request: PairsRequest): Promise<PairsResult>;
   /** Per-row losses with the current parameters, or with their average; no gradients. */
   losses(request: LossRequest & { source: "parameter" | "average" }): Promise<Float32Array>;
 }

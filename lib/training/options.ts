@@ -68,6 +68,16 @@ export const optionTable = {
   clip: number(1, [0, 1e9], "largest gradient norm; 0: no clipping"),
   ema: number(0.999, [0, 0.9999999], "decay of the moving average of the weights; 0: none"),
   times: choice(timeSamplings, "low-variance", "masked models: how the times of a batch are drawn"),
+  objective: choice(
+    ["nelbo", "r2ft"] as const,
+    "nelbo",
+    "masked models: the bound, or rejective fine-tuning of one that was trained (init), which unlearns repeating itself",
+  ),
+  betaW: number(1, [0, 100], "r2ft: weight of the text's log-probability in the margin"),
+  betaL: number(1, [0, 100], "r2ft: weight of the repetition's"),
+  betaA: number(0.1, [0, 100], "r2ft: weight of the text's log-probability by itself, the anchor"),
+  gamma: number(0, [-100, 100], "r2ft: the margin wanted"),
+  phraseLimit: integer(15, [2, 1024], "r2ft: what is repeated is shorter than so many tokens"),
   reconstruction: number(2, [1, 100], "flows: weight of the reconstruction at the start; it falls to 1"),
   beginnings: number(
     0,
@@ -272,6 +282,15 @@ function checkOthers(options: TrainOptions): void {
     throw wrong("readouts", options.readouts, "0, or init (a flow whose states they read) and no flow");
   if (options.readouts && options.stage) throw wrong("stage", options.stage, "0, for readouts train no flow");
   checkFamily(options);
+  checkRejection(options);
+}
+
+/** It tells a model what not to write, which must have learned to write. */
+function checkRejection({ objective, init, family, flow, thought }: TrainOptions): void {
+  if (objective !== "r2ft") return;
+  if (init === undefined) throw wrong("objective", objective, '"nelbo", or init, a trained masked model');
+  if ((family !== undefined && family !== "masked") || flow !== undefined || thought !== undefined)
+    throw wrong("objective", objective, '"nelbo": only masked models have another');
 }
 
 function checkFamily({ family, flow, thought, init }: TrainOptions): void {

@@ -2,6 +2,8 @@
 
 import { mkdir, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
+import type { ModelConfig } from "../checkpoint/config.js";
+import { NoemaError } from "../errors.js";
 import { ioError, writeAll, writeAtomically } from "../files.js";
 import type { NativeEngine, NativeTrainer } from "../native/addon.js";
 import type { Tokenizer } from "../tokenizer/tokenizer.js";
@@ -13,6 +15,7 @@ import { configOf, firstWeights, savedWeights, type Weights } from "./initialise
 import { openInputs, openTokenizer } from "./inputs.js";
 import { lockRun, type RunLock } from "./lock.js";
 import { MaskedObjective } from "./masked/objective.js";
+import { RejectiveObjective } from "./masked/rejective-objective.js";
 import { checkPrompts, textSampler } from "./masked/samples.js";
 import { MetricsLog } from "./metrics.js";
 import type { Objective } from "./objective.js";
@@ -135,6 +138,7 @@ async function openObjective(
   const average = settings.ema > 0;
   const fill = { run, average, resumed };
   const length = settings.sampleLength;
+  refuseObjective(config, settings);
   if (config.layout === "noema-flow") {
     const model = own(await engine.native.loadFlow(config, tensors, settings.precision));
     const trainer = own(await model.trainer({ keepAverage: average }));
@@ -165,7 +169,15 @@ async function openObjective(
   const trainer = own(await model.trainer({ keepAverage: average }));
   await fillBuffers(trainer, tensors, fill);
   const sample = textSampler(model, config, tokenizer, { length, decoding });
-  return new MaskedObjective({ config, settings, model, trainer, sample });
+  const parts = { config, settings, model, trainer, sample };
+  return settings.objective === "r2ft" ? new RejectiveObjective(parts) : new MaskedObjective(parts);
+}
+
+/** Only masked models have another objective than their bound. */
+function refuseObjective({ layout }: ModelConfig, { objective }: TrainSettings): void {
+  if (objective === "nelbo" || !layout.startsWith("noema-")) return;
+  const message = `train: objective is "${objective}", expected "nelbo" for a model of layout "${layout}"`;
+  throw new NoemaError("ERR_INVALID_ARGUMENT", message, { option: "objective", value: objective });
 }
 
 /** A fresh run's moments are zero already, and its average begins as the weights. */

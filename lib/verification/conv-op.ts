@@ -16,7 +16,7 @@ export const convOp: Recipe = async function* (golden, loaded): Outcomes {
   for (const group of golden.groups()) {
     const parameters = golden.parameters(group);
     const fn = String(parameters["fn"]);
-    if (!golden.has(`${group}.logits`)) continue;
+    if (!golden.has(`${group}.logits`) || golden.has(`${group}.xb`)) continue;
     if (fn.endsWith("._ddpm_convolution_update")) yield* updateArrays(golden, group, parameters);
     else if (fn === "generate_llada_convolution") yield* confidenceArrays(golden, group, parameters);
     else yield* skipGroup(golden, group, `"${fn}" is not in this version`);

@@ -15,6 +15,7 @@ import { Golden } from "./golden.js";
 import { mdlmArrays } from "./mdlm-arrays.js";
 import { modelArrays } from "./model-arrays.js";
 import type { LoadedCase, Outcome, Recipe } from "./recipe.js";
+import { rejectionArrays } from "./rejection-arrays.js";
 import { thoughtArrays } from "./thought-arrays.js";
 import { compare, toleranceOf } from "./tolerance.js";
 
@@ -59,6 +60,7 @@ const recipes: readonly Recipe[] = [
   decodingTraces,
   convTraces,
   convOp,
+  rejectionArrays,
 ];
 
 export async function verify(folder: string, options: VerifyOptions = {}): Promise<VerificationReport> {

@@ -10,6 +10,38 @@ struct Accumulation {
     double sum = 0;
 };
 
+struct Pairs {
+    std::vector<int32_t> winners, losers;
+    std::vector<float> winner_denominators, loser_denominators;
+    MaskedPairs pairs;
+    PairResult result;
+};
+
+std::shared_ptr<Pairs> read_pairs(const Arguments& a, const MaskedBatch& batch) {
+    auto p = std::make_shared<Pairs>();
+    const auto per_sequence = [&](const char* name) {
+        std::vector<float> values = a.floats(name);
+        if (static_cast<int64_t>(values.size()) != batch.B) a.refuse(name, "one entry per sequence");
+        return values;
+    };
+    const auto number = [&](const char* name) { return static_cast<float>(a.number(name)); };
+    p->winners = read_per_row(a, "winners", batch);
+    p->losers = read_per_row(a, "losers", batch);
+    p->winner_denominators = per_sequence("winnerDenominators");
+    p->loser_denominators = per_sequence("loserDenominators");
+    p->pairs = {.winners = p->winners.data(),
+                .losers = p->losers.data(),
+                .winner_denominators = p->winner_denominators.data(),
+                .loser_denominators = p->loser_denominators.data(),
+                .beta_w = number("betaW"),
+                .beta_l = number("betaL"),
+                .beta_a = number("betaA"),
+                .gamma = number("gamma"),
+                .scale = number("scale"),
+                .excluded_id = a.integer_or("excludedId", -1, -1, int64_t{1} << 31)};
+    return p;
+}
+
 class MaskedTrainerHandle : public TrainingHandle<MaskedTrainerHandle, MaskedTrainer> {
  public:
     using TrainingHandle::TrainingHandle;
@@ -17,6 +49,7 @@ class MaskedTrainerHandle : public TrainingHandle<MaskedTrainerHandle, MaskedTra
     static Napi::Value define(Napi::Env env) {
         return define_with(env, "NativeMaskedTrainer",
                            {InstanceMethod("accumulate", &MaskedTrainerHandle::accumulate),
+                            InstanceMethod("accumulatePairs", &MaskedTrainerHandle::accumulate_pairs),
                             InstanceMethod("losses", &MaskedTrainerHandle::losses)});
     }
 
@@ -42,6 +75,24 @@ class MaskedTrainerHandle : public TrainingHandle<MaskedTrainerHandle, MaskedTra
             Napi::Object out = Napi::Object::New(env);
             out.Set("lossSum", state->sum);
             out.Set("tokenLoss", to_array(env, state->losses));
+            return out;
+        };
+        return runtime()->submit(info.Env(), {work, result, a.cancellation()});
+    }
+
+    Napi::Value accumulate_pairs(const Napi::CallbackInfo& info) {
+        const auto trainer = alive(info, "trainer");
+        const Arguments a(info, "accumulatePairs");
+        const auto batch = read_batch(a);
+        const auto pairs = read_pairs(a, batch->batch);
+        const auto work = [=](Engine& engine, const std::atomic<bool>* cancelled) {
+            return trainer->accumulate_pairs(engine, batch->batch, pairs->pairs, pairs->result, cancelled);
+        };
+        const auto result = [=](Napi::Env env) -> Napi::Value {
+            Napi::Object out = Napi::Object::New(env);
+            out.Set("loss", pairs->result.loss);
+            out.Set("winners", to_array(env, pairs->result.winners));
+            out.Set("losers", to_array(env, pairs->result.losers));
             return out;
         };
         return runtime()->submit(info.Env(), {work, result, a.cancellation()});

@@ -102,11 +102,9 @@ test("nothing to check is no success", async (t) => {
 
 const golden = process.env["NOEMA_GOLDEN"] ?? join(root, "..", "shared", "golden");
 const backends = ["cpu", "reference"] as const;
-/** Layouts and computations that this version does not have. */
-const later = new Set(["r2ft"]);
 const folders = ["masked", "flow", "thought"].flatMap((family) => {
   const cases = join(golden, family);
-  const names = existsSync(cases) ? readdirSync(cases).filter((name) => !later.has(name)) : [];
+  const names = existsSync(cases) ? readdirSync(cases) : [];
   return names.map((name) => join(family, name));
 });
 

@@ -227,6 +227,142 @@ TEST_CASE("masked kinds: a session's tokens and confidences are those of the log
     }
 }
 
+namespace {
+
+/// Winners are the corrupted text's targets, losers a token of their own where the position is even.
+struct Pair {
+    std::vector<int32_t> losers;
+    std::vector<float> winner_denominators{19, 18}, loser_denominators{9, 11};
+    MaskedPairs pairs;
+
+    Pair(const MaskedConfig& config, const Corrupted& text) : losers(R, -1) {
+        for (int64_t r = 0; r < R; r += 2)
+            if (text.targets[r] >= 0) losers[r] = static_cast<int32_t>((text.targets[r] + 7) % config.mask_token_id);
+        pairs = {.winners = text.targets.data(),
+                 .losers = losers.data(),
+                 .winner_denominators = winner_denominators.data(),
+                 .loser_denominators = loser_denominators.data(),
+                 .beta_w = 1.2f,
+                 .beta_l = 0.7f,
+                 .beta_a = 0.3f,
+                 .gamma = 0.2f,
+                 .scale = 0.5f,
+                 .excluded_id = config.mask_token_id};
+    }
+};
+
+/// The loss of the pairs from the losses of single tokens, written out.
+double pair_loss(const Pair& p, const std::vector<float>& won, const std::vector<float>& lost) {
+    double loss = 0;
+    for (int64_t b = 0; b < B; ++b) {
+        double W = 0, L = 0;
+        for (int64_t r = b * T; r < (b + 1) * T; ++r) W -= won[r], L -= lost[r];
+        W /= p.winner_denominators[b], L /= p.loser_denominators[b];
+        loss += 0.5 * (std::log1p(std::exp(-(1.2f * W - 0.7f * L - 0.2f))) - 0.3f * W);
+    }
+    return loss;
+}
+
+PairResult accumulate_pairs(Engine& engine, MaskedTrainer& trainer, const Corrupted& text, const Pair& pair) {
+    PairResult result;
+    const Status status = trainer.accumulate_pairs(engine, text.batch(), pair.pairs, result, nullptr);
+    REQUIRE_MESSAGE(status.ok(), status.text);
+    return result;
+}
+
+}  // namespace
+
+TEST_CASE("masked kinds: pairs' loss is that of their tokens, and its gradients are its differences") {
+    std::vector<Kind> all = kinds();
+    all.push_back({"llama", small_config()});
+    for (const Kind& kind : all) {
+        Engine engine(*find_backend("reference"), 1);
+        const auto trainer = trainer_of(engine, kind.config, Precision::f32);
+        const Corrupted text(kind.config);
+        const Pair pair(kind.config, text);
+        const auto loss = [&] {
+            std::vector<float> won(R), lost(R);
+            for (auto [targets, out] : {std::pair{text.targets.data(), won.data()}, {pair.losers.data(), lost.data()}})
+                REQUIRE(trainer->losses(engine, text.batch(), targets, kind.config.mask_token_id, false, out, nullptr)
+                            .ok());
+            return pair_loss(pair, won, lost);
+        };
+        const PairResult result = accumulate_pairs(engine, *trainer, text, pair);
+        CHECK(std::fabs(result.loss - loss()) < 1e-5);
+        uint32_t row = 2000;
+        for (const TensorSpec& spec : masked_tensors(kind.config)) {
+            INFO(kind.name, ", tensor ", spec.name);
+            std::vector<float> gradient(spec.size()), values(spec.size()), direction(spec.size());
+            REQUIRE(trainer->read(engine, TrainerBuffer::gradient, spec.name, gradient.data()).ok());
+            REQUIRE(trainer->read(engine, TrainerBuffer::parameter, spec.name, values.data()).ok());
+            for (size_t i = 0; i < direction.size(); ++i) direction[i] = normal(row, static_cast<uint32_t>(i));
+            ++row;
+            double slope = 0, square = 0;
+            for (size_t i = 0; i < direction.size(); ++i) {
+                slope += static_cast<double>(gradient[i]) * direction[i];
+                square += static_cast<double>(gradient[i]) * gradient[i];
+            }
+            const auto loss_at = [&](float step) {
+                std::vector<float> moved = values;
+                for (size_t i = 0; i < moved.size(); ++i) moved[i] += step * direction[i];
+                REQUIRE(trainer->write(engine, TrainerBuffer::parameter, spec.name, moved.data()).ok());
+                return loss();
+            };
+            const double difference = (loss_at(2e-3f) - loss_at(-2e-3f)) / 4e-3;
+            REQUIRE(trainer->write(engine, TrainerBuffer::parameter, spec.name, values.data()).ok());
+            CHECK_MESSAGE(std::fabs(difference - slope) <= 5e-3 * std::sqrt(square) + 5e-5, difference, " ", slope);
+        }
+    }
+}
+
+TEST_CASE("masked kinds: pairs on the cpu, whatever the threads, and on devices are the reference's") {
+    const MaskedConfig config = small_config();
+    const Corrupted text(config);
+    const Pair pair(config, text);
+    const auto gradients = [&](Engine& engine) {
+        const auto trainer = trainer_of(engine, config, Precision::f32);
+        const double loss = accumulate_pairs(engine, *trainer, text, pair).loss;
+        std::vector<float> all{static_cast<float>(loss)};
+        for (const TensorSpec& spec : masked_tensors(config)) {
+            std::vector<float> gradient(spec.size());
+            REQUIRE(trainer->read(engine, TrainerBuffer::gradient, spec.name, gradient.data()).ok());
+            all.insert(all.end(), gradient.begin(), gradient.end());
+        }
+        return all;
+    };
+    Engine one(*find_backend("cpu"), 1), three(*find_backend("cpu"), 3), reference(*find_backend("reference"), 1);
+    const std::vector<float> truth = gradients(reference), cpu = gradients(one);
+    CHECK(cpu == gradients(three));
+    const auto check = [&](const std::vector<float>& some) {
+        for (size_t i = 0; i < truth.size(); ++i)
+            REQUIRE(std::fabs(some[i] - truth[i]) < 1e-4 + 1e-4 * std::fabs(truth[i]));
+    };
+    check(cpu);
+    for (const std::string& name : devices()) {
+        INFO("device ", name);
+        check(gradients(device_engine(name)));
+    }
+}
+
+TEST_CASE("masked kinds: pairs are refused where they say nothing") {
+    const MaskedConfig config = small_config();
+    Engine engine(*find_backend("cpu"), 1);
+    const auto trainer = trainer_of(engine, config, Precision::f32);
+    const Corrupted text(config);
+    Pair pair(config, text);
+    PairResult result;
+    const auto code = [&] { return trainer->accumulate_pairs(engine, text.batch(), pair.pairs, result, nullptr).code; };
+    pair.winner_denominators[1] = 0;
+    CHECK(code() == Code::invalid_argument);
+    pair.winner_denominators[1] = NAN;
+    CHECK(code() == Code::invalid_argument);
+    pair.winner_denominators[1] = 1;
+    pair.losers[4] = static_cast<int32_t>(config.vocab_size);
+    CHECK(code() == Code::invalid_argument);
+    pair.losers[4] = 3;
+    CHECK(code() == Code::ok);
+}
+
 TEST_CASE("masked kinds: what a DiT does not have is refused") {
     const auto refused = [](const std::function<void(MaskedConfig&)>& change, Code code) {
         MaskedConfig c = small_dit();

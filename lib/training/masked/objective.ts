@@ -18,25 +18,25 @@ export interface MaskedParts {
 
 export class MaskedObjective implements Objective {
   readonly kind = "upper";
-  readonly #parts: MaskedParts;
+  protected readonly parts: MaskedParts;
 
   constructor(parts: MaskedParts) {
-    this.#parts = parts;
+    this.parts = parts;
   }
 
   get config(): MaskedConfig {
-    return this.#parts.config;
+    return this.parts.config;
   }
   get trainer(): NativeMaskedTrainer {
-    return this.#parts.trainer;
+    return this.parts.trainer;
   }
   get parameters(): number {
-    return this.#parts.model.info().parameters;
+    return this.parts.model.info().parameters;
   }
 
   /** A few sequences at a time. */
   async accumulate(ids: Int32Array, step: number): Promise<number> {
-    const { config, settings, trainer } = this.#parts;
+    const { config, settings, trainer } = this.parts;
     const { batch, length, microBatch, seed, times } = settings;
     let loss = 0;
     for (let firstRow = 0; firstRow < batch; firstRow += microBatch) {
@@ -51,7 +51,7 @@ export class MaskedObjective implements Objective {
   }
 
   async heldOut(windows: readonly Window[], source: "parameter" | "average", signal?: AbortSignal): Promise<HeldOut> {
-    const { config, settings, trainer } = this.#parts;
+    const { config, settings, trainer } = this.parts;
     const draws = settings.evaluateDraws;
     const losses = (request: LossRequest) => trainer.losses({ ...request, source });
     const totals = new BoundTotals();
@@ -62,11 +62,11 @@ export class MaskedObjective implements Objective {
   }
 
   sample(prompt: string, seed: number): Promise<string> {
-    return this.#parts.sample(prompt, seed);
+    return this.parts.sample(prompt, seed);
   }
 
   dispose(): void {
-    this.#parts.trainer.dispose();
-    this.#parts.model.dispose();
+    this.parts.trainer.dispose();
+    this.parts.model.dispose();
   }
 }

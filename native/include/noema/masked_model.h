@@ -192,6 +192,23 @@ struct MaskedObjective {
     float* losses = nullptr;
 };
 
+/// Rejective fine-tuning (R2FT, masked-diffusion.md section 4): of each sequence the text that was hidden, and one that a rule wrote in its
+/// place. W = sum of log p over the winners' tokens / their denominator, L likewise of the losers':
+///   loss = scale * sum_b [ -log sigmoid(beta_w W_b - beta_l L_b - gamma) - beta_a W_b ]
+struct MaskedPairs {
+    const int32_t* winners = nullptr;            // [B*T], negative: not scored
+    const int32_t* losers = nullptr;             // [B*T]
+    const float* winner_denominators = nullptr;  // [B], positive
+    const float* loser_denominators = nullptr;   // [B]
+    float beta_w = 1.0f, beta_l = 1.0f, beta_a = 0.1f, gamma = 0.0f;
+    float scale = 1.0f;
+    int64_t excluded_id = -1;
+};
+struct PairResult {
+    double loss = 0;
+    std::vector<double> winners, losers;  // [B] W, L
+};
+
 /// A masked model in training: gradients of the weighted cross-entropy.
 class MaskedTrainer : public TrainingState {
  public:
@@ -201,6 +218,9 @@ class MaskedTrainer : public TrainingState {
     /// Adds gradients of sum(row_weight * loss); the objective's losses and the sum are of this call.
     Status accumulate(Engine& engine, const MaskedBatch& batch, const MaskedObjective& objective, double& loss_sum,
                       const std::atomic<bool>* cancelled);
+    /// Adds gradients of the pairs' loss.
+    Status accumulate_pairs(Engine& engine, const MaskedBatch& batch, const MaskedPairs& pairs, PairResult& result,
+                            const std::atomic<bool>* cancelled);
     Status losses(Engine& engine, const MaskedBatch& batch, const int32_t* targets, int64_t excluded_id, bool average,
                   float* losses, const std::atomic<bool>* cancelled);
     Status publish(Engine& engine, bool average);

@@ -42,6 +42,28 @@ Status MaskedTrainer::accumulate(Engine& engine, const MaskedBatch& batch, const
     return {};
 }
 
+Status MaskedTrainer::accumulate_pairs(Engine& engine, const MaskedBatch& batch, const MaskedPairs& pairs,
+                                       PairResult& result, const std::atomic<bool>* cancelled) {
+    const MaskedConfig& config = model_->config();
+    NOEMA_TRY(check_batch(config, batch));
+    for (const int32_t* targets : {pairs.winners, pairs.losers})
+        NOEMA_TRY(check_targets(targets, batch.B * batch.T, config.vocab_size));
+    for (int64_t b = 0; b < batch.B; ++b)
+        for (const float denominator : {pairs.winner_denominators[b], pairs.loser_denominators[b]})
+            if (!(denominator > 0 && std::isfinite(denominator)))
+                return Status::error(Code::invalid_argument, "pairs: sequence %lld is divided by %g, expected above 0",
+                                     static_cast<long long>(b), denominator);
+    const MaskedWeights weights = this->weights(TrainerBuffer::parameter);
+    const MaskedGradients gradients =
+        bind_gradients(config, [&](const std::string& name) { return view_of(TrainerBuffer::gradient, name); });
+    const auto body = [&](Context& c) {
+        return masked_pair_gradients(config, weights, gradients, batch, pairs, result, model_->precision(), c);
+    };
+    NOEMA_TRY(engine.execute(body, cancelled));
+    if (!std::isfinite(result.loss)) return Status::error(Code::non_finite, "the training loss is %g", result.loss);
+    return {};
+}
+
 Status MaskedTrainer::losses(Engine& engine, const MaskedBatch& batch, const int32_t* targets, int64_t excluded_id,
                              bool average, float* losses, const std::atomic<bool>* cancelled) {
     const TrainerBuffer source = average ? TrainerBuffer::average : TrainerBuffer::parameter;

@@ -55,4 +55,9 @@ Status masked_gradients(const MaskedConfig& config, const MaskedWeights& weights
                         const MaskedBatch& batch, const MaskedObjective& objective, Precision precision,
                         Context& context);
 
+/// The same of pairs. Waits for the losses half-way, which say how much each sequence counts.
+Status masked_pair_gradients(const MaskedConfig& config, const MaskedWeights& weights, const MaskedGradients& gradients,
+                             const MaskedBatch& batch, const MaskedPairs& pairs, PairResult& result,
+                             Precision precision, Context& context);
+
 }  // namespace noema

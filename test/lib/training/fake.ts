@@ -116,6 +116,10 @@ export class FakeTrainer implements NativeMaskedTrainer {
     return { lossSum, tokenLoss };
   }
 
+  accumulatePairs(): never {
+    throw new NoemaError("ERR_UNSUPPORTED", "accumulatePairs");
+  }
+
   async losses(request: LossRequest & { source: "parameter" | "average" }): Promise<Float32Array> {
     const out = new Float32Array(request.ids.length);
     this.model.engine.onLosses(this.steps);
