@@ -5,7 +5,7 @@ import { readLimited } from "../files.js";
 import { describe, type JsonObject, parseObject } from "../json.js";
 
 /** A transformer over tokens: what the families that predict tokens have in common. */
-interface TransformerConfig {
+export interface TransformerConfig {
   /** Rows of the embedding and of the head: ids are below this. */
   vocabSize: number;
   /** C = numHeads * D. */

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <string>
 
+#include "models/gradient_check.h"
 #include "models/small_model.h"
 #include "native/harness.h"
 
@@ -114,35 +115,13 @@ TEST_CASE("autoregressive: gradients are the differences of losses, in a random 
         const auto trainer = trainer_of(engine, config, Precision::f32);
         const Text text(config.vocab_size);
         accumulate(engine, *trainer, text);
-        uint32_t row = 1000;
-        for (const TensorSpec& spec : masked_tensors(config)) {
-            INFO("tensor ", spec.name);
-            std::vector<float> gradient(spec.size()), values(spec.size()), direction(spec.size());
-            REQUIRE(trainer->read(engine, TrainerBuffer::gradient, spec.name, gradient.data()).ok());
-            REQUIRE(trainer->read(engine, TrainerBuffer::parameter, spec.name, values.data()).ok());
-            for (size_t i = 0; i < direction.size(); ++i) direction[i] = normal(row, static_cast<uint32_t>(i));
-            ++row;
-            double slope = 0, square = 0;
-            for (size_t i = 0; i < direction.size(); ++i) {
-                slope += static_cast<double>(gradient[i]) * direction[i];
-                square += static_cast<double>(gradient[i]) * gradient[i];
-            }
-            const auto loss_at = [&](float step) {
-                std::vector<float> moved = values;
-                for (size_t i = 0; i < moved.size(); ++i) moved[i] += step * direction[i];
-                REQUIRE(trainer->write(engine, TrainerBuffer::parameter, spec.name, moved.data()).ok());
-                std::vector<float> losses(R);
-                REQUIRE(
-                    trainer->losses(engine, text.batch(), text.targets.data(), -1, false, losses.data(), nullptr).ok());
-                double sum = 0;
-                for (const float loss : losses) sum += loss;
-                return sum / R;
-            };
-            // The losses are f32: a wider step would bend, a narrower one drown in their rounding.
-            const double difference = (loss_at(2e-3f) - loss_at(-2e-3f)) / 4e-3;
-            REQUIRE(trainer->write(engine, TrainerBuffer::parameter, spec.name, values.data()).ok());
-            CHECK_MESSAGE(std::fabs(difference - slope) <= 5e-3 * std::sqrt(square) + 5e-5, difference, " ", slope);
-        }
+        check_gradients(engine, *trainer, masked_tensors(config), 1000, [&] {
+            std::vector<float> losses(R);
+            REQUIRE(trainer->losses(engine, text.batch(), text.targets.data(), -1, false, losses.data(), nullptr).ok());
+            double sum = 0;
+            for (const float loss : losses) sum += loss;
+            return sum / R;
+        });
     }
 }
 

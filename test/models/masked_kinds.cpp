@@ -4,6 +4,7 @@
 #include <cmath>
 #include <string>
 
+#include "models/gradient_check.h"
 #include "models/small_model.h"
 #include "native/harness.h"
 
@@ -101,38 +102,16 @@ TEST_CASE("masked kinds: gradients are the differences of losses, in a random di
         const auto trainer = trainer_of(engine, kind.config, Precision::f32);
         const Corrupted text(kind.config);
         accumulate(engine, kind.config, *trainer, text);
-        uint32_t row = 1000;
-        for (const TensorSpec& spec : masked_tensors(kind.config)) {
-            INFO(kind.name, ", tensor ", spec.name);
-            std::vector<float> gradient(spec.size()), values(spec.size()), direction(spec.size());
-            REQUIRE(trainer->read(engine, TrainerBuffer::gradient, spec.name, gradient.data()).ok());
-            REQUIRE(trainer->read(engine, TrainerBuffer::parameter, spec.name, values.data()).ok());
-            for (size_t i = 0; i < direction.size(); ++i) direction[i] = normal(row, static_cast<uint32_t>(i));
-            ++row;
-            double slope = 0, square = 0;
-            for (size_t i = 0; i < direction.size(); ++i) {
-                slope += static_cast<double>(gradient[i]) * direction[i];
-                square += static_cast<double>(gradient[i]) * gradient[i];
-            }
-            CHECK(
-                (square > 0 || spec.name.find("k.bias") != std::string::npos));  // a key's bias moves all scores alike
-            const auto loss_at = [&](float step) {
-                std::vector<float> moved = values;
-                for (size_t i = 0; i < moved.size(); ++i) moved[i] += step * direction[i];
-                REQUIRE(trainer->write(engine, TrainerBuffer::parameter, spec.name, moved.data()).ok());
-                std::vector<float> losses(R);
-                const Status status = trainer->losses(engine, text.batch(), text.targets.data(),
-                                                      kind.config.mask_token_id, false, losses.data(), nullptr);
-                REQUIRE_MESSAGE(status.ok(), status.text);
-                double sum = 0;
-                for (int64_t r = 0; r < R; ++r) sum += static_cast<double>(text.weights[r]) * losses[r];
-                return sum;
-            };
-            // The losses are f32: a wider step would bend, a narrower one drown in their rounding.
-            const double difference = (loss_at(2e-3f) - loss_at(-2e-3f)) / 4e-3;
-            REQUIRE(trainer->write(engine, TrainerBuffer::parameter, spec.name, values.data()).ok());
-            CHECK_MESSAGE(std::fabs(difference - slope) <= 5e-3 * std::sqrt(square) + 5e-5, difference, " ", slope);
-        }
+        INFO(kind.name);
+        check_gradients(engine, *trainer, masked_tensors(kind.config), 1000, [&] {
+            std::vector<float> losses(R);
+            const Status status = trainer->losses(engine, text.batch(), text.targets.data(), kind.config.mask_token_id,
+                                                  false, losses.data(), nullptr);
+            REQUIRE_MESSAGE(status.ok(), status.text);
+            double sum = 0;
+            for (int64_t r = 0; r < R; ++r) sum += static_cast<double>(text.weights[r]) * losses[r];
+            return sum;
+        });
     }
 }
 
@@ -289,29 +268,8 @@ TEST_CASE("masked kinds: pairs' loss is that of their tokens, and its gradients 
         };
         const PairResult result = accumulate_pairs(engine, *trainer, text, pair);
         CHECK(std::fabs(result.loss - loss()) < 1e-5);
-        uint32_t row = 2000;
-        for (const TensorSpec& spec : masked_tensors(kind.config)) {
-            INFO(kind.name, ", tensor ", spec.name);
-            std::vector<float> gradient(spec.size()), values(spec.size()), direction(spec.size());
-            REQUIRE(trainer->read(engine, TrainerBuffer::gradient, spec.name, gradient.data()).ok());
-            REQUIRE(trainer->read(engine, TrainerBuffer::parameter, spec.name, values.data()).ok());
-            for (size_t i = 0; i < direction.size(); ++i) direction[i] = normal(row, static_cast<uint32_t>(i));
-            ++row;
-            double slope = 0, square = 0;
-            for (size_t i = 0; i < direction.size(); ++i) {
-                slope += static_cast<double>(gradient[i]) * direction[i];
-                square += static_cast<double>(gradient[i]) * gradient[i];
-            }
-            const auto loss_at = [&](float step) {
-                std::vector<float> moved = values;
-                for (size_t i = 0; i < moved.size(); ++i) moved[i] += step * direction[i];
-                REQUIRE(trainer->write(engine, TrainerBuffer::parameter, spec.name, moved.data()).ok());
-                return loss();
-            };
-            const double difference = (loss_at(2e-3f) - loss_at(-2e-3f)) / 4e-3;
-            REQUIRE(trainer->write(engine, TrainerBuffer::parameter, spec.name, values.data()).ok());
-            CHECK_MESSAGE(std::fabs(difference - slope) <= 5e-3 * std::sqrt(square) + 5e-5, difference, " ", slope);
-        }
+        INFO(kind.name);
+        check_gradients(engine, *trainer, masked_tensors(kind.config), 2000, loss);
     }
 }
 
